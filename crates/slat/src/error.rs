@@ -1,0 +1,203 @@
+//! One small error type per operation. Every error names the argument or the page that is at fault, and leaves the
+//! space as it was.
+
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, RangeError};
+use crate::flags::MappingFlags;
+use thiserror::Error;
+
+/// What is wrong with a range of guest-physical addresses that was passed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BadRange {
+    /// Empty or wrapping.
+    #[error("guest-physical range at {start:#x}: {reason}")]
+    Malformed {
+        /// The start that was given.
+        start: GuestPhysAddr,
+        /// What is wrong.
+        reason: RangeError,
+    },
+    /// The start or the size is not a multiple of 4 KiB.
+    #[error("guest-physical range {0} is not 4 KiB aligned")]
+    Unaligned(GuestPhysRange),
+    /// The range leaves the space.
+    #[error("guest-physical range {range} is outside of the space {space}")]
+    OutsideSpace {
+        /// The range that was given.
+        range: GuestPhysRange,
+        /// The extent of the space.
+        space: GuestPhysRange,
+    },
+}
+
+/// Flags that the format cannot express on this CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the format cannot express `{flags}`: {reason}")]
+pub struct UnsupportedFlags {
+    /// The flags that were given.
+    pub flags: MappingFlags,
+    /// Why not.
+    pub reason: &'static str,
+}
+
+/// Why a space could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CreateError {
+    /// The extent is empty, wraps or is not 4 KiB aligned.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// The extent needs addresses that the format cannot translate.
+    #[error("guest-physical range {range} needs more than the {gpa_bits} bits that the format translates")]
+    TooWide {
+        /// The extent that was given.
+        range: GuestPhysRange,
+        /// Width of a guest-physical address in this format.
+        gpa_bits: u32,
+    },
+    /// The tag (VMID) is wider than the CPU's.
+    #[error("VMID {tag} does not fit into the {tag_bits} bits of this CPU")]
+    TagTooWide {
+        /// The tag that was given.
+        tag: u16,
+        /// Bits of a tag on this CPU.
+        tag_bits: u32,
+    },
+    /// No frames for the root table.
+    #[error("out of memory for the root table")]
+    OutOfMemory,
+}
+
+/// Why a range could not be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum MapError {
+    /// The guest-physical range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// The host physical start is not 4 KiB aligned.
+    #[error("host physical address {0:#x} is not 4 KiB aligned")]
+    UnalignedHost(HostPhysAddr),
+    /// The host physical range exceeds the output width of the format.
+    #[error("host physical range at {start:#x} does not fit into the {bits} bits of the format")]
+    HostTooWide {
+        /// The start that was given.
+        start: HostPhysAddr,
+        /// Width of a host physical address in this format.
+        bits: u32,
+    },
+    /// The flags cannot be expressed.
+    #[error(transparent)]
+    UnsupportedFlags(#[from] UnsupportedFlags),
+    /// Part of the range is mapped already.
+    #[error("{wanted} overlaps the region {existing}")]
+    AlreadyMapped {
+        /// The range that was given.
+        wanted: GuestPhysRange,
+        /// The region in the way.
+        existing: GuestPhysRange,
+    },
+    /// The host has no frame left.
+    #[error("out of memory")]
+    OutOfMemory,
+}
+
+/// Why a range could not be unmapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum UnmapError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// The host has no frame left for the table or the region that the operation must split.
+    #[error("out of memory for splitting")]
+    OutOfMemory,
+}
+
+/// Why the flags of a range could not be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ProtectError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// The flags cannot be expressed.
+    #[error(transparent)]
+    UnsupportedFlags(#[from] UnsupportedFlags),
+    /// The host has no frame left for the table or the region that the operation must split.
+    #[error("out of memory for splitting")]
+    OutOfMemory,
+}
+
+/// Why pages could not be moved to other frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum MigrateError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// The region does not own its frames (it is linear), so they cannot be exchanged.
+    #[error("the region {0} does not own its frames")]
+    NotOwned(GuestPhysRange),
+    /// The host has no frame left.
+    #[error("out of memory")]
+    OutOfMemory,
+}
+
+/// Why an address has no translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum QueryError {
+    /// Outside of the space, or beyond the width of the format.
+    #[error("guest-physical address {gpa:#x} is outside of the space {space}")]
+    OutsideSpace {
+        /// The address that was given.
+        gpa: GuestPhysAddr,
+        /// The extent of the space.
+        space: GuestPhysRange,
+    },
+    /// No region covers it.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// A region covers it, but no frame is there yet, or the guest has no access.
+    #[error("guest-physical address {gpa:#x} in region {region} is not present")]
+    NotPresent {
+        /// The address that was given.
+        gpa: GuestPhysAddr,
+        /// The region around it.
+        region: GuestPhysRange,
+    },
+}
+
+/// Whose fault a guest's access is, when the space cannot answer it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FaultError {
+    /// The guest: the address is outside of the space or too wide for the format.
+    #[error("address {gpa:#x} is outside of the space {space}")]
+    OutsideSpace {
+        /// The address that the guest used.
+        gpa: GuestPhysAddr,
+        /// The extent of the space.
+        space: GuestPhysRange,
+    },
+    /// The guest: no region is there.
+    #[error("address {0:#x} is in no region")]
+    NoRegion(GuestPhysAddr),
+    /// The guest: the region does not allow this access.
+    #[error("access `{access}` to {gpa:#x} is not allowed by region {region} `{allowed}`")]
+    Permission {
+        /// The address that the guest used.
+        gpa: GuestPhysAddr,
+        /// What the guest tried.
+        access: MappingFlags,
+        /// The region.
+        region: GuestPhysRange,
+        /// What the region allows, and its memory type.
+        allowed: MappingFlags,
+    },
+    /// The host: no frame is left. Nothing changed; the same fault can be answered again later.
+    #[error("out of memory for address {0:#x}")]
+    OutOfMemory(GuestPhysAddr),
+}

@@ -1,0 +1,66 @@
+//! What an exit for a nested page fault says, in the same words on every ISA.
+
+use crate::addr::{GuestPhysAddr, GuestVirtAddr};
+use crate::flags::{LeafSize, MappingFlags};
+use core::fmt;
+
+/// Why the hardware refused an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultCause {
+    /// No translation.
+    NotPresent,
+    /// A translation without the permission.
+    Permission,
+    /// The access flag was clear.
+    AccessFlag,
+    /// An address was wider than the table or the CPU allows.
+    AddressSize,
+}
+
+/// A nested page fault: an access of the guest that second-level translation refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NestedPageFaultInfo {
+    /// The guest-physical address; exact to the page only when `walk` is set.
+    pub gpa: GuestPhysAddr,
+    /// The guest virtual address of the access, where the hardware reports it.
+    pub gva: Option<GuestVirtAddr>,
+    /// What the guest tried: `READ`, `WRITE` or `EXECUTE`, with `USER` where the hardware tells a fetch of user mode.
+    pub access: MappingFlags,
+    /// Why it was refused.
+    pub cause: FaultCause,
+    /// Whether the guest's own page-table walk faulted, and not the access itself.
+    pub walk: bool,
+}
+
+impl fmt::Display for NestedPageFaultInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = match self.access {
+            access if access.contains(MappingFlags::EXECUTE) => "fetch",
+            access if access.contains(MappingFlags::WRITE) => "write",
+            _ => "read",
+        };
+        let cause = match self.cause {
+            FaultCause::NotPresent => "not present",
+            FaultCause::Permission => "no permission",
+            FaultCause::AccessFlag => "access flag",
+            FaultCause::AddressSize => "address size",
+        };
+        write!(f, "{access} of GPA {:#x}", self.gpa)?;
+        if let Some(gva) = self.gva {
+            write!(f, " (GVA {gva:#x})")?;
+        }
+        write!(f, ", {cause}{}", if self.walk { ", in the guest's table walk" } else { "" })
+    }
+}
+
+/// What the space did about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOutcome {
+    /// A frame was taken and mapped by a leaf of this size.
+    Populated(LeafSize),
+    /// The page was mapped already, with the permission asked for: another CPU was faster, or a TLB entry was old
+    /// (it is gone now). Re-enter the guest.
+    Spurious,
+    /// The page is being replaced at this moment. Re-enter the guest.
+    Retry,
+}

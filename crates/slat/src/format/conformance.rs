@@ -1,0 +1,173 @@
+//! What every format must hold, stamped on each by [`conformance!`].
+
+use super::{Format, Kind};
+use crate::addr::{GuestPhysAddr, HostPhysAddr};
+use crate::flags::{LeafSize, MappingFlags, level_bytes};
+use crate::table::{Leaf, Soft};
+
+/// Stamps the suite on the formats that the expression yields (an iterable of values of one format type).
+macro_rules! conformance {
+    ($formats:expr) => {
+        mod conformance {
+            use super::*;
+            use $crate::format::conformance as suite;
+
+            #[test]
+            fn kinds_exclude_each_other() {
+                $formats.into_iter().for_each(suite::kinds_exclude_each_other);
+            }
+
+            #[test]
+            fn leaves_survive_the_round_trip() {
+                $formats.into_iter().for_each(suite::leaves_survive_the_round_trip);
+            }
+
+            #[test]
+            fn what_cannot_be_expressed_is_refused() {
+                $formats.into_iter().for_each(suite::what_cannot_be_expressed_is_refused);
+            }
+
+            #[test]
+            fn software_entries_are_absent_for_the_hardware() {
+                $formats.into_iter().for_each(suite::software_entries_are_absent_for_the_hardware);
+            }
+
+            #[test]
+            fn indices_stay_inside_their_table() {
+                $formats.into_iter().for_each(suite::indices_stay_inside_their_table);
+            }
+
+            #[test]
+            fn permissions_change_in_place() {
+                $formats.into_iter().for_each(suite::permissions_change_in_place);
+            }
+        }
+    };
+}
+pub(crate) use conformance;
+
+fn all_flags() -> impl Iterator<Item = MappingFlags> {
+    (0..=u8::MAX).filter_map(MappingFlags::from_bits)
+}
+
+fn leaf_levels<F: Format>(format: &F) -> impl Iterator<Item = u8> + use<F> {
+    0..=format.largest_leaf().level()
+}
+
+/// Addresses at both ends of the width, and some with every bit set once.
+fn addresses<F: Format>(format: &F, align: u64) -> Vec<HostPhysAddr> {
+    let bits = format.hpa_bits();
+    let top = (1u64 << bits) - align;
+    let single = (12..bits).map(|bit| 1u64 << bit).filter(|address| address & (align - 1) == 0);
+    single.chain([0, top, (top / 2) & !(align - 1)]).map(HostPhysAddr::new).collect()
+}
+
+/// The flags that a leaf gives back: USER is silent where the format does not separate it.
+fn expressed<F: Format>(format: &F, flags: MappingFlags) -> MappingFlags {
+    if format.separates_user_execute() { flags } else { flags - MappingFlags::USER }
+}
+
+pub(crate) fn kinds_exclude_each_other<F: Format>(format: F) {
+    for level in 0..format.geometry().levels {
+        assert_eq!(format.kind(level, 0), Kind::Absent, "zero at level {level}");
+        for hpa in addresses(&format, 4096) {
+            if level > 0 {
+                let table = format.table(hpa);
+                assert_eq!(format.kind(level, table), Kind::Table, "{table:#x} at level {level}");
+                assert_eq!(format.address(table), hpa);
+            }
+        }
+    }
+    for level in leaf_levels(&format) {
+        for flags in all_flags().filter(|flags| flags.is_accessible() && format.check_flags(*flags).is_ok()) {
+            let leaf = format.leaf(level, HostPhysAddr::new(0), flags);
+            assert_eq!(format.kind(level, leaf), Kind::Leaf, "{leaf:#x} ({flags}) at level {level}");
+            assert_eq!(leaf & F::OWNED, 0, "the OWNED bit is slat's");
+            assert_eq!(format.kind(level, leaf | F::OWNED), Kind::Leaf);
+        }
+    }
+}
+
+pub(crate) fn leaves_survive_the_round_trip<F: Format>(format: F) {
+    let mut round_trips = 0;
+    for level in leaf_levels(&format) {
+        for flags in all_flags().filter(|flags| flags.is_accessible() && format.check_flags(*flags).is_ok()) {
+            for hpa in addresses(&format, level_bytes(level)) {
+                let leaf = format.leaf(level, hpa, flags);
+                assert_eq!(format.address(leaf), hpa, "{leaf:#x} at level {level}");
+                assert_eq!(format.flags(leaf), expressed(&format, flags), "{leaf:#x} at level {level}");
+                assert_eq!(format.flags(leaf | F::OWNED), expressed(&format, flags));
+                round_trips += 1;
+            }
+        }
+    }
+    assert!(round_trips > 1000, "only {round_trips} combinations");
+}
+
+pub(crate) fn what_cannot_be_expressed_is_refused<F: Format>(format: F) {
+    use MappingFlags as M;
+    for wanted in
+        [M::READ, M::READ | M::WRITE, M::READ | M::EXECUTE | M::USER, M::all() - M::DEVICE - M::UNCACHED]
+    {
+        assert_eq!(format.check_flags(wanted), Ok(()), "{wanted} is what every guest needs");
+    }
+    assert_eq!(format.check_flags(M::READ | M::WRITE | M::DEVICE), Ok(()));
+    for flags in all_flags().filter(|flags| flags.is_accessible()) {
+        let leaf = format.leaf(0, HostPhysAddr::new(0x1000), flags);
+        let changed = format.flags(leaf) != expressed(&format, flags) || format.kind(0, leaf) != Kind::Leaf;
+        if changed {
+            assert!(
+                format.check_flags(flags).is_err(),
+                "{flags} is silently changed to {}",
+                format.flags(leaf)
+            );
+        }
+    }
+}
+
+pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F) {
+    for level in 0..format.geometry().levels {
+        for hpa in addresses(&format, 4096) {
+            for flags in all_flags() {
+                let leaf = Leaf { hpa, flags, owned: flags.contains(MappingFlags::READ) };
+                let soft = [
+                    Soft::NoAccess(leaf),
+                    Soft::Broken(leaf),
+                    Soft::RetiredLeaf(leaf),
+                    Soft::RetiredTable(hpa),
+                ];
+                for soft in soft {
+                    let entry = soft.encode();
+                    assert_ne!(entry, 0, "{soft:?}");
+                    assert_eq!(format.kind(level, entry), Kind::Absent, "{soft:?} at level {level}");
+                    assert_eq!(Soft::decode(entry), Some(soft));
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn indices_stay_inside_their_table<F: Format>(format: F) {
+    let geometry = format.geometry();
+    let last = GuestPhysAddr::new(geometry.limit().as_u64() - 1);
+    assert!(geometry.translates(last) && !geometry.translates(geometry.limit()));
+    for level in 0..geometry.levels {
+        let used = geometry.entries(level).min(1 << (geometry.gpa_bits - 12 - 9 * u32::from(level)));
+        assert_eq!(geometry.index(level, last), used - 1, "level {level}");
+        for gpa in [0, 0x1000, u64::MAX, u64::MAX >> 1, last.as_u64() + 1].map(GuestPhysAddr::new) {
+            assert!(geometry.index(level, gpa) < geometry.entries(level));
+        }
+    }
+    assert!(geometry.levels > LeafSize::Size2M.level());
+    assert!(format.largest_leaf().level() < geometry.levels);
+}
+
+pub(crate) fn permissions_change_in_place<F: Format>(format: F) {
+    let flags = MappingFlags::READ | MappingFlags::WRITE;
+    for level in leaf_levels(&format) {
+        let leaf = format.leaf(level, HostPhysAddr::new(0), flags);
+        assert!(!format.needs_break(level, leaf, leaf));
+        let read_only = format.leaf(level, HostPhysAddr::new(0), MappingFlags::READ);
+        assert!(!format.needs_break(level, leaf, read_only), "a permission changes in place");
+    }
+}

@@ -1,0 +1,162 @@
+//! Entry codecs: how a leaf, a table pointer and a root look in memory.
+//!
+//! **Invariant:** plain integers. No `unsafe`, no `cfg`: every format is built and tested on every host. What a CPU
+//! offers (levels, widths, memory attributes) is a run-time value of the format.
+//!
+//! Levels are counted from the leaf: an entry of level `n` covers `4 KiB << 9 n`, so level 0 holds the 4 KiB leaves
+//! (Arm counts the other way round: its lookup level is 3 minus ours).
+
+pub mod stage2;
+
+#[cfg(test)]
+pub(crate) mod conformance;
+
+use crate::addr::{GuestPhysAddr, HostPhysAddr};
+use crate::error::UnsupportedFlags;
+use crate::flags::{LeafSize, MappingFlags, MemoryType, level_bytes};
+use crate::hal::CacheActions;
+use core::fmt::Debug;
+
+/// The shape of a table: how many levels, how wide, how large the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Number of levels: 2 to 5.
+    pub levels: u8,
+    /// Width of a guest-physical address in bits.
+    pub gpa_bits: u32,
+    /// Tables of 512 entries that stand side by side as the root: 1, 2, 4, 8 or 16.
+    pub root_tables: u8,
+}
+
+impl Geometry {
+    /// Level of the root table.
+    #[must_use]
+    pub const fn root_level(self) -> u8 {
+        self.levels - 1
+    }
+
+    /// Entries in a table of `level`.
+    #[must_use]
+    pub const fn entries(self, level: u8) -> usize {
+        if level == self.root_level() { 512 * self.root_tables as usize } else { 512 }
+    }
+
+    /// Index of the entry that translates `gpa` in its table of `level`. Within [`entries`](Self::entries) for
+    /// every `gpa`, also for one that is too wide.
+    #[must_use]
+    pub const fn index(self, level: u8, gpa: GuestPhysAddr) -> usize {
+        (gpa.as_u64() >> (12 + 9 * level as u32)) as usize & (self.entries(level) - 1)
+    }
+
+    /// The guest-physical address after the last one that can be translated, if that fits into 64 bits.
+    #[must_use]
+    pub const fn limit(self) -> GuestPhysAddr {
+        GuestPhysAddr::new(1 << self.gpa_bits)
+    }
+
+    /// Whether `gpa` is narrow enough.
+    #[must_use]
+    pub const fn translates(self, gpa: GuestPhysAddr) -> bool {
+        gpa.as_u64() >> self.gpa_bits == 0
+    }
+}
+
+/// What the hardware takes an entry for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing: an access faults.
+    Absent,
+    /// A pointer to a table of the next lower level.
+    Table,
+    /// A leaf.
+    Leaf,
+}
+
+/// What happens to a frame, seen from the caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheEvent {
+    /// The host wrote it and the guest will reach it with this memory type and permission.
+    ToGuest(MappingFlags),
+    /// The guest, which had this memory type, no longer reaches it; the host will read or reuse it.
+    FromGuest(MemoryType),
+}
+
+/// The format of the machine that this is built for. Arm stage 2 is the only format so far, on every machine.
+pub type Native = stage2::Stage2;
+
+/// A page-table format as one CPU model has it.
+pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
+    /// A bit of a present leaf that the hardware ignores. slat sets it on leaves whose frame it owns.
+    const OWNED: u64;
+
+    /// Levels, width, root.
+    fn geometry(&self) -> Geometry;
+
+    /// Width of a host physical address in bits.
+    fn hpa_bits(&self) -> u32;
+
+    /// The largest leaf that this CPU takes.
+    fn largest_leaf(&self) -> LeafSize;
+
+    /// Bits of the tag (VMID) that this CPU's TLB entries carry.
+    fn tag_bits(&self) -> u32;
+
+    /// Whether a leaf can have these flags.
+    ///
+    /// # Errors
+    /// [`UnsupportedFlags`] with the reason. Empty permissions are fine: such a page is not present.
+    fn check_flags(&self, flags: MappingFlags) -> Result<(), UnsupportedFlags>;
+
+    /// The leaf of `level` that maps to `hpa` with `flags`: accessed and not dirty-tracked.
+    ///
+    /// Expects flags that [`check_flags`](Self::check_flags) takes with some permission, and an address that is
+    /// aligned to the leaf and fits into [`hpa_bits`](Self::hpa_bits).
+    fn leaf(&self, level: u8, hpa: HostPhysAddr, flags: MappingFlags) -> u64;
+
+    /// The entry that points to the table at `hpa`.
+    fn table(&self, hpa: HostPhysAddr) -> u64;
+
+    /// What the hardware takes `entry` for in a table of `level`.
+    fn kind(&self, level: u8, entry: u64) -> Kind;
+
+    /// The address in a leaf or a table entry.
+    fn address(&self, entry: u64) -> HostPhysAddr;
+
+    /// The flags of a leaf.
+    fn flags(&self, entry: u64) -> MappingFlags;
+
+    /// Whether replacing the present entry `old` by the present entry `new` in a table of `level` must go through
+    /// an invalid entry and an invalidation (Arm: break-before-make).
+    fn needs_break(&self, level: u8, old: u64, new: u64) -> bool;
+
+    /// The value of the register that points the hardware to the root (Arm: VTTBR_EL2).
+    fn root_register(&self, root: HostPhysAddr, tag: u16) -> u64;
+
+    /// Which cache maintenance a frame needs.
+    fn cache_actions(&self, event: CacheEvent) -> CacheActions;
+
+    /// Whether user-mode execution has a permission of its own.
+    fn separates_user_execute(&self) -> bool;
+
+    /// Whether the CPU has instructions that invalidate a range of addresses at once.
+    fn has_range_invalidation(&self) -> bool;
+}
+
+/// Whether a mapping with the flags `allowed` lets the access `access` pass on this format. `USER` in an access
+/// says that it was made in user mode.
+pub(crate) fn allows<F: Format>(format: &F, allowed: MappingFlags, access: MappingFlags) -> bool {
+    let mut needed = access & (MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE);
+    if format.separates_user_execute() && access.contains(MappingFlags::EXECUTE | MappingFlags::USER) {
+        needed.remove(MappingFlags::EXECUTE);
+        needed.insert(MappingFlags::USER);
+    }
+    allowed.contains(needed)
+}
+
+/// The largest leaf level, at most `max`, with which a block of `size` bytes at `gpa` and `hpa` can begin.
+pub(crate) fn fits(level: u8, gpa: GuestPhysAddr, end: GuestPhysAddr, hpa: HostPhysAddr) -> bool {
+    let bytes = level_bytes(level);
+    gpa.is_aligned(bytes)
+        && hpa.is_aligned(bytes)
+        && end.checked_offset_from(gpa).is_some_and(|size| size >= bytes)
+}

@@ -1,0 +1,146 @@
+//! Frames that give themselves back, and stacks of frames taken ahead.
+//!
+//! An operation first takes all the frames that it needs into a [`FrameStack`]; if one is missing, dropping the
+//! stack gives all back. The stack costs no memory: the frames are linked through their own first word, which is
+//! sound because nobody sees them yet.
+
+#![expect(
+    unsafe_code,
+    reason = "gives frames back to the host, and links free frames through their own memory"
+)]
+
+use crate::addr::{HostPhysAddr, PAGE_SIZE};
+use crate::hal::Hal;
+use crate::isa;
+
+/// Number of 4 KiB frames in a leaf of `level`.
+pub(crate) const fn frames_of_level(level: u8) -> usize {
+    1 << (9 * level as u32)
+}
+
+/// A run of frames that belongs to whoever holds this; dropping it gives the frames back.
+pub(crate) struct OwnedFrames<'h, H: Hal> {
+    hal: &'h H,
+    start: HostPhysAddr,
+    count: usize,
+}
+
+impl<'h, H: Hal> OwnedFrames<'h, H> {
+    /// Takes `count` contiguous frames aligned to `align` frames.
+    pub(crate) fn alloc(hal: &'h H, count: usize, align: usize) -> Option<Self> {
+        let start = hal.alloc_frames(count, align)?;
+        debug_assert!(start.is_aligned(align as u64 * PAGE_SIZE), "the host ignored the alignment");
+        Some(Self { hal, start, count })
+    }
+
+    /// Takes the frames behind one leaf of `level`.
+    pub(crate) fn alloc_leaf(hal: &'h H, level: u8) -> Option<Self> {
+        Self::alloc(hal, frames_of_level(level), frames_of_level(level))
+    }
+
+    /// Takes over frames that [`into_raw`](Self::into_raw) let go.
+    ///
+    /// # Safety
+    /// The frames are taken from `hal` and nothing else will use them or give them back.
+    pub(crate) unsafe fn from_raw(hal: &'h H, start: HostPhysAddr, count: usize) -> Self {
+        Self { hal, start, count }
+    }
+
+    /// Lets go: the caller answers for the frames from now on.
+    pub(crate) fn into_raw(self) -> HostPhysAddr {
+        let start = self.start;
+        core::mem::forget(self);
+        start
+    }
+
+    /// First frame.
+    pub(crate) fn start(&self) -> HostPhysAddr {
+        self.start
+    }
+
+    /// Zeroes all of it, by the fastest way of the machine.
+    pub(crate) fn zero(&mut self) {
+        let bytes = self.count * PAGE_SIZE as usize;
+        // SAFETY: the run is ours alone, and by promise 2 of `Hal` the pointer is valid for its whole length.
+        unsafe { isa::zero(self.hal.phys_to_virt(self.start), bytes) };
+        self.hal.frames_zeroed(self.start, self.count);
+    }
+
+    /// The contents. The frames are ours alone, so no guest can change them meanwhile.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        let bytes = self.count * PAGE_SIZE as usize;
+        // SAFETY: the run is ours alone (`&mut self`), promise 2 of `Hal` makes the pointer valid for its whole
+        // length, and every caller zeroed or copied into it first, so it is initialised.
+        unsafe { core::slice::from_raw_parts_mut(self.hal.phys_to_virt(self.start), bytes) }
+    }
+
+    /// Copies all of `source`, frames that the guest may still read, into this run.
+    ///
+    /// # Safety
+    /// `source` is a run of as many frames, taken from the same host, that no CPU can write any more.
+    pub(crate) unsafe fn copy_from(&mut self, source: HostPhysAddr) {
+        let bytes = self.count * PAGE_SIZE as usize;
+        let (from, to) = (self.hal.phys_to_virt(source), self.hal.phys_to_virt(self.start));
+        // SAFETY: both runs are taken and as long as that (the caller's promise and ours), and they are different
+        // runs, so they do not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(from, to, bytes) };
+    }
+}
+
+impl<H: Hal> Drop for OwnedFrames<'_, H> {
+    fn drop(&mut self) {
+        // SAFETY: the frames were taken from this host and are ours: nothing else refers to them.
+        unsafe { self.hal.dealloc_frames(self.start, self.count) };
+    }
+}
+
+/// Runs of frames taken ahead, all for leaves of one level (level 0: single frames, also for tables).
+pub(crate) struct FrameStack<'h, H: Hal> {
+    hal: &'h H,
+    level: u8,
+    head: Option<HostPhysAddr>,
+}
+
+impl<'h, H: Hal> FrameStack<'h, H> {
+    /// An empty stack.
+    pub(crate) fn new(hal: &'h H, level: u8) -> Self {
+        Self { hal, level, head: None }
+    }
+
+    /// A stack of `len` runs, or `None` (and all given back) if one is missing.
+    pub(crate) fn with(hal: &'h H, level: u8, len: usize) -> Option<Self> {
+        let mut stack = Self::new(hal, level);
+        for _ in 0..len {
+            stack.take_one()?;
+        }
+        Some(stack)
+    }
+
+    /// Takes one more run from the host.
+    pub(crate) fn take_one(&mut self) -> Option<()> {
+        let start = OwnedFrames::alloc_leaf(self.hal, self.level)?.into_raw();
+        let link = self.hal.phys_to_virt(start).cast::<u64>();
+        let next = self.head.map_or(u64::MAX, HostPhysAddr::as_u64);
+        // SAFETY: the run is ours alone and at least one aligned frame long, so its first word is ours to write.
+        unsafe { link.write(next) };
+        self.head = Some(start);
+        Some(())
+    }
+
+    /// Takes the top run off the stack.
+    pub(crate) fn pop(&mut self) -> Option<OwnedFrames<'h, H>> {
+        let start = self.head?;
+        let link = self.hal.phys_to_virt(start).cast::<u64>();
+        // SAFETY: the run on the stack is ours alone; `take_one` wrote its first word.
+        let next = unsafe { link.read() };
+        self.head = (next != u64::MAX).then_some(HostPhysAddr::new(next));
+        // SAFETY: the stack owned the run and has just let go of it.
+        Some(unsafe { OwnedFrames::from_raw(self.hal, start, frames_of_level(self.level)) })
+    }
+}
+
+impl<H: Hal> Drop for FrameStack<'_, H> {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
+    }
+}

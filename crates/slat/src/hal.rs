@@ -1,0 +1,189 @@
+//! What the host gives: frames, a way to reach them, and its hooks for invalidation and cache maintenance.
+//!
+//! A [`Hal`] is a value, not a set of static functions: two address spaces with two allocators live side by side.
+//! The hooks have defaults that execute the right instructions on bare metal and do nothing on a development host,
+//! where there is no second-level TLB to talk to.
+
+#![expect(unsafe_code, reason = "declares the contract between slat and its host")]
+
+use crate::addr::HostPhysAddr;
+use crate::isa;
+use crate::tlb::Invalidation;
+use bitflags::bitflags;
+
+/// The host of an address space.
+///
+/// A host that wants to know of every invalidation, because its CPUs do not reach each other by instruction alone,
+/// overrides the hook:
+///
+/// ```
+/// use slat::{AddrSpace, GuestPhysAddr, Hal, HostPhysAddr, Invalidation, MappingFlags, Reach, test_util::HeapHal};
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+///
+/// #[derive(Default)]
+/// struct Host {
+///     frames: HeapHal, // yours: the allocator of your hypervisor
+///     shootdowns: AtomicUsize,
+/// }
+///
+/// // SAFETY: frames and pointers are those of the allocator, and `invalidate` reaches every CPU.
+/// unsafe impl Hal for Host {
+///     fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
+///         self.frames.alloc_frames(count, align)
+///     }
+///     unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize) {
+///         unsafe { self.frames.dealloc_frames(start, count) }
+///     }
+///     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+///         self.frames.phys_to_virt(hpa)
+///     }
+///     fn invalidate(&self, invalidation: &Invalidation<'_>) {
+///         if invalidation.reach == Reach::AllCpus {
+///             self.shootdowns.fetch_add(1, Ordering::Relaxed); // kick the other CPUs here, and wait for them
+///         }
+///         self.frames.invalidate(invalidation);
+///     }
+/// }
+///
+/// let host = Host::default();
+/// let mut guest: AddrSpace<&Host> =
+///     AddrSpace::with_format(&host, Default::default(), GuestPhysAddr::new(0), 1 << 30, 1)?;
+/// guest.map_alloc(GuestPhysAddr::new(0), 0x4000, MappingFlags::READ, true)?;
+/// guest.unmap(GuestPhysAddr::new(0x1000), 0x2000)?;
+/// assert_eq!(host.shootdowns.load(Ordering::Relaxed), 1); // one for both pages
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Safety
+/// The implementor promises:
+/// 1. A run of frames returned by [`alloc_frames`](Hal::alloc_frames) is 4 KiB-granular RAM, aligned as asked, used
+///    by nobody else until it is given to [`dealloc_frames`](Hal::dealloc_frames).
+/// 2. [`phys_to_virt`](Hal::phys_to_virt) of an address inside such a run returns a pointer that is valid for reads
+///    and writes up to the end of the run, the same one each time, for as long as the run is taken.
+/// 3. [`invalidate`](Hal::invalidate), when it returns, has made every CPU forget what the argument names; an
+///    override ends in the native sequence on each CPU that may have used the space.
+pub unsafe trait Hal {
+    /// Takes `count` physically contiguous frames of 4 KiB whose start is a multiple of `align` frames (a power of
+    /// two), or returns `None` and changes nothing. The contents may be anything: slat zeroes.
+    fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr>;
+
+    /// Takes back `count` frames from `start` on. They may come back in other groupings than they were taken in:
+    /// the 512 frames of a 2 MiB leaf that was split come back one by one.
+    ///
+    /// # Safety
+    /// The frames were returned by [`alloc_frames`](Hal::alloc_frames) of this very host, are still taken, and
+    /// nothing refers to them any more.
+    unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize);
+
+    /// The pointer by which the host reaches host physical address `hpa`. Only asked for addresses in frames that
+    /// are taken from this host.
+    fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8;
+
+    /// Makes every CPU (or this one: see [`Invalidation::reach`]) forget the translations named. Called after the
+    /// stores to the table and before any frame is reused. The default executes the native sequence, which on Arm
+    /// reaches all CPUs of the inner shareable domain by itself.
+    fn invalidate(&self, invalidation: &Invalidation<'_>) {
+        isa::invalidate(invalidation);
+    }
+
+    /// Cache maintenance of frames that go to the guest or come back from it. The default executes the native
+    /// instructions on the frames.
+    fn maintain_cache(&self, maintenance: &CacheMaintenance) {
+        isa::maintain_cache(self.phys_to_virt(maintenance.start), maintenance.bytes(), maintenance.actions);
+    }
+
+    /// Orders the stores to the table before the guest's next access: called after an entry became valid. The
+    /// default is the native barrier (Arm: `DSB ISHST; ISB`).
+    fn publish(&self) {
+        isa::publish();
+    }
+
+    /// Told of every store to table memory, after it: the host physical address of the 8-byte entry and its new
+    /// value. For tests and tracing; the default does nothing and costs nothing.
+    #[inline(always)]
+    fn table_stored(&self, entry: HostPhysAddr, value: u64) {
+        let _ = (entry, value);
+    }
+
+    /// Told that `count` frames from `start` on were zeroed. For statistics; the default costs nothing.
+    #[inline(always)]
+    fn frames_zeroed(&self, start: HostPhysAddr, count: usize) {
+        let _ = (start, count);
+    }
+}
+
+// SAFETY: every promise is kept by the host behind the reference.
+unsafe impl<H: Hal + ?Sized> Hal for &H {
+    #[inline]
+    fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
+        (**self).alloc_frames(count, align)
+    }
+
+    #[inline]
+    unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize) {
+        // SAFETY: the same contract.
+        unsafe { (**self).dealloc_frames(start, count) }
+    }
+
+    #[inline]
+    fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+        (**self).phys_to_virt(hpa)
+    }
+
+    #[inline]
+    fn invalidate(&self, invalidation: &Invalidation<'_>) {
+        (**self).invalidate(invalidation);
+    }
+
+    #[inline]
+    fn maintain_cache(&self, maintenance: &CacheMaintenance) {
+        (**self).maintain_cache(maintenance);
+    }
+
+    #[inline]
+    fn publish(&self) {
+        (**self).publish();
+    }
+
+    #[inline]
+    fn table_stored(&self, entry: HostPhysAddr, value: u64) {
+        (**self).table_stored(entry, value);
+    }
+
+    #[inline]
+    fn frames_zeroed(&self, start: HostPhysAddr, count: usize) {
+        (**self).frames_zeroed(start, count);
+    }
+}
+
+bitflags! {
+    /// What cache maintenance has to do. The format decides by the CPU's ID registers.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct CacheActions: u8 {
+        /// Data cache: clean and invalidate to the point of coherency (Arm: `DC CIVAC`).
+        const CLEAN_INVALIDATE_TO_POC = 1 << 0;
+        /// Data cache: clean to the point of unification (Arm: `DC CVAU`).
+        const CLEAN_TO_POU = 1 << 1;
+        /// Instruction cache: invalidate (Arm: `IC IVAU` or `IC IALLUIS`).
+        const INVALIDATE_INSTRUCTIONS = 1 << 2;
+    }
+}
+
+/// Cache maintenance of a run of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheMaintenance {
+    /// First frame.
+    pub start: HostPhysAddr,
+    /// Number of 4 KiB frames.
+    pub frames: usize,
+    /// What to do; never empty.
+    pub actions: CacheActions,
+}
+
+impl CacheMaintenance {
+    /// Length in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.frames * crate::addr::PAGE_SIZE as usize
+    }
+}

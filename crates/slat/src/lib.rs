@@ -1,0 +1,53 @@
+//! Guest-physical address spaces behind second-level address translation: what a hypervisor needs to give a guest
+//! memory and to take it away again.
+//!
+//! An [`AddrSpace`] is made on a host, a value of a type that implements [`Hal`]: frames, a way to reach them, and
+//! hooks for invalidation and cache maintenance. Map regions with [`map_linear`](AddrSpace::map_linear) (memory of
+//! yours) and [`map_alloc`](AddrSpace::map_alloc) (frames of the host, at once or on the first access), load
+//! [`root_register`](AddrSpace::root_register) into the CPU, and answer the guest's faults with
+//! [`handle_page_fault`](AddrSpace::handle_page_fault).
+//!
+//! What holds throughout:
+//! - An operation that returns an error has changed nothing, also when the host ran out of frames half way.
+//! - Frames are zeroed before a guest can see them, and go back to the host only after every CPU was told to forget
+//!   them. Dropping a space gives everything back.
+//! - No number that comes from a guest can panic, overflow or alias.
+//! - The crate has no global state, allocates nothing but frames of the host, and needs no heap.
+//!
+//! The formats are plain integers ([`format`](mod@format)): all of them build and are tested on every machine. Only
+//! [`isa`] has instructions of one architecture.
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod addr;
+mod dump;
+mod error;
+mod fault;
+mod flags;
+pub mod format;
+mod frame;
+mod hal;
+pub mod isa;
+mod space;
+mod table;
+pub mod tlb;
+
+#[cfg(any(test, feature = "std"))]
+pub mod test_util;
+
+pub use addr::{GuestPhysAddr, GuestPhysRange, GuestVirtAddr, HostPhysAddr, PAGE_SIZE, RangeError};
+pub use dump::Dump;
+pub use error::{
+    BadRange, CreateError, FaultError, MapError, MigrateError, ProtectError, QueryError, UnmapError,
+    UnsupportedFlags,
+};
+pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
+pub use flags::{LeafSize, MappingFlags, MemoryType};
+pub use format::Native;
+pub use hal::{CacheActions, CacheMaintenance, Hal};
+pub use space::{AddrSpace, AllocOptions, Backend, Debt, Region, Stats};
+pub use table::{Census, Mapping};
+pub use tlb::{Invalidation, Reach, Scope};

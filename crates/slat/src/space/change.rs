@@ -1,0 +1,251 @@
+//! The structural operations: each checks, plans, then commits.
+
+use super::debt::Debt;
+use super::regions::Regions;
+use super::{AddrSpace, Backend, Region};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
+use crate::error::{MapError, MigrateError, ProtectError, UnmapError};
+use crate::flags::{LeafSize, MappingFlags};
+use crate::format::Format;
+use crate::frame::FrameStack;
+use crate::hal::Hal;
+use crate::table::{Frames, Linear, OutOfMemory, Table};
+use log::{debug, trace};
+
+/// How `map_alloc_with` takes its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocOptions {
+    /// Take and map all frames now; otherwise each on the first access.
+    pub populate: bool,
+    /// The largest leaf to use where alignment and the host's frames allow it.
+    pub largest_leaf: LeafSize,
+}
+
+impl Default for AllocOptions {
+    /// Lazily, in leaves of up to 2 MiB.
+    fn default() -> Self {
+        Self { populate: false, largest_leaf: LeafSize::Size2M }
+    }
+}
+
+impl<H: Hal, F: Format> AddrSpace<H, F> {
+    /// Maps `size` bytes at `gpa` to the caller's host physical memory at `hpa`; all three are multiples of 4 KiB.
+    ///
+    /// The caller keeps the memory; its caches are the caller's business too. The largest leaves that the alignment
+    /// of both addresses, the size and the CPU allow are used. Nothing is to be invalidated. Costs one descent and
+    /// one store per leaf.
+    ///
+    /// # Errors
+    /// [`MapError`]: a bad range, [`MapError::UnalignedHost`], [`MapError::HostTooWide`] for addresses that the
+    /// format cannot output, flags that it cannot express, [`MapError::AlreadyMapped`], [`MapError::OutOfMemory`].
+    pub fn map_linear(
+        &mut self,
+        gpa: GuestPhysAddr,
+        hpa: HostPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), MapError> {
+        let range = self.check_map(gpa, size, flags)?;
+        if !hpa.is_aligned(PAGE_SIZE) {
+            return Err(MapError::UnalignedHost(hpa));
+        }
+        let bits = self.format().hpa_bits();
+        if hpa.checked_add(size).is_none_or(|end| (end.as_u64() - 1) >> bits != 0) {
+            return Err(MapError::HostTooWide { start: hpa, bits });
+        }
+        let largest = self.format().largest_leaf().level();
+        let mut source = Linear { gpa, hpa, end: range.end(), largest };
+        let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
+        let tables = self.table.plan(range, &mut source).map_err(out_of_memory)?;
+        let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
+        self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+        self.table.fill(range, flags, &mut source, &mut tables);
+        self.regions.insert(Region { range, flags, backend: Backend::Linear { hpa } });
+        debug!("map_linear {range} -> {hpa:#x} {flags}");
+        Ok(())
+    }
+
+    /// Maps `size` bytes at `gpa`, both multiples of 4 KiB, to zeroed frames of the host: now if `populate` is set,
+    /// else each on the first access. Leaves of up to 2 MiB are used; see [`map_alloc_with`](Self::map_alloc_with).
+    ///
+    /// # Errors
+    /// As [`map_alloc_with`](Self::map_alloc_with).
+    pub fn map_alloc(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+        populate: bool,
+    ) -> Result<(), MapError> {
+        self.map_alloc_with(gpa, size, flags, AllocOptions { populate, ..AllocOptions::default() })
+    }
+
+    /// Maps `size` bytes at `gpa`, both multiples of 4 KiB, to zeroed frames of the host, as `options` say.
+    ///
+    /// Where the host has no frames for a large leaf, smaller ones are used. A lazy region takes no table until it
+    /// is touched. Nothing is to be invalidated.
+    ///
+    /// # Errors
+    /// [`MapError`]: a bad range, flags that the format cannot express, [`MapError::AlreadyMapped`],
+    /// [`MapError::OutOfMemory`].
+    pub fn map_alloc_with(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+        options: AllocOptions,
+    ) -> Result<(), MapError> {
+        let range = self.check_map(gpa, size, flags)?;
+        let AllocOptions { populate, largest_leaf } = options;
+        let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
+        if populate {
+            let mut frames = Frames::new(self.table.hal(), *self.format(), flags, largest_leaf.level());
+            let tables = self.table.plan(range, &mut frames).map_err(out_of_memory)?;
+            let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
+            self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+            self.table.fill(range, flags, &mut frames, &mut tables);
+        } else {
+            self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+        }
+        self.regions.insert(Region { range, flags, backend: Backend::Alloc { largest_leaf } });
+        debug!("map_alloc {range} {flags} {options:?}");
+        Ok(())
+    }
+
+    /// Unmaps `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped. Frames that the space owns go
+    /// back to the host after one invalidation; large leaves at the edges are split, empty tables given back.
+    ///
+    /// # Errors
+    /// [`UnmapError`]: a bad range, [`UnmapError::NotMapped`] with the first address that no region covers,
+    /// [`UnmapError::OutOfMemory`] if a split needs a frame that the host does not have.
+    pub fn unmap(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
+        self.defer().unmap(gpa, size)
+    }
+
+    /// Gives `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped, the flags `flags`. Large leaves at
+    /// the edges are split. One invalidation, also when permissions are only added (a CPU may cache a refusal); a
+    /// new memory type goes through break-before-make where the format asks for it.
+    ///
+    /// Without any permission the pages keep their frames and contents, but the guest has no access until another
+    /// `protect` gives it back.
+    ///
+    /// # Errors
+    /// [`ProtectError`]: a bad range, [`ProtectError::NotMapped`] with the first address that no region covers,
+    /// flags that the format cannot express, [`ProtectError::OutOfMemory`] if a split needs a frame that the host
+    /// does not have.
+    pub fn protect(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), ProtectError> {
+        self.defer().protect(gpa, size, flags)
+    }
+
+    /// Moves the populated pages of `size` bytes at `gpa`, both multiples of 4 KiB, to other frames of the host;
+    /// the old ones go back. Contents, flags and leaf sizes stay (a large leaf at the edges is split). Returns the
+    /// number of 4 KiB pages moved.
+    ///
+    /// One break, one invalidation, one copy and one make for each leaf; the guest sees the old page, a fault, then
+    /// the new page with the same contents.
+    ///
+    /// # Errors
+    /// [`MigrateError`]: a bad range, [`MigrateError::NotMapped`], [`MigrateError::NotOwned`] for a linear region,
+    /// [`MigrateError::OutOfMemory`] if the host does not have as many frames again.
+    pub fn migrate(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, MigrateError> {
+        let range = self.checked_range(gpa, size)?;
+        if let Some(hole) = self.regions.first_hole(range) {
+            return Err(MigrateError::NotMapped(hole));
+        }
+        let linear = |region: &&Region| matches!(region.backend, Backend::Linear { .. });
+        if let Some(region) = self.regions.overlapping(range).iter().find(linear) {
+            return Err(MigrateError::NotOwned(region.range));
+        }
+        self.table.settle(&mut self.pending);
+        let tables = self.table.plan_split(range);
+        let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MigrateError::OutOfMemory)?;
+        let frames = self.table.plan_migrate(range).map_err(|OutOfMemory| MigrateError::OutOfMemory)?;
+        self.table.split_at(&mut self.pending, range.start(), &mut tables);
+        self.table.split_at(&mut self.pending, range.end(), &mut tables);
+        let pages = self.table.migrate(&mut self.pending, range, frames);
+        trace!("migrate {range}: {pages} pages");
+        Ok(pages)
+    }
+
+    /// Unmaps everything. Every frame but the root's goes back to the host, after one invalidation. Cannot fail.
+    pub fn clear(&mut self) {
+        self.table.retire(&mut self.pending, self.range);
+        self.table.settle(&mut self.pending);
+        self.regions.clear(self.table.hal());
+        debug!("clear {}", self.range);
+    }
+
+    /// Begins a batch of operations whose invalidation is deferred: see [`Debt`].
+    pub fn defer(&mut self) -> Debt<'_, H, F> {
+        Debt::new(self)
+    }
+
+    fn check_map(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<GuestPhysRange, MapError> {
+        let range = self.checked_range(gpa, size)?;
+        self.format().check_flags(flags)?;
+        if let Some(existing) = self.regions.overlapping(range).first() {
+            return Err(MapError::AlreadyMapped { wanted: range, existing: existing.range });
+        }
+        // What an earlier batch left behind may stand where this wants to map.
+        self.table.settle(&mut self.pending);
+        Ok(range)
+    }
+
+    pub(super) fn unmap_deferred(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
+        let range = self.checked_range(gpa, size)?;
+        if let Some(hole) = self.regions.first_hole(range) {
+            return Err(UnmapError::NotMapped(hole));
+        }
+        let planned = plan_change(&self.table, &mut self.regions, range);
+        let mut tables = planned.map_err(|OutOfMemory| UnmapError::OutOfMemory)?;
+        self.table.split_at(&mut self.pending, range.start(), &mut tables);
+        self.table.split_at(&mut self.pending, range.end(), &mut tables);
+        self.table.retire(&mut self.pending, range);
+        self.regions.update(range, |_| None);
+        debug!("unmap {range}");
+        Ok(())
+    }
+
+    pub(super) fn protect_deferred(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), ProtectError> {
+        let range = self.checked_range(gpa, size)?;
+        self.format().check_flags(flags)?;
+        if let Some(hole) = self.regions.first_hole(range) {
+            return Err(ProtectError::NotMapped(hole));
+        }
+        let planned = plan_change(&self.table, &mut self.regions, range);
+        let mut tables = planned.map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
+        self.table.split_at(&mut self.pending, range.start(), &mut tables);
+        self.table.split_at(&mut self.pending, range.end(), &mut tables);
+        self.table.protect(&mut self.pending, range, flags);
+        self.regions.update(range, |region| Some(Region { flags, ..region }));
+        trace!("protect {range} {flags}");
+        Ok(())
+    }
+}
+
+/// Takes what a change of `range` needs: tables for the leaves at its edges, room for two more regions.
+fn plan_change<'t, H: Hal, F: Format>(
+    table: &'t Table<H, F>,
+    regions: &mut Regions,
+    range: GuestPhysRange,
+) -> Result<FrameStack<'t, H>, OutOfMemory> {
+    let tables = table.plan_split(range);
+    let tables = FrameStack::with(table.hal(), 0, tables).ok_or(OutOfMemory)?;
+    regions.reserve(table.hal(), 2)?;
+    Ok(tables)
+}

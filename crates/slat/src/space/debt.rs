@@ -1,0 +1,67 @@
+//! Several operations with one invalidation.
+
+use super::AddrSpace;
+use crate::addr::GuestPhysAddr;
+use crate::error::{ProtectError, UnmapError};
+use crate::flags::MappingFlags;
+use crate::format::Format;
+use crate::hal::Hal;
+
+/// The invalidation that a batch of operations owes.
+///
+/// The operations take effect in the table at once, but CPUs may go on using what they cached, and frames go back
+/// to the host only when the debt is discharged: by [`discharge`](Self::discharge), or when this is dropped. (Even
+/// a debt that is forgotten is not lost: the space remembers it and discharges it with its next operation.)
+///
+/// ```
+/// # use slat::{AddrSpace, GuestPhysAddr, MappingFlags, test_util::HeapHal};
+/// # let mut space = AddrSpace::<HeapHal>::new_empty(GuestPhysAddr::new(0), 1 << 30)?;
+/// let (a, b) = (GuestPhysAddr::new(0x1000), GuestPhysAddr::new(0x9000));
+/// space.map_alloc(GuestPhysAddr::new(0), 0x10000, MappingFlags::READ | MappingFlags::WRITE, true)?;
+/// let mut debt = space.defer();
+/// debt.unmap(a, 0x1000)?;
+/// debt.protect(b, 0x1000, MappingFlags::READ)?;
+/// debt.discharge(); // one invalidation for both
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "until it is discharged, CPUs may use stale translations"]
+pub struct Debt<'s, H: Hal, F: Format> {
+    space: &'s mut AddrSpace<H, F>,
+}
+
+impl<'s, H: Hal, F: Format> Debt<'s, H, F> {
+    pub(super) fn new(space: &'s mut AddrSpace<H, F>) -> Self {
+        Self { space }
+    }
+
+    /// As [`AddrSpace::unmap`], the invalidation deferred.
+    ///
+    /// # Errors
+    /// As [`AddrSpace::unmap`]; what the batch did before stays done.
+    pub fn unmap(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
+        self.space.unmap_deferred(gpa, size)
+    }
+
+    /// As [`AddrSpace::protect`], the invalidation deferred (unless the memory type changes: break-before-make
+    /// cannot wait).
+    ///
+    /// # Errors
+    /// As [`AddrSpace::protect`]; what the batch did before stays done.
+    pub fn protect(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), ProtectError> {
+        self.space.protect_deferred(gpa, size, flags)
+    }
+
+    /// Invalidates on every CPU what the batch changed, then gives back the frames that it freed.
+    pub fn discharge(self) {}
+}
+
+impl<H: Hal, F: Format> Drop for Debt<'_, H, F> {
+    fn drop(&mut self) {
+        self.space.table.settle(&mut self.space.pending);
+    }
+}

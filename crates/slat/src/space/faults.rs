@@ -1,0 +1,79 @@
+//! Answering a guest's faults, on any number of CPUs at once.
+
+use super::{AddrSpace, Backend};
+use crate::addr::GuestPhysAddr;
+use crate::error::FaultError;
+use crate::fault::FaultOutcome;
+use crate::flags::MappingFlags;
+use crate::format::{Format, allows};
+use crate::hal::Hal;
+use crate::table::{Populated, Want};
+use log::{trace, warn};
+
+impl<H: Hal, F: Format> AddrSpace<H, F> {
+    /// Answers an access `access` (`READ`, `WRITE` or `EXECUTE`; with `USER` if it was a fetch of user mode) of the
+    /// guest to `gpa` that the hardware refused. On `Ok` the guest is to be re-entered.
+    ///
+    /// A page of a lazy region gets a zeroed frame, in the largest leaf that the region, the table and the host
+    /// allow. Lock-free; two CPUs that fault on one page end up with one frame. Takes frames only for that leaf
+    /// and for tables on the way. Nothing is to be invalidated for a new page; a page that turns out to be mapped
+    /// is invalidated on this CPU.
+    ///
+    /// # Errors
+    /// [`FaultError`] says whose fault it is, and changes nothing. What the guest gets to see (an external abort,
+    /// the end of its run) is the caller's policy.
+    pub fn handle_page_fault(
+        &self,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+    ) -> Result<FaultOutcome, FaultError> {
+        self.handle_page_fault_with(gpa, access, |_, _| {})
+    }
+
+    /// As [`handle_page_fault`](Self::handle_page_fault), with contents: `init` is given every fresh frame, zeroed,
+    /// before any CPU of the guest can see it. Its arguments are the first guest-physical address of the leaf and
+    /// all of its bytes. It may be called for a frame that is then given back, when another CPU was faster.
+    ///
+    /// # Errors
+    /// As [`handle_page_fault`](Self::handle_page_fault).
+    pub fn handle_page_fault_with(
+        &self,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+        mut init: impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<FaultOutcome, FaultError> {
+        if !self.range.contains(gpa) {
+            return Err(FaultError::OutsideSpace { gpa, space: self.range });
+        }
+        let region = self.regions.find(gpa).ok_or(FaultError::NoRegion(gpa))?;
+        if !allows(self.format(), region.flags, access) {
+            let (region, allowed) = (region.range, region.flags);
+            return Err(FaultError::Permission { gpa, access, region, allowed });
+        }
+        let present = match region.backend {
+            Backend::Linear { .. } => true,
+            Backend::Alloc { largest_leaf } => {
+                let want = Want { gpa, region: region.range, flags: region.flags, largest: largest_leaf };
+                match self.table.populate(&want, &mut init) {
+                    Ok(Populated::New(size)) => {
+                        trace!("fault `{access}` at {gpa:#x}: populated {size}");
+                        return Ok(FaultOutcome::Populated(size));
+                    }
+                    Ok(Populated::Present(_)) => true,
+                    Ok(Populated::Unsettled) => false,
+                    Err(_) => {
+                        warn!("fault `{access}` at {gpa:#x}: out of memory");
+                        return Err(FaultError::OutOfMemory(gpa));
+                    }
+                }
+            }
+        };
+        if !present {
+            return Ok(FaultOutcome::Retry);
+        }
+        // The region allows it and the leaf is there: this CPU remembers an older refusal.
+        self.table.invalidate_locally(gpa);
+        trace!("fault `{access}` at {gpa:#x}: spurious");
+        Ok(FaultOutcome::Spurious)
+    }
+}

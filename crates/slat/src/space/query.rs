@@ -1,0 +1,94 @@
+//! Asking a space what it maps.
+
+use super::{AddrSpace, Region};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
+use crate::error::QueryError;
+use crate::format::Format;
+use crate::hal::Hal;
+use crate::table::{Census, Mapping};
+
+/// What a space consists of at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Leaves, tables and frames of the table.
+    pub table: Census,
+    /// Number of regions.
+    pub regions: usize,
+    /// Frames of 4 KiB that hold the regions.
+    pub region_frames: usize,
+}
+
+impl<H: Hal, F: Format> AddrSpace<H, F> {
+    /// The host physical address of `gpa`, or `None` if the guest has no access to it now. One walk.
+    pub fn translate(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
+        let mapping = self.mapping(gpa)?;
+        mapping.hpa.checked_add(gpa.checked_offset_from(mapping.gpa)?)
+    }
+
+    /// The host physical address of `gpa`, and how many bytes from there on are contiguous both for the guest and
+    /// for the host, to the end of the page at least. `None` if the guest has no access to `gpa` now.
+    ///
+    /// Costs one walk for each leaf of the run.
+    pub fn translate_and_get_limit(&self, gpa: GuestPhysAddr) -> Option<(HostPhysAddr, u64)> {
+        let hpa = self.translate(gpa)?;
+        let mut limit = 0;
+        for mapping in self.mappings(GuestPhysRange::between(gpa, self.range.end())?) {
+            let here = mapping.gpa.max(gpa);
+            let inside = here.checked_offset_from(mapping.gpa)?;
+            let continues = here.checked_offset_from(gpa) == Some(limit)
+                && mapping.hpa.checked_add(inside) == hpa.checked_add(limit)
+                && mapping.flags.is_accessible();
+            if !continues {
+                break;
+            }
+            limit += mapping.size.bytes() - inside;
+        }
+        Some((hpa, limit))
+    }
+
+    /// The leaf that maps `gpa`, with its address, flags, memory type and size. One walk.
+    ///
+    /// # Errors
+    /// [`QueryError`] tells an address outside of the space, one in no region, and one that is not present.
+    pub fn query(&self, gpa: GuestPhysAddr) -> Result<Mapping, QueryError> {
+        if let Some(mapping) = self.mapping(gpa) {
+            return Ok(mapping);
+        }
+        if !self.range.contains(gpa) {
+            return Err(QueryError::OutsideSpace { gpa, space: self.range });
+        }
+        match self.region(gpa) {
+            None => Err(QueryError::NotMapped(gpa)),
+            Some(region) => Err(QueryError::NotPresent { gpa, region: region.range }),
+        }
+    }
+
+    /// The region around `gpa`. Logarithmic.
+    pub fn region(&self, gpa: GuestPhysAddr) -> Option<&Region> {
+        self.regions.find(gpa)
+    }
+
+    /// The leaves that overlap `range` (all of it that lies in the space), in ascending order. Leaves to which the
+    /// guest has no access are among them, without permissions. One walk for each leaf and each empty entry.
+    pub fn mappings(&self, range: GuestPhysRange) -> impl Iterator<Item = Mapping> + '_ {
+        let range = range.intersection(self.range);
+        range.into_iter().flat_map(|range| self.table.leaves(range))
+    }
+
+    /// Counts leaves, tables and regions: one pass over the table.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            table: self.table.census(),
+            regions: self.regions.as_slice().len(),
+            region_frames: self.regions.frames(),
+        }
+    }
+
+    fn mapping(&self, gpa: GuestPhysAddr) -> Option<Mapping> {
+        if !self.range.contains(gpa) {
+            return None;
+        }
+        let range = GuestPhysRange::new(gpa, 1).ok()?;
+        self.table.leaves(range).next().filter(|mapping| mapping.flags.is_accessible())
+    }
+}

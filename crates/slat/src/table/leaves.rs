@@ -1,0 +1,116 @@
+//! Reading the table: leaf after leaf, and counts of all of it.
+
+use super::{Soft, Table, View, pieces};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
+use crate::flags::{LeafSize, MappingFlags, level_bytes};
+use crate::format::Format;
+use crate::hal::Hal;
+
+/// One leaf of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First guest-physical address of the leaf.
+    pub gpa: GuestPhysAddr,
+    /// The host physical address that it is mapped to.
+    pub hpa: HostPhysAddr,
+    /// Permissions and memory type, as the hardware applies them; no permission means that the guest has no access.
+    pub flags: MappingFlags,
+    /// Size of the leaf.
+    pub size: LeafSize,
+    /// Whether the frame belongs to the space and goes back to the host with it.
+    pub owned: bool,
+}
+
+impl Mapping {
+    /// The guest-physical addresses that the leaf maps.
+    #[must_use]
+    pub fn range(&self) -> GuestPhysRange {
+        let range = GuestPhysRange::new(self.gpa, self.size.bytes());
+        range.unwrap_or_else(|_| unreachable!("a leaf lies inside the width of its format"))
+    }
+}
+
+/// What a table consists of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Leaves of 4 KiB.
+    pub leaves_4k: u64,
+    /// Leaves of 2 MiB.
+    pub leaves_2m: u64,
+    /// Leaves of 1 GiB.
+    pub leaves_1g: u64,
+    /// Frames of 4 KiB that hold tables, the root's included.
+    pub table_frames: u64,
+    /// Frames of 4 KiB that belong to the space and hold guest memory.
+    pub owned_frames: u64,
+}
+
+/// The leaves of a range in ascending order, each once, also those that the guest may not access.
+pub(crate) struct Leaves<'t, H: Hal, F: Format> {
+    table: &'t Table<H, F>,
+    rest: Option<GuestPhysRange>,
+}
+
+impl<H: Hal, F: Format> Table<H, F> {
+    /// The leaves that overlap `range`.
+    pub(crate) fn leaves(&self, range: GuestPhysRange) -> Leaves<'_, H, F> {
+        Leaves { table: self, rest: Some(range) }
+    }
+
+    /// Counts all of the table: one pass over it.
+    pub(crate) fn census(&self) -> Census {
+        let mut census = Census { table_frames: u64::from(self.geometry.root_tables), ..Census::default() };
+        self.count(self.geometry.root_level(), self.root, &mut census);
+        census
+    }
+
+    fn count(&self, level: u8, table: HostPhysAddr, census: &mut Census) {
+        let entries = self.entries(level, table);
+        for index in 0..entries.len() {
+            match self.view(level, entries.load(index)) {
+                View::Absent => {}
+                View::Table(next) | View::Soft(Soft::RetiredTable(next)) => {
+                    census.table_frames += 1;
+                    self.count(level - 1, next, census);
+                }
+                View::Leaf(leaf)
+                | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
+                    match level {
+                        0 => census.leaves_4k += 1,
+                        1 => census.leaves_2m += 1,
+                        _ => census.leaves_1g += 1,
+                    }
+                    census.owned_frames += if leaf.owned { level_bytes(level) / crate::PAGE_SIZE } else { 0 };
+                }
+            }
+        }
+    }
+}
+
+impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
+    type Item = Mapping;
+
+    fn next(&mut self) -> Option<Mapping> {
+        loop {
+            let range = self.rest?;
+            let (slot, entry) = self.table.walk(range.start());
+            // One entry further, or whatever of an absent one lies in the range.
+            let (_, piece) = pieces(self.table.geometry, slot.level, range).next()?;
+            self.rest = GuestPhysRange::between(piece.end(), range.end());
+            let (leaf, accessible) = match self.table.view(slot.level, entry) {
+                View::Leaf(leaf) => (leaf, true),
+                View::Soft(Soft::NoAccess(leaf)) => (leaf, false),
+                _ => continue,
+            };
+            let permissions =
+                if accessible { MappingFlags::all() } else { MappingFlags::DEVICE | MappingFlags::UNCACHED };
+            return Some(Mapping {
+                gpa: range.start().align_down(level_bytes(slot.level)),
+                hpa: leaf.hpa,
+                flags: leaf.flags & permissions,
+                size: Table::<H, F>::leaf_size(slot.level),
+                owned: leaf.owned,
+            });
+        }
+    }
+}

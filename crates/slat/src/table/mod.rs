@@ -1,0 +1,266 @@
+//! The table: one walker, and one file per verb.
+//!
+//! **Invariants.** Entries outside of every region are zero once no debt is pending. A table is filled before it is
+//! linked and given back after it was unlinked and invalidated. A present leaf never changes its address, memory
+//! type or size except through [`break_leaf`](Table::break_leaf), an invalidation and [`make`](Table::make) where
+//! the format asks for it. Every verb takes the frames that it needs beforehand, so that it cannot fail half way.
+
+mod bbm;
+mod leaves;
+mod map;
+mod memory;
+mod migrate;
+mod populate;
+mod protect;
+mod retire;
+mod soft;
+mod split;
+
+pub use leaves::Census;
+pub use leaves::Mapping;
+pub(crate) use map::{Frames, Linear, OutOfMemory};
+pub(crate) use memory::Slot;
+pub(crate) use populate::{Populated, Want};
+pub(crate) use soft::{Leaf, Soft};
+
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
+use crate::flags::{LeafSize, MappingFlags, level_bytes};
+use crate::format::{CacheEvent, Format, Geometry, Kind};
+use crate::frame::{OwnedFrames, frames_of_level};
+use crate::hal::{CacheActions, CacheMaintenance, Hal};
+use crate::tlb::{Invalidation, Pending, Reach, Scope};
+use memory::Entries;
+
+/// A page table of format `F` in frames of the host `H`.
+///
+/// Verbs that owe an invalidation note it in the [`Pending`] of the space. All verbs take `&self`, because hardware
+/// shares the table anyway; that structural verbs exclude each other is the business of the space (`&mut self`).
+pub(crate) struct Table<H: Hal, F: Format> {
+    hal: H,
+    format: F,
+    geometry: Geometry,
+    root: HostPhysAddr,
+    tag: u16,
+}
+
+/// What an entry means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum View {
+    Absent,
+    Table(HostPhysAddr),
+    Leaf(Leaf),
+    Soft(Soft),
+}
+
+impl<H: Hal, F: Format> Table<H, F> {
+    /// An empty table, or the host back if it has no frames for the root.
+    pub(crate) fn new(hal: H, format: F, tag: u16) -> Option<Self> {
+        let geometry = format.geometry();
+        let tables = usize::from(geometry.root_tables);
+        let mut root = OwnedFrames::alloc(&hal, tables, tables)?;
+        root.zero();
+        let root = root.into_raw();
+        Some(Self { hal, format, geometry, root, tag })
+    }
+
+    pub(crate) fn hal(&self) -> &H {
+        &self.hal
+    }
+
+    pub(crate) fn format(&self) -> &F {
+        &self.format
+    }
+
+    pub(crate) fn root(&self) -> HostPhysAddr {
+        self.root
+    }
+
+    pub(crate) fn tag(&self) -> u16 {
+        self.tag
+    }
+
+    pub(crate) fn root_register(&self) -> u64 {
+        self.format.root_register(self.root, self.tag)
+    }
+
+    #[expect(unsafe_code, reason = "names table memory, which memory.rs then reaches")]
+    fn entries(&self, level: u8, hpa: HostPhysAddr) -> Entries {
+        // SAFETY: `hpa` is the root or was read from a table entry of this level's parent (or is a frame just taken
+        // to become a table), so it is a table in frames taken from our host; tables are given back only by
+        // `&mut self` operations and on drop, while no `Entries` is held.
+        unsafe { Entries::new(&self.hal, hpa, self.geometry.entries(level)) }
+    }
+
+    fn slot(&self, level: u8, table: HostPhysAddr, gpa: GuestPhysAddr) -> Slot {
+        Slot { entries: self.entries(level, table), index: self.geometry.index(level, gpa), level }
+    }
+
+    #[inline]
+    pub(crate) fn view(&self, level: u8, entry: u64) -> View {
+        if entry == 0 {
+            return View::Absent;
+        }
+        match self.format.kind(level, entry) {
+            Kind::Table => View::Table(self.format.address(entry)),
+            Kind::Leaf => View::Leaf(Leaf {
+                hpa: self.format.address(entry),
+                flags: self.format.flags(entry),
+                owned: entry & F::OWNED != 0,
+            }),
+            Kind::Absent => Soft::decode(entry).map_or(View::Absent, View::Soft),
+        }
+    }
+
+    /// The entry of a leaf: present if the flags allow anything, a software entry otherwise.
+    fn encode(&self, level: u8, leaf: Leaf) -> u64 {
+        if !leaf.flags.is_accessible() {
+            return Soft::NoAccess(leaf).encode();
+        }
+        self.format.leaf(level, leaf.hpa, leaf.flags) | if leaf.owned { F::OWNED } else { 0 }
+    }
+
+    /// Walks down to the entry that translates `gpa`: a leaf, a software entry or nothing.
+    #[inline]
+    pub(crate) fn walk(&self, gpa: GuestPhysAddr) -> (Slot, u64) {
+        let mut level = self.geometry.root_level();
+        let mut table = self.root;
+        loop {
+            let slot = self.slot(level, table, gpa);
+            let entry = slot.load();
+            if level == 0 || entry == 0 || self.format.kind(level, entry) != Kind::Table {
+                return (slot, entry);
+            }
+            table = self.format.address(entry);
+            level -= 1;
+        }
+    }
+
+    /// Calls `visit` for every entry of the range that is neither absent nor a table, with the part of the range
+    /// that the entry covers.
+    fn visit(&self, range: GuestPhysRange, visit: &mut impl FnMut(Slot, u64, GuestPhysRange)) {
+        self.visit_in(self.geometry.root_level(), self.root, range, visit);
+    }
+
+    fn visit_in(
+        &self,
+        level: u8,
+        table: HostPhysAddr,
+        range: GuestPhysRange,
+        visit: &mut impl FnMut(Slot, u64, GuestPhysRange),
+    ) {
+        let entries = self.entries(level, table);
+        for (index, piece) in pieces(self.geometry, level, range) {
+            let entry = entries.load(index);
+            match self.view(level, entry) {
+                View::Absent => {}
+                View::Table(next) => self.visit_in(level - 1, next, piece, visit),
+                View::Leaf(_) | View::Soft(_) => visit(Slot { entries, index, level }, entry, piece),
+            }
+        }
+    }
+
+    /// Cache maintenance of the frames of a leaf for one or more events.
+    fn maintain(&self, level: u8, hpa: HostPhysAddr, events: &[CacheEvent]) {
+        let actions = events.iter().map(|event| self.format.cache_actions(*event));
+        let actions = actions.fold(CacheActions::empty(), CacheActions::union);
+        if !actions.is_empty() {
+            self.hal.maintain_cache(&CacheMaintenance {
+                start: hpa,
+                frames: frames_of_level(level),
+                actions,
+            });
+        }
+    }
+
+    fn invalidate(&self, scope: Scope<'_>, reach: Reach) {
+        self.hal.invalidate(&Invalidation {
+            root: self.root_register(),
+            scope,
+            reach,
+            has_range_instructions: self.format.has_range_invalidation(),
+        });
+    }
+
+    /// Makes this CPU forget what it knows of the page of `gpa`: after a fault on a page that is mapped.
+    pub(crate) fn invalidate_locally(&self, gpa: GuestPhysAddr) {
+        if let Ok(page) = GuestPhysRange::new(gpa.align_down(crate::PAGE_SIZE), crate::PAGE_SIZE) {
+            self.invalidate(Scope::Ranges { ranges: &[page], stride: LeafSize::Size4K }, Reach::ThisCpu);
+        }
+    }
+
+    /// Discharges the debt: one invalidation, then everything that waited for it is given back.
+    pub(crate) fn settle(&self, pending: &mut Pending) {
+        if pending.is_empty() {
+            return;
+        }
+        let owed = core::mem::replace(pending, Pending::NONE);
+        self.invalidate(owed.scope(), Reach::AllCpus);
+        if owed.has_retired() {
+            for range in owed.ranges() {
+                self.reap(*range);
+            }
+        }
+    }
+
+    /// Every non-zero entry of the table, by the address of the entry: what "bit for bit as before" compares.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self) -> Vec<(u64, u64)> {
+        fn collect<H: Hal, F: Format>(
+            table: &Table<H, F>,
+            level: u8,
+            at: HostPhysAddr,
+            all: &mut Vec<(u64, u64)>,
+        ) {
+            let entries = table.entries(level, at);
+            for index in 0..entries.len() {
+                let entry = entries.load(index);
+                if entry != 0 {
+                    all.push((at.as_u64() + 8 * index as u64, entry));
+                }
+                if let View::Table(next) = table.view(level, entry) {
+                    collect(table, level - 1, next, all);
+                }
+            }
+        }
+        let mut all = Vec::new();
+        collect(self, self.geometry.root_level(), self.root, &mut all);
+        all
+    }
+
+    fn leaf_size(level: u8) -> LeafSize {
+        LeafSize::from_level(level).unwrap_or(LeafSize::Size1G)
+    }
+}
+
+impl<H: Hal, F: Format> Drop for Table<H, F> {
+    fn drop(&mut self) {
+        // Whatever a CPU still caches under our tag must be gone before the frames have another owner.
+        self.invalidate(Scope::Space, Reach::AllCpus);
+        self.free_root();
+    }
+}
+
+/// The entries of a table of `level` that `range` touches: index, and the part of the range that each covers.
+///
+/// The range lies within what one table of this level translates.
+fn pieces(
+    geometry: Geometry,
+    level: u8,
+    range: GuestPhysRange,
+) -> impl Iterator<Item = (usize, GuestPhysRange)> {
+    let bytes = level_bytes(level);
+    let mut next = Some(range.start());
+    core::iter::from_fn(move || {
+        let start = next?;
+        let boundary =
+            start.align_down(bytes).checked_add(bytes).map_or(range.end(), |end| end.min(range.end()));
+        next = (boundary < range.end()).then_some(boundary);
+        Some((geometry.index(level, start), GuestPhysRange::between(start, boundary)?))
+    })
+}
+
+/// Whether the flags differ in a way that the caches care about.
+fn caches_differ(old: MappingFlags, new: MappingFlags) -> bool {
+    let fetch = MappingFlags::EXECUTE | MappingFlags::USER;
+    old.memory_type() != new.memory_type() || !old.intersects(fetch) && new.intersects(fetch)
+}

@@ -1,0 +1,107 @@
+//! Mapping one leaf on a fault, beside other CPUs that do the same.
+//!
+//! The frame and every missing table are taken and linked to each other first; one compare-exchange then makes all
+//! of it visible. Whoever loses gives everything back and looks again. Nothing is half done at any time.
+
+use super::{Leaf, Soft, Table, View};
+use crate::addr::{GuestPhysAddr, GuestPhysRange};
+use crate::flags::{LeafSize, MappingFlags, level_bytes};
+use crate::format::{CacheEvent, Format};
+use crate::frame::{FrameStack, OwnedFrames};
+use crate::hal::Hal;
+use crate::table::OutOfMemory;
+
+/// What a fault may map.
+pub(crate) struct Want {
+    /// The address that faulted.
+    pub(crate) gpa: GuestPhysAddr,
+    /// The region; a leaf must lie inside.
+    pub(crate) region: GuestPhysRange,
+    /// Flags of the leaf, with some permission.
+    pub(crate) flags: MappingFlags,
+    /// The largest leaf to use.
+    pub(crate) largest: LeafSize,
+}
+
+/// What a fault found or did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Populated {
+    /// A leaf was added.
+    New(LeafSize),
+    /// A leaf is there already.
+    Present(Leaf),
+    /// An entry is between two states.
+    Unsettled,
+}
+
+impl<H: Hal, F: Format> Table<H, F> {
+    /// Maps the leaf around `want.gpa` to a fresh, zeroed frame, unless one is there. `init` may fill the frame
+    /// before the guest can see it; it gets the leaf's first address and all of its bytes.
+    pub(crate) fn populate(
+        &self,
+        want: &Want,
+        init: &mut dyn FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<Populated, OutOfMemory> {
+        let mut ready: Option<(u8, OwnedFrames<'_, H>)> = None;
+        loop {
+            let (slot, entry) = self.walk(want.gpa);
+            match self.view(slot.level, entry) {
+                View::Absent => {}
+                View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
+                View::Table(_) => continue,
+                View::Soft(
+                    Soft::NoAccess(_) | Soft::Broken(_) | Soft::RetiredLeaf(_) | Soft::RetiredTable(_),
+                ) => {
+                    return Ok(Populated::Unsettled);
+                }
+            }
+            // A frame from a lost race serves again if it still fits.
+            let (level, frames) = match ready.take() {
+                Some((level, frames)) if level <= slot.level => (level, frames),
+                _ => {
+                    let (level, mut frames) = self.take_leaf(want, slot.level)?;
+                    frames.zero();
+                    init(want.gpa.align_down(level_bytes(level)), frames.as_mut_slice());
+                    self.maintain(level, frames.start(), &[CacheEvent::ToGuest(want.flags)]);
+                    (level, frames)
+                }
+            };
+            let tables = usize::from(slot.level - level);
+            let mut tables = FrameStack::with(&self.hal, 0, tables).ok_or(OutOfMemory)?;
+            let leaf = Leaf { hpa: frames.start(), flags: want.flags, owned: true };
+            let mut top = self.encode(level, leaf);
+            let mut chain = [const { None }; 5];
+            for (above, link) in (level..slot.level).zip(chain.iter_mut()) {
+                let Some(mut table) = tables.pop() else { unreachable!("one table for each level") };
+                table.zero();
+                let entries = self.entries(above, table.start());
+                entries.store_unlinked(&self.hal, self.geometry.index(above, want.gpa), top);
+                top = self.format.table(table.start());
+                *link = Some(table);
+            }
+            if slot.compare_exchange(&self.hal, entry, top) {
+                frames.into_raw();
+                for table in chain.into_iter().flatten() {
+                    table.into_raw();
+                }
+                self.hal.publish();
+                return Ok(Populated::New(Self::leaf_size(level)));
+            }
+            ready = Some((level, frames));
+        }
+    }
+
+    /// Takes the frames for the largest leaf that `want`, an entry of level `most` and the host allow.
+    fn take_leaf(&self, want: &Want, most: u8) -> Result<(u8, OwnedFrames<'_, H>), OutOfMemory> {
+        let largest = want.largest.min(self.format.largest_leaf()).level().min(most);
+        for level in (1..=largest).rev() {
+            let block = GuestPhysRange::new(want.gpa.align_down(level_bytes(level)), level_bytes(level));
+            if block.is_ok_and(|block| want.region.contains_range(block)) {
+                if let Some(frames) = OwnedFrames::alloc_leaf(&self.hal, level) {
+                    return Ok((level, frames));
+                }
+            }
+        }
+        OwnedFrames::alloc_leaf(&self.hal, 0).map(|frames| (0, frames)).ok_or(OutOfMemory)
+    }
+}

@@ -1,0 +1,137 @@
+//! Taking a range out of the table, and giving back what was taken out.
+//!
+//! Two passes with one invalidation between them. [`retire`](Table::retire) makes the range absent for the hardware
+//! but keeps in each entry what stood there; a table that the range covers whole, or that becomes empty, is retired
+//! by a single store in its parent. [`reap`](Table::reap), after the invalidation, gives frames and tables back.
+
+#![expect(unsafe_code, reason = "gives the frames of leaves and tables back to the host")]
+
+use super::{Leaf, Slot, Soft, Table, View, pieces};
+use crate::addr::{GuestPhysRange, HostPhysAddr};
+use crate::flags::{LeafSize, level_bytes};
+use crate::format::{CacheEvent, Format};
+use crate::frame::frames_of_level;
+use crate::hal::Hal;
+use crate::tlb::Pending;
+
+impl<H: Hal, F: Format> Table<H, F> {
+    /// Takes everything in `range` out; large leaves at its edges have been split. The invalidation is owed.
+    pub(crate) fn retire(&self, pending: &mut Pending, range: GuestPhysRange) {
+        self.retire_in(pending, self.geometry.root_level(), self.root, range);
+    }
+
+    /// Returns whether the table is empty now.
+    fn retire_in(
+        &self,
+        pending: &mut Pending,
+        level: u8,
+        table: HostPhysAddr,
+        range: GuestPhysRange,
+    ) -> bool {
+        let entries = self.entries(level, table);
+        for (index, piece) in pieces(self.geometry, level, range) {
+            let slot = Slot { entries, index, level };
+            let entry = slot.load();
+            match self.view(level, entry) {
+                View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable(_)) => {}
+                View::Table(next) => {
+                    let whole = piece.size() == level_bytes(level);
+                    if whole {
+                        // Its leaves stay as they are, so the range has to be invalidated page by page.
+                        pending.add(piece, LeafSize::Size4K);
+                    }
+                    if whole || self.retire_in(pending, level - 1, next, piece) {
+                        slot.store(&self.hal, Soft::RetiredTable(next).encode());
+                        pending.add_retired(piece);
+                    }
+                }
+                View::Leaf(leaf) => {
+                    self.retire_leaf(pending, slot, leaf, piece);
+                    pending.add(piece, Self::leaf_size(level));
+                }
+                // Nothing to invalidate: the hardware saw nothing there.
+                View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf)) => {
+                    self.retire_leaf(pending, slot, leaf, piece);
+                }
+            }
+        }
+        (0..entries.len()).all(|index| {
+            let view = self.view(level, entries.load(index));
+            matches!(view, View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable(_)))
+        })
+    }
+
+    fn retire_leaf(&self, pending: &mut Pending, slot: Slot, leaf: Leaf, piece: GuestPhysRange) {
+        debug_assert_eq!(piece.size(), level_bytes(slot.level), "a leaf at the edge was not split");
+        if leaf.owned {
+            slot.store(&self.hal, Soft::RetiredLeaf(leaf).encode());
+            pending.add_retired(piece);
+        } else {
+            slot.store(&self.hal, 0);
+        }
+    }
+
+    /// Gives back everything that was retired in `range`; the invalidation is done.
+    pub(super) fn reap(&self, range: GuestPhysRange) {
+        self.reap_in(self.geometry.root_level(), self.root, range);
+    }
+
+    fn reap_in(&self, level: u8, table: HostPhysAddr, range: GuestPhysRange) {
+        let entries = self.entries(level, table);
+        for (index, piece) in pieces(self.geometry, level, range) {
+            let slot = Slot { entries, index, level };
+            match self.view(level, slot.load()) {
+                View::Table(next) => self.reap_in(level - 1, next, piece),
+                View::Soft(Soft::RetiredLeaf(leaf)) => {
+                    slot.store(&self.hal, 0);
+                    self.give_back(level, leaf);
+                }
+                View::Soft(Soft::RetiredTable(next)) => {
+                    slot.store(&self.hal, 0);
+                    self.free_table(level - 1, next);
+                }
+                View::Absent | View::Leaf(_) | View::Soft(Soft::NoAccess(_) | Soft::Broken(_)) => {}
+            }
+        }
+    }
+
+    /// Gives back the frames of a leaf that no CPU can reach any more, if they belong to the space.
+    pub(super) fn give_back(&self, level: u8, leaf: Leaf) {
+        if leaf.owned {
+            self.maintain(level, leaf.hpa, &[CacheEvent::FromGuest(leaf.flags.memory_type())]);
+            // SAFETY: an owned leaf holds frames that the space took from this host; its entry is gone from the
+            // table and the invalidation that preceded leaves no CPU with a translation to them.
+            unsafe { self.hal.dealloc_frames(leaf.hpa, frames_of_level(level)) };
+        }
+    }
+
+    /// Gives back a table of `level` that no CPU can walk any more, with all below it.
+    fn free_table(&self, level: u8, table: HostPhysAddr) {
+        self.free_below(level, table);
+        // SAFETY: the table was a single frame from this host; it is unlinked, and after the invalidation no CPU
+        // walks it.
+        unsafe { self.hal.dealloc_frames(table, 1) };
+    }
+
+    fn free_below(&self, level: u8, table: HostPhysAddr) {
+        let entries = self.entries(level, table);
+        for index in 0..entries.len() {
+            match self.view(level, entries.load(index)) {
+                View::Absent => {}
+                View::Table(next) | View::Soft(Soft::RetiredTable(next)) => self.free_table(level - 1, next),
+                View::Leaf(leaf)
+                | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
+                    self.give_back(level, leaf);
+                }
+            }
+        }
+    }
+
+    /// Gives back the root with all below it: the end of the table.
+    pub(super) fn free_root(&self) {
+        self.free_below(self.geometry.root_level(), self.root);
+        // SAFETY: the root's frames came from this host in one run; the table is being dropped, and the space was
+        // invalidated as a whole.
+        unsafe { self.hal.dealloc_frames(self.root, usize::from(self.geometry.root_tables)) };
+    }
+}

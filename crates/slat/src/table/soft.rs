@@ -1,0 +1,74 @@
+//! Entries that mean something to slat and nothing to the hardware.
+//!
+//! An entry that the hardware takes for absent is free for software, except for a few bits: bits 0 to 2 make an
+//! entry present on one format or another, bit 10 on EPT with MBEC, bit 63 is read by EPT with #VE. The layout
+//! below stays clear of them and so serves every format:
+//!
+//! | bits  | what |
+//! |-------|------|
+//! | 5:3   | what the entry is; 0 is nothing |
+//! | 6     | the frame belongs to the space |
+//! | 51:12 | host physical address of the frame or table |
+//! | 57:52 | the flags of the leaf |
+
+use crate::addr::HostPhysAddr;
+use crate::flags::MappingFlags;
+
+const KIND_SHIFT: u32 = 3;
+const OWNED: u64 = 1 << 6;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const FLAGS_SHIFT: u32 = 52;
+
+/// A leaf, in the terms of the library and not of a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    /// First host physical address.
+    pub(crate) hpa: HostPhysAddr,
+    /// Permissions and memory type.
+    pub(crate) flags: MappingFlags,
+    /// Whether the frame belongs to the space.
+    pub(crate) owned: bool,
+}
+
+/// A software entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Soft {
+    /// A leaf that the guest may not reach: it keeps its frame.
+    NoAccess(Leaf),
+    /// A leaf between break and make.
+    Broken(Leaf),
+    /// A leaf that was unmapped, its frame to be given back after the invalidation.
+    RetiredLeaf(Leaf),
+    /// A table that was unlinked, to be given back with all below it after the invalidation.
+    RetiredTable(HostPhysAddr),
+}
+
+impl Soft {
+    /// The entry.
+    pub(crate) const fn encode(self) -> u64 {
+        let (kind, hpa, flags, owned) = match self {
+            Self::NoAccess(leaf) => (1, leaf.hpa, leaf.flags, leaf.owned),
+            Self::Broken(leaf) => (2, leaf.hpa, leaf.flags, leaf.owned),
+            Self::RetiredLeaf(leaf) => (3, leaf.hpa, leaf.flags, leaf.owned),
+            Self::RetiredTable(hpa) => (4, hpa, MappingFlags::empty(), true),
+        };
+        let owned = if owned { OWNED } else { 0 };
+        kind << KIND_SHIFT | owned | hpa.as_u64() & ADDRESS | (flags.bits() as u64) << FLAGS_SHIFT
+    }
+
+    /// What a non-zero entry that the hardware takes for absent means; `None` for none of ours.
+    pub(crate) const fn decode(entry: u64) -> Option<Self> {
+        let leaf = Leaf {
+            hpa: HostPhysAddr::new(entry & ADDRESS),
+            flags: MappingFlags::from_bits_truncate((entry >> FLAGS_SHIFT) as u8),
+            owned: entry & OWNED != 0,
+        };
+        match entry >> KIND_SHIFT & 7 {
+            1 => Some(Self::NoAccess(leaf)),
+            2 => Some(Self::Broken(leaf)),
+            3 => Some(Self::RetiredLeaf(leaf)),
+            4 => Some(Self::RetiredTable(leaf.hpa)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Splitting a large leaf into a table of leaves of the next smaller size.
+//!
+//! The new table is complete before it is linked, so all translations stay what they were; where the format asks
+//! for it the large leaf is broken first.
+
+use super::{Leaf, Slot, Soft, Table, View};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
+use crate::flags::level_bytes;
+use crate::format::Format;
+use crate::frame::FrameStack;
+use crate::hal::Hal;
+use crate::tlb::Pending;
+
+impl<H: Hal, F: Format> Table<H, F> {
+    /// The number of tables that [`split_at`](Self::split_at) both ends of `range` can need.
+    pub(crate) fn plan_split(&self, range: GuestPhysRange) -> usize {
+        let cuts = [range.start(), range.end()].map(|gpa| {
+            let (slot, entry) = self.walk(gpa);
+            let cut = self.splittable(slot, entry).is_some();
+            let levels = (1..=slot.level).filter(|level| !gpa.is_aligned(level_bytes(*level)));
+            (if cut { levels.count() } else { 0 }, slot)
+        });
+        let [(first, a), (last, b)] = cuts;
+        // Both ends in one large leaf: they may share the tables, at the least the uppermost one.
+        let same = a.entries.hpa() == b.entries.hpa() && a.index == b.index;
+        if same && first > 0 && last > 0 { first + last - 1 } else { first + last }
+    }
+
+    fn splittable(&self, slot: Slot, entry: u64) -> Option<Leaf> {
+        match self.view(slot.level, entry) {
+            View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if slot.level > 0 => Some(leaf),
+            _ => None,
+        }
+    }
+
+    /// Splits the leaf around `gpa` until a leaf begins exactly there.
+    pub(crate) fn split_at(&self, pending: &mut Pending, gpa: GuestPhysAddr, tables: &mut FrameStack<'_, H>) {
+        loop {
+            let (slot, entry) = self.walk(gpa);
+            if gpa.is_aligned(level_bytes(slot.level)) {
+                return;
+            }
+            let Some(leaf) = self.splittable(slot, entry) else { return };
+            let Some(frame) = tables.pop() else { unreachable!("plan_split counted the tables") };
+            self.split(pending, slot, entry, leaf, gpa, frame.into_raw());
+        }
+    }
+
+    fn split(
+        &self,
+        pending: &mut Pending,
+        slot: Slot,
+        entry: u64,
+        leaf: Leaf,
+        gpa: GuestPhysAddr,
+        table: HostPhysAddr,
+    ) {
+        let (bytes, step) = (level_bytes(slot.level), level_bytes(slot.level - 1));
+        let entries = self.entries(slot.level - 1, table);
+        for index in 0..entries.len() {
+            let hpa = HostPhysAddr::new(leaf.hpa.as_u64() + index as u64 * step);
+            entries.store_unlinked(&self.hal, index, self.encode(slot.level - 1, Leaf { hpa, ..leaf }));
+        }
+        let linked = self.format.table(table);
+        let absent = matches!(self.view(slot.level, entry), View::Soft(_));
+        let Ok(piece) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else {
+            unreachable!("inside the width")
+        };
+        if absent {
+            slot.store(&self.hal, linked);
+        } else if self.format.needs_break(slot.level, entry, linked) {
+            self.break_leaf(pending, slot, leaf, piece);
+            self.settle(pending);
+            self.make(pending, slot, linked);
+        } else {
+            slot.store(&self.hal, linked);
+            pending.add(piece, Self::leaf_size(slot.level));
+        }
+        self.hal.publish();
+    }
+}

@@ -1,0 +1,72 @@
+//! What a space has changed in its table and not yet invalidated.
+
+use super::Scope;
+use crate::addr::{GuestPhysAddr, GuestPhysRange};
+use crate::flags::LeafSize;
+
+/// Ranges kept apart; beyond that, the two that lie closest are merged.
+const RANGES: usize = 8;
+
+/// The debt of a space: where to invalidate, and where frames and tables wait to be given back.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    ranges: [GuestPhysRange; RANGES],
+    len: usize,
+    stride: LeafSize,
+    /// The merged ranges cover more than was changed, or a table with live entries went away whole.
+    whole: bool,
+    /// Entries wait for their frames to be given back.
+    retired: bool,
+}
+
+impl Pending {
+    /// Nothing is owed.
+    pub(crate) const NONE: Self = {
+        let Ok(nothing) = GuestPhysRange::new(GuestPhysAddr::new(0), 1) else { unreachable!() };
+        Self { ranges: [nothing; RANGES], len: 0, stride: LeafSize::Size1G, whole: false, retired: false }
+    };
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a range in which leaves of `stride` and up were changed.
+    pub(crate) fn add(&mut self, range: GuestPhysRange, stride: LeafSize) {
+        self.stride = self.stride.min(stride);
+        let touching = |other: &GuestPhysRange| other.start() <= range.end() && range.start() <= other.end();
+        if let Some(other) = self.ranges.iter_mut().take(self.len).find(|other| touching(other)) {
+            *other = other.hull(range);
+        } else if let Some(free) = self.ranges.get_mut(self.len) {
+            *free = range;
+            self.len += 1;
+        } else {
+            // The hull takes in pages that were not changed: dropping the whole space says so honestly.
+            self.whole = true;
+            let last = &mut self.ranges[RANGES - 1];
+            *last = last.hull(range);
+        }
+    }
+
+    /// Adds a range in which entries wait to be given back.
+    pub(crate) fn add_retired(&mut self, range: GuestPhysRange) {
+        self.retired = true;
+        // The hardware may have cached the way there, so the range is invalidated as well: a single page of it is
+        // enough to drop the walk through a removed table, and large leaves keep the count small.
+        self.add(range, LeafSize::Size1G);
+    }
+
+    /// Whether entries wait to be given back.
+    pub(crate) fn has_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// What to invalidate.
+    pub(crate) fn scope(&self) -> Scope<'_> {
+        if self.whole { Scope::Space } else { Scope::Ranges { ranges: self.ranges(), stride: self.stride } }
+    }
+
+    /// Where to look for entries to give back.
+    pub(crate) fn ranges(&self) -> &[GuestPhysRange] {
+        self.ranges.get(..self.len).unwrap_or(&[])
+    }
+}

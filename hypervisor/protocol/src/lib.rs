@@ -1,0 +1,301 @@
+//! The contract between `cargo xtask run`, which starts the emulator, and `slat-hv`, which runs in it.
+//!
+//! **In:** before the machine starts, one [`Params`] block lies in its memory at [`PARAMS_ADDRESS`]: a little-endian
+//! `u64` length, then that many bytes of JSON. **Out:** lines on the serial port that begin with [`LINE_PREFIX`],
+//! the nonce of the run and a space, then one [`Message`] as JSON. The guest shares that port, but it never sees
+//! the nonce, so it cannot forge a report.
+
+#![no_std]
+
+extern crate alloc;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use serde::{Deserialize, Serialize};
+
+/// Host physical address of the parameter block on QEMU's `virt` machine, above the machine's own device tree.
+pub const PARAMS_ADDRESS: u64 = 0x4010_0000;
+
+/// Most bytes that the parameter block takes, its length word included.
+pub const PARAMS_MAX: usize = 0x1_0000;
+
+/// Host physical address at which the hypervisor is linked.
+pub const IMAGE_ADDRESS: u64 = 0x4020_0000;
+
+/// First host physical address that the hypervisor's image, stack and heap leave alone: blobs begin here.
+pub const BLOBS_ADDRESS: u64 = 0x4200_0000;
+
+/// Guest-physical address of the guest's first byte of RAM.
+pub const GUEST_RAM_ADDRESS: u64 = 0x4000_0000;
+
+/// How a line for `cargo xtask` begins on the serial port; the nonce and a space follow.
+pub const LINE_PREFIX: &str = "slat-hv:";
+
+/// A run of bytes in host physical memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// First byte, a host physical address.
+    pub address: u64,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// The largest leaf that guest RAM may be mapped with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leaf {
+    /// Every page by a 4 KiB leaf.
+    #[serde(rename = "4k")]
+    Size4K,
+    /// 2 MiB leaves wherever they fit.
+    #[serde(rename = "2m")]
+    Size2M,
+    /// The library's choice.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+}
+
+/// What becomes of a guest access that nobody answers (a hole, a missing permission).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultPolicy {
+    /// The run ends with one line that names the access.
+    #[default]
+    Stop,
+    /// The guest receives a synchronous external abort and goes on.
+    Inject,
+}
+
+/// A mistake in the TLB maintenance, made on purpose: the negative controls of the churn test.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mistake {
+    /// The right sequence.
+    #[default]
+    None,
+    /// No TLB invalidation at all.
+    NoTlbi,
+    /// IPAS2E1IS without the VMALLE1IS that must follow.
+    Ipas2Alone,
+    /// VMALLE1IS without the IPAS2E1IS that must precede.
+    Vmalle1Alone,
+    /// The right instructions on another address.
+    WrongAddress,
+    /// VAE2IS, which belongs to the hypervisor's own translation regime.
+    El2Instruction,
+}
+
+/// Random unmapping, moving and write-protecting of guest pages while the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Churn {
+    /// Seed of the random sequence.
+    pub seed: u64,
+    /// Operations after each exit of the guest.
+    pub per_exit: u32,
+    /// Operations after which churn stops.
+    pub limit: u64,
+}
+
+/// What the hypervisor is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Params {
+    /// Secret of this run, which marks the hypervisor's own lines.
+    pub nonce: String,
+    /// Host memory from which the hypervisor takes frames; 2 MiB aligned.
+    pub pool: Span,
+    /// The guest's kernel, an arm64 Linux `Image`.
+    pub kernel: Span,
+    /// The guest's initial RAM disk; empty for none.
+    pub initrd: Span,
+    /// Bytes of guest RAM, a multiple of 2 MiB.
+    pub guest_memory: u64,
+    /// The guest's command line.
+    pub bootargs: String,
+    /// Largest leaf of guest RAM.
+    pub leaf: Leaf,
+    /// Answer to accesses that are nobody's.
+    pub on_fault: FaultPolicy,
+    /// Churn, if wanted.
+    pub churn: Option<Churn>,
+    /// A mistake to make in TLB maintenance.
+    pub mistake: Mistake,
+}
+
+/// One line from the hypervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "message")]
+pub enum Message {
+    /// The guest is about to run for the first time.
+    Started(Started),
+    /// The run is over and everything was given back (or was not: see the counts).
+    Ended(Report),
+    /// The hypervisor itself failed: a refused parameter, a host exception, a panic.
+    Failed {
+        /// Why, in one line.
+        reason: String,
+    },
+}
+
+/// What the hypervisor found and chose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Width of a guest-physical address in bits.
+    pub gpa_bits: u32,
+    /// Levels of the stage-2 table.
+    pub levels: u32,
+    /// Tables that stand side by side as the root.
+    pub root_tables: u32,
+    /// VTCR_EL2 as written.
+    pub vtcr: u64,
+    /// Optional features of the CPU that stage 2 uses, by their architectural names.
+    pub features: alloc::vec::Vec<String>,
+}
+
+/// How the guest's run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum End {
+    /// The guest asked for power-off.
+    PowerOff,
+    /// The guest asked for a reset, which is how Linux ends after a panic with `panic=-1`.
+    Reset,
+    /// An access that is nobody's, under [`FaultPolicy::Stop`].
+    Fault {
+        /// One line: PC, GPA, access, region.
+        description: String,
+    },
+    /// The guest did something that the hypervisor does not offer.
+    Unsupported {
+        /// One line: what, and where.
+        description: String,
+    },
+    /// No frame was left for the guest.
+    OutOfMemory {
+        /// One line: PC, GPA, access.
+        description: String,
+    },
+}
+
+/// Counts of a whole run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// How the run ended.
+    pub end: End,
+    /// Stage-2 faults by kind; the sum is the number of stage-2 exits.
+    pub faults: Faults,
+    /// Leaves of the stage-2 table at the end of the run, by size.
+    pub leaves: Leaves,
+    /// Table pages at the end of the run, the root's included.
+    pub table_pages: u64,
+    /// Frames of 4 KiB by what happened to them, after everything was torn down.
+    pub frames: Frames,
+    /// Instructions of TLB maintenance executed, by mnemonic.
+    pub invalidations: BTreeMap<String, u64>,
+    /// Cache maintenance: frames cleaned and invalidated for the guest or after it.
+    pub cache_maintenance_frames: u64,
+    /// What churn did, if it ran.
+    pub churn: Option<ChurnReport>,
+    /// Calls of the guest to PSCI and SMCCC.
+    pub firmware_calls: u64,
+    /// External aborts given to the guest.
+    pub injected_aborts: u64,
+    /// Exits of the guest, of every kind.
+    pub exits: u64,
+}
+
+/// Stage-2 faults by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults {
+    /// All of them.
+    pub total: u64,
+    /// A leaf was populated.
+    pub populated: u64,
+    /// The page was already mapped with the permission asked for.
+    pub spurious: u64,
+    /// A page that churn had unmapped or write-protected was given back.
+    pub restored: u64,
+    /// Nobody's: answered by policy.
+    pub unanswered: u64,
+    /// The address could not be determined and the guest was re-entered.
+    pub retried: u64,
+}
+
+/// Leaves by size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaves {
+    /// Leaves of 4 KiB.
+    #[serde(rename = "4k")]
+    pub size_4k: u64,
+    /// Leaves of 2 MiB.
+    #[serde(rename = "2m")]
+    pub size_2m: u64,
+    /// Leaves of 1 GiB.
+    #[serde(rename = "1g")]
+    pub size_1g: u64,
+}
+
+/// Frames of 4 KiB that went through the hypervisor's pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
+    /// Taken from the pool.
+    pub taken: u64,
+    /// Zeroed before the guest could see them.
+    pub zeroed: u64,
+    /// Given back to the pool.
+    pub returned: u64,
+    /// Most in use at one time.
+    pub peak: u64,
+}
+
+/// What churn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChurnReport {
+    /// Pages unmapped.
+    pub unmapped: u64,
+    /// Pages moved to another frame, the old one poisoned.
+    pub moved: u64,
+    /// Pages write-protected.
+    pub write_protected: u64,
+}
+
+/// Encodes the parameter block as it lies in memory.
+///
+/// # Errors
+/// The reason, when the block would not fit into [`PARAMS_MAX`] bytes.
+pub fn encode_params(params: &Params) -> Result<alloc::vec::Vec<u8>, &'static str> {
+    let json = serde_json::to_vec(params).map_err(|_| "the parameters cannot be encoded")?;
+    if json.len() + 8 > PARAMS_MAX {
+        return Err("the parameters (command line included) do not fit into 64 KiB");
+    }
+    let mut block = (json.len() as u64).to_le_bytes().to_vec();
+    block.extend_from_slice(&json);
+    Ok(block)
+}
+
+/// Decodes a parameter block.
+///
+/// # Errors
+/// The reason, when `block` holds no valid parameters.
+pub fn decode_params(block: &[u8]) -> Result<Params, &'static str> {
+    let (length, rest) = block.split_first_chunk::<8>().ok_or("the parameter block is too short")?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| "the parameter length is wrong")?;
+    let json = rest.get(..length).ok_or("the parameter length is wrong")?;
+    serde_json::from_slice(json).map_err(|_| "the parameters are not the expected JSON")
+}
+
+/// One message as the text of a line, without the line end.
+#[must_use]
+pub fn encode_message(nonce: &str, message: &Message) -> String {
+    let json = serde_json::to_string(message).unwrap_or_default();
+    alloc::format!("{LINE_PREFIX}{nonce} {json}")
+}
+
+/// The message that `line` carries, if it is one of the hypervisor's lines of the run with this nonce.
+#[must_use]
+pub fn decode_message(nonce: &str, line: &str) -> Option<Message> {
+    let json = line.trim_end().strip_prefix(LINE_PREFIX)?.strip_prefix(nonce)?.strip_prefix(' ')?;
+    serde_json::from_str(json).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! The machine's TLB and cache maintenance, counted.
+
+#![expect(unsafe_code, reason = "executes an instruction that the library never uses")]
+
+use crate::arch::aarch64::maintenance::{Step, steps};
+use crate::pool::Maintenance;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use core::arch::asm;
+use slat::{CacheMaintenance, Invalidation};
+use slat_hv_protocol::Mistake;
+use spin::Mutex;
+
+/// Executes what the library asks for, with the mistake that the run asks for.
+pub(super) struct Counted {
+    mistake: Mistake,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Counted {
+    /// Nothing counted yet.
+    pub(super) fn new(mistake: Mistake) -> Self {
+        Self { mistake, counts: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Instructions executed, by mnemonic.
+    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().iter().map(|(mnemonic, count)| (mnemonic.to_string(), *count)).collect()
+    }
+}
+
+impl Maintenance for Counted {
+    fn invalidate(&self, invalidation: &Invalidation<'_>) {
+        let mut counts = self.counts.lock();
+        let native = steps(invalidation, self.mistake).filter_map(|step| {
+            *counts.entry(step.mnemonic()).or_default() += 1;
+            match step {
+                Step::Native(instruction) => Some(instruction),
+                Step::Vae2is(operand) => {
+                    // SAFETY: forgets a translation of the hypervisor, whose table never changes.
+                    unsafe { asm!("tlbi vae2is, {}", in(reg) operand, options(nostack, preserves_flags)) };
+                    None
+                }
+            }
+        });
+        slat::isa::aarch64::run(invalidation.root, native);
+    }
+
+    fn maintain_cache(&self, start: *mut u8, maintenance: &CacheMaintenance) {
+        slat::isa::aarch64::maintain_cache(start, maintenance.bytes(), maintenance.actions);
+    }
+}

@@ -1,0 +1,275 @@
+//! The AArch64 vCPU: HCR_EL2 and its companions, entry and exit, injection.
+//!
+//! Pass-through: interrupts and the timers are the guest's (IMO, FMO clear; nobody else uses this CPU). SErrors come
+//! to EL2 (AMO set), so that one that the guest provoked is attributed to it, also when it arrives late. SMC is
+//! trapped, or the guest would reach the machine's own firmware.
+
+#![expect(unsafe_code, reason = "address translation and wait instructions, and registers without a wrapper")]
+
+use super::context::{SystemRegisters, read_register};
+use super::switch::{self, Registers};
+use crate::arch::aarch64::exception::{self, Before, Exception, PstateFeatures};
+use crate::arch::aarch64::exit::{self, Cause, Vector};
+use crate::arch::aarch64::psci::{self, Answer};
+use crate::vcpu::{Event, Exit, Vcpu};
+use aarch64_cpu::registers::{
+    CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2,
+    ICC_SRE_EL2, ID_AA64DFR0_EL1, ID_AA64PFR0_EL1, MDCR_EL2, MIDR_EL1, MPIDR_EL1, PAR_EL1, Readable,
+    SCTLR_EL1, SPSR_EL1, VBAR_EL1, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
+};
+use alloc::format;
+use core::arch::asm;
+use slat::format::stage2::{Syndrome, decode_fault};
+use slat::{GuestPhysAddr, GuestVirtAddr};
+
+/// SPSR for EL1h with debug exceptions, SErrors and interrupts masked.
+const PSTATE_AT_BOOT: u64 = 0x3c5;
+
+/// CPTR_EL2: the bits that are one, which trap SVE and SME; floating point is not trapped.
+const CPTR: u64 = 0x33ff;
+
+/// HCR_EL2 without what the stage-2 format adds.
+mod hcr {
+    /// Set/way invalidation cleans too.
+    pub(super) const SWIO: u64 = 1 << 1;
+    /// SErrors go to EL2.
+    pub(super) const AMO: u64 = 1 << 5;
+    /// WFI is trapped.
+    pub(super) const TWI: u64 = 1 << 13;
+    /// SMC is trapped.
+    pub(super) const TSC: u64 = 1 << 19;
+    /// Implementation-defined registers are trapped.
+    pub(super) const TIDCP: u64 = 1 << 20;
+    /// ACTLR_EL1 is trapped.
+    pub(super) const TACR: u64 = 1 << 21;
+    /// EL1 is AArch64.
+    pub(super) const RW: u64 = 1 << 31;
+}
+
+/// The host's own HCR_EL2, between guests.
+const HCR_HOST: u64 = hcr::RW;
+
+/// What a guest's CPU is to be like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Config {
+    /// Whether waiting for interrupts leads to an exit.
+    pub(super) trap_wait: bool,
+}
+
+/// The stage-2 registers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Root {
+    /// VTTBR_EL2.
+    pub(super) vttbr: u64,
+    /// VTCR_EL2.
+    pub(super) vtcr: u64,
+    /// What the format needs in HCR_EL2.
+    pub(super) hcr: u64,
+}
+
+/// A vCPU.
+pub(super) struct Aarch64Vcpu {
+    registers: Registers,
+    system: SystemRegisters,
+    root: Root,
+    config: Config,
+    mpidr: u64,
+    features: PstateFeatures,
+    /// ESR_EL2 and FAR_EL2 of the last exit.
+    last: Syndrome,
+}
+
+impl Vcpu for Aarch64Vcpu {
+    type Config = Config;
+    type Root = Root;
+
+    fn new(id: usize, config: Config) -> Self {
+        let field = |register: u64, low: u32| register >> low & 0xf;
+        Self {
+            registers: Registers { pstate: PSTATE_AT_BOOT, ..Registers::default() },
+            system: SystemRegisters::INITIAL,
+            root: Root::default(),
+            config,
+            // The physical CPU's affinity, because the GIC is the physical one; bit 31 is RES1.
+            mpidr: MPIDR_EL1.get().wrapping_add(id as u64) | 1 << 31,
+            features: PstateFeatures {
+                pan: field(read_register!("id_aa64mmfr1_el1"), 20) != 0,
+                ssbs: field(read_register!("id_aa64pfr1_el1"), 4) != 0,
+                mte: field(read_register!("id_aa64pfr1_el1"), 8) >= 2,
+            },
+            last: Syndrome::default(),
+        }
+    }
+
+    fn set_entry(&mut self, entry: GuestPhysAddr, argument: u64) {
+        self.registers.pc = entry.as_u64();
+        self.registers.x = [0; 31];
+        self.set_register(0, argument);
+    }
+
+    fn set_root(&mut self, root: Root) {
+        self.root = root;
+    }
+
+    fn bind(&mut self) {
+        self.set_up_traps();
+        VTCR_EL2.set(self.root.vtcr);
+        VTTBR_EL2.set(self.root.vttbr);
+        self.system.restore();
+        let wait = if self.config.trap_wait { hcr::TWI } else { 0 };
+        HCR_EL2
+            .set(hcr::RW | hcr::SWIO | hcr::AMO | hcr::TSC | hcr::TIDCP | hcr::TACR | wait | self.root.hcr);
+        synchronize();
+    }
+
+    fn unbind(&mut self) {
+        self.system.save();
+        HCR_EL2.set(HCR_HOST);
+        VTTBR_EL2.set(0);
+        synchronize();
+    }
+
+    fn run(&mut self) -> Exit {
+        let vector = Vector::from_index(switch::enter(&mut self.registers));
+        self.last = Syndrome {
+            esr: ESR_EL2.get(),
+            far: FAR_EL2.get(),
+            hpfar: HPFAR_EL2.get(),
+            spsr: self.registers.pstate,
+        };
+        match exit::decode(vector, self.last.esr) {
+            Cause::Abort => self.abort(),
+            Cause::Hvc(immediate) => self.firmware_call(immediate),
+            Cause::Smc(immediate) => {
+                self.skip_instruction();
+                self.firmware_call(immediate)
+            }
+            Cause::Wait => {
+                self.skip_instruction();
+                wait_for_interrupt();
+                Exit::Wait
+            }
+            Cause::Trapped => {
+                self.inject(Event::UndefinedInstruction);
+                Exit::Refused
+            }
+            Cause::SystemError => self.unsupported("SError"),
+            Cause::Unexpected => self.unsupported("unexpected exception"),
+        }
+    }
+
+    fn program_counter(&self) -> u64 {
+        self.registers.pc
+    }
+
+    fn register(&self, index: usize) -> Option<u64> {
+        self.registers.x.get(index).copied()
+    }
+
+    fn set_register(&mut self, index: usize, value: u64) {
+        if let Some(register) = self.registers.x.get_mut(index) {
+            *register = value;
+        }
+    }
+
+    fn inject(&mut self, event: Event) {
+        let exception = match event {
+            Event::UndefinedInstruction => Exception::Undefined,
+            Event::AccessFailed => Exception::external_abort(&self.last),
+        };
+        let before = Before {
+            pc: self.registers.pc,
+            pstate: self.registers.pstate,
+            vbar: VBAR_EL1.get(),
+            sctlr: SCTLR_EL1.get(),
+        };
+        let entry = exception::enter(before, self.features, exception);
+        self.registers.pc = entry.pc;
+        self.registers.pstate = entry.pstate;
+        ELR_EL1.set(entry.elr);
+        SPSR_EL1.set(entry.spsr);
+        ESR_EL1.set(entry.esr);
+        if let Some(far) = entry.far {
+            FAR_EL1.set(far);
+        }
+    }
+}
+
+impl Aarch64Vcpu {
+    fn set_up_traps(&self) {
+        CPTR_EL2.set(CPTR);
+        // All counters of the PMU belong to EL1, if there is one; no debug register is trapped.
+        let has_pmu = matches!(ID_AA64DFR0_EL1.get() >> 8 & 0xf, 1..0xf);
+        MDCR_EL2.set(if has_pmu { read_register!("pmcr_el0") >> 11 & 0x1f } else { 0 });
+        // Physical counter and timer are not trapped; the virtual one runs without offset.
+        CNTHCTL_EL2.set(3);
+        CNTVOFF_EL2.set(0);
+        if ID_AA64PFR0_EL1.get() >> 24 & 0xf != 0 {
+            // The GIC's CPU interface by system registers, for EL1 as well.
+            ICC_SRE_EL2.set(0xf);
+        }
+        VMPIDR_EL2.set(self.mpidr);
+        // SAFETY: what the guest reads as MIDR_EL1: the CPU's own.
+        unsafe { asm!("msr vpidr_el2, {}", in(reg) MIDR_EL1.get(), options(nostack, preserves_flags)) };
+        // SAFETY: no AArch32 coprocessor register is trapped.
+        unsafe { asm!("msr hstr_el2, xzr", options(nostack, preserves_flags)) };
+    }
+
+    fn abort(&mut self) -> Exit {
+        match decode_fault(&self.last) {
+            Ok(fault) => match fault.info().or_else(|| fault.with_par(translate_stage_1(fault.gva))) {
+                Some(info) => Exit::NestedPageFault(info),
+                None => Exit::RepeatAccess,
+            },
+            Err(reason) => self.unsupported(&format!("{reason}")),
+        }
+    }
+
+    fn firmware_call(&mut self, immediate: u16) -> Exit {
+        let [x0, x1, x2, x3, ..] = self.registers.x;
+        let answer =
+            if immediate == 0 { psci::answer([x0, x1, x2, x3], self.mpidr) } else { psci::OTHER_IMMEDIATE };
+        match answer {
+            Answer::PowerOff => return Exit::PowerOff,
+            Answer::Reset => return Exit::Reset,
+            Answer::WaitThenReturn(value) => {
+                wait_for_interrupt();
+                self.set_register(0, value);
+            }
+            Answer::Return(value) => self.set_register(0, value),
+        }
+        Exit::FirmwareCall
+    }
+
+    fn skip_instruction(&mut self) {
+        let Registers { pc, pstate, .. } = &mut self.registers;
+        (*pc, *pstate) = exception::skip(*pc, *pstate, self.last.esr);
+    }
+
+    fn unsupported(&self, what: &str) -> Exit {
+        let Syndrome { esr, far, .. } = self.last;
+        Exit::Unsupported(format!("{what} (ESR_EL2 {esr:#x}, FAR_EL2 {far:#x})"))
+    }
+}
+
+/// PAR_EL1 as the bound guest's own translation of `address` leaves it; the guest's PAR_EL1 is kept.
+fn translate_stage_1(address: GuestVirtAddr) -> u64 {
+    let guests = PAR_EL1.get();
+    // SAFETY: translates by the guest's tables, behind stage 2, and writes nothing but PAR_EL1.
+    unsafe { asm!("at s1e1r, {}", "isb", in(reg) address.as_u64(), options(nostack, preserves_flags)) };
+    let par = PAR_EL1.get();
+    PAR_EL1.set(guests);
+    par
+}
+
+/// Waits until an interrupt is pending, which the masks of EL2 do not prevent.
+fn wait_for_interrupt() {
+    // SAFETY: waits; changes nothing.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+}
+
+/// Makes the writes to system registers before it effective.
+fn synchronize() {
+    // SAFETY: a barrier.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+}

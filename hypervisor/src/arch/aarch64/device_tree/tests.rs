@@ -1,0 +1,37 @@
+use super::*;
+
+fn description() -> Description<'static> {
+    Description {
+        memory: 128 << 20,
+        bootargs: "console=ttyAMA0 scenario=ok",
+        initrd: Span { address: 0x4700_0000, size: 0x1234 },
+        affinity: 0,
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn the_blob_has_a_header_and_the_guests_facts() {
+    let blob = build(&description()).expect("a valid tree");
+    assert_eq!(blob[..4], 0xd00d_feed_u32.to_be_bytes());
+    assert_eq!(blob[4..8], u32::try_from(blob.len()).expect("small").to_be_bytes());
+    assert!(contains(&blob, b"console=ttyAMA0 scenario=ok\0"));
+    assert!(contains(&blob, &0x4700_1234_u64.to_be_bytes()));
+    let mut memory = 0x4000_0000_u64.to_be_bytes().to_vec();
+    memory.extend((128_u64 << 20).to_be_bytes());
+    assert!(contains(&blob, &memory));
+}
+
+#[test]
+fn without_an_initrd_there_is_no_word_of_it() {
+    let blob = build(&Description { initrd: Span::default(), ..description() }).expect("a valid tree");
+    assert!(!contains(&blob, b"linux,initrd-start"));
+}
+
+#[test]
+fn a_command_line_with_a_nul_is_an_error() {
+    assert!(build(&Description { bootargs: "a\0b", ..description() }).is_err());
+}

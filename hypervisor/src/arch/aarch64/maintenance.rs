@@ -1,0 +1,66 @@
+//! TLB maintenance with a mistake in it, on request.
+//!
+//! The negative controls of the churn test: each [`Mistake`] is one that hypervisors have really made. With
+//! [`Mistake::None`] the library's sequence passes through unchanged.
+
+use slat::Invalidation;
+use slat::format::stage2::{Instruction, instructions};
+use slat_hv_protocol::Mistake;
+
+/// One instruction to execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// One of the library's.
+    Native(Instruction),
+    /// `TLBI VAE2IS`, which drops a translation of the hypervisor and none of the guest.
+    Vae2is(u64),
+}
+
+impl Step {
+    /// The mnemonic.
+    #[must_use]
+    pub const fn mnemonic(self) -> &'static str {
+        match self {
+            Self::Native(instruction) => instruction.mnemonic(),
+            Self::Vae2is(_) => "tlbi vae2is",
+        }
+    }
+}
+
+/// The library's sequence for `invalidation`, with `mistake`.
+pub fn steps<'a>(invalidation: &'a Invalidation<'a>, mistake: Mistake) -> impl Iterator<Item = Step> + 'a {
+    instructions(invalidation).filter_map(move |instruction| spoil(instruction, mistake))
+}
+
+/// How far away the wrong address lies, in pages: far enough to be another leaf of any size in any small guest.
+const ASTRAY: u64 = 1 << 30 >> 12;
+
+fn spoil(instruction: Instruction, mistake: Mistake) -> Option<Step> {
+    use Instruction as I;
+    let unchanged = Some(Step::Native(instruction));
+    match (mistake, instruction) {
+        (_, I::DsbIshst | I::DsbIsh | I::DsbNshst | I::DsbNsh | I::Isb) => unchanged,
+        (Mistake::None, _) => unchanged,
+        (Mistake::NoTlbi, _) => None,
+        (Mistake::Ipas2Alone, I::Vmalle1is | I::Vmalle1) => None,
+        (Mistake::Vmalle1Alone, I::Ipas2e1is(_) | I::Ipas2e1(_) | I::Ripas2e1is(_) | I::Ripas2e1(_)) => None,
+        (Mistake::WrongAddress, I::Ipas2e1is(operand)) => Some(Step::Native(I::Ipas2e1is(operand ^ ASTRAY))),
+        (Mistake::WrongAddress, I::Ipas2e1(operand)) => Some(Step::Native(I::Ipas2e1(operand ^ ASTRAY))),
+        (Mistake::WrongAddress, I::Ripas2e1is(operand)) => {
+            Some(Step::Native(I::Ripas2e1is(operand ^ ASTRAY)))
+        }
+        (Mistake::WrongAddress, I::Ripas2e1(operand)) => Some(Step::Native(I::Ripas2e1(operand ^ ASTRAY))),
+        (
+            Mistake::El2Instruction,
+            I::Ipas2e1is(operand) | I::Ipas2e1(operand) | I::Ripas2e1is(operand) | I::Ripas2e1(operand),
+        ) => Some(Step::Vae2is(operand & ((1 << 36) - 1))),
+        (Mistake::El2Instruction, I::Vmalle1is | I::Vmalle1) => None,
+        (
+            Mistake::Ipas2Alone | Mistake::Vmalle1Alone | Mistake::WrongAddress | Mistake::El2Instruction,
+            _,
+        ) => unchanged,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! Checking of the parameters: everything that could make the run go wrong is refused before it starts.
+
+use slat_hv_protocol::{BLOBS_ADDRESS, Params, Span};
+use thiserror::Error;
+
+const TWO_MIB: u64 = 2 << 20;
+/// Width of the hypervisor's own identity mapping.
+const HOST_LIMIT: u64 = 1 << 39;
+/// Most guest RAM: leaves room below the 40 bits of guest-physical address.
+const GUEST_MEMORY_MAX: u64 = 256 << 30;
+
+/// What is wrong with the parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ParamsError {
+    /// The nonce is empty or could be mistaken for something else on the line.
+    #[error("the nonce must be letters and digits, at least one")]
+    Nonce,
+    /// A span that must not be empty is.
+    #[error("the {0} is empty")]
+    Empty(&'static str),
+    /// The pool is not aligned.
+    #[error("the pool must begin at a multiple of 2 MiB and be a multiple of 4 KiB long")]
+    UnalignedPool,
+    /// A span reaches into the hypervisor or leaves its mapping.
+    #[error("the {name} lies outside of {BLOBS_ADDRESS:#x}..{HOST_LIMIT:#x}")]
+    Outside {
+        /// Which span.
+        name: &'static str,
+    },
+    /// Two spans overlap.
+    #[error("the {first} and the {second} overlap")]
+    Overlap {
+        /// One span.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// Guest memory is unusable.
+    #[error("guest memory must be a multiple of 2 MiB, above 0 and at most 256 GiB")]
+    GuestMemory,
+    /// The command line cannot be put into a device tree.
+    #[error("the command line contains a NUL")]
+    CommandLine,
+}
+
+/// Checks `params`.
+///
+/// # Errors
+/// [`ParamsError`], the first that is found.
+pub fn check(params: &Params) -> Result<(), ParamsError> {
+    let Params { nonce, pool, kernel, initrd, guest_memory, bootargs, .. } = params;
+    check_nonce(nonce)?;
+    if kernel.size == 0 {
+        return Err(ParamsError::Empty("kernel"));
+    }
+    if pool.size == 0 {
+        return Err(ParamsError::Empty("pool"));
+    }
+    if pool.address % TWO_MIB != 0 || pool.size % slat::PAGE_SIZE != 0 {
+        return Err(ParamsError::UnalignedPool);
+    }
+    let spans = [("pool", *pool), ("kernel", *kernel), ("initrd", *initrd)];
+    for (name, span) in spans {
+        if span.size != 0 && (span.address < BLOBS_ADDRESS || end(span).is_none_or(|end| end > HOST_LIMIT)) {
+            return Err(ParamsError::Outside { name });
+        }
+    }
+    for (i, (first, a)) in spans.into_iter().enumerate() {
+        for (second, b) in spans.into_iter().skip(i + 1) {
+            if a.size != 0 && b.size != 0 && end(a) > Some(b.address) && end(b) > Some(a.address) {
+                return Err(ParamsError::Overlap { first, second });
+            }
+        }
+    }
+    if *guest_memory == 0 || guest_memory % TWO_MIB != 0 || *guest_memory > GUEST_MEMORY_MAX {
+        return Err(ParamsError::GuestMemory);
+    }
+    if bootargs.contains('\0') {
+        return Err(ParamsError::CommandLine);
+    }
+    Ok(())
+}
+
+fn check_nonce(nonce: &str) -> Result<(), ParamsError> {
+    let ok = !nonce.is_empty() && nonce.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if ok { Ok(()) } else { Err(ParamsError::Nonce) }
+}
+
+fn end(span: Span) -> Option<u64> {
+    span.address.checked_add(span.size)
+}
+
+#[cfg(test)]
+mod tests;

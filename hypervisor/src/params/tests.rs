@@ -1,0 +1,59 @@
+use super::*;
+use alloc::string::ToString;
+use slat_hv_protocol::{FaultPolicy, Leaf, Mistake};
+
+fn params() -> Params {
+    Params {
+        nonce: "a1b2".to_string(),
+        pool: Span { address: 0x5000_0000, size: 0x1000_0000 },
+        kernel: Span { address: 0x4200_0000, size: 27 << 20 },
+        initrd: Span { address: 0x4400_0000, size: 12345 },
+        guest_memory: 128 << 20,
+        bootargs: "console=ttyAMA0".to_string(),
+        leaf: Leaf::Auto,
+        on_fault: FaultPolicy::Stop,
+        churn: None,
+        mistake: Mistake::None,
+    }
+}
+
+fn refused(change: impl FnOnce(&mut Params)) -> ParamsError {
+    let mut params = params();
+    change(&mut params);
+    check(&params).expect_err("this must be refused")
+}
+
+#[test]
+fn good_parameters_pass_with_and_without_initrd() {
+    assert_eq!(check(&params()), Ok(()));
+    assert_eq!(check(&Params { initrd: Span::default(), ..params() }), Ok(()));
+}
+
+#[test]
+fn each_defect_has_its_own_error() {
+    assert_eq!(refused(|p| p.nonce.clear()), ParamsError::Nonce);
+    assert_eq!(refused(|p| p.nonce.push(' ')), ParamsError::Nonce);
+    assert_eq!(refused(|p| p.kernel.size = 0), ParamsError::Empty("kernel"));
+    assert_eq!(refused(|p| p.pool.size = 0), ParamsError::Empty("pool"));
+    assert_eq!(refused(|p| p.pool.address += 4096), ParamsError::UnalignedPool);
+    assert_eq!(refused(|p| p.pool.size += 1), ParamsError::UnalignedPool);
+    assert_eq!(refused(|p| p.kernel.address = BLOBS_ADDRESS - 1), ParamsError::Outside { name: "kernel" });
+    assert_eq!(refused(|p| p.initrd.size = u64::MAX), ParamsError::Outside { name: "initrd" });
+    assert_eq!(refused(|p| p.pool.size = 1 << 40), ParamsError::Outside { name: "pool" });
+    assert_eq!(refused(|p| p.guest_memory = 0), ParamsError::GuestMemory);
+    assert_eq!(refused(|p| p.guest_memory += 4096), ParamsError::GuestMemory);
+    assert_eq!(refused(|p| p.guest_memory = 1 << 62), ParamsError::GuestMemory);
+    assert_eq!(refused(|p| p.bootargs.push('\0')), ParamsError::CommandLine);
+}
+
+#[test]
+fn overlaps_are_found_in_either_order() {
+    let overlap = |first, second| ParamsError::Overlap { first, second };
+    assert_eq!(refused(|p| p.kernel.address = p.pool.address + 4096), overlap("pool", "kernel"));
+    assert_eq!(refused(|p| p.kernel.address = p.pool.address - 4096), overlap("pool", "kernel"));
+    assert_eq!(refused(|p| p.initrd.address = p.kernel.address), overlap("kernel", "initrd"));
+    assert_eq!(
+        refused(|p| p.initrd.address = p.kernel.address + p.kernel.size - 1),
+        overlap("kernel", "initrd")
+    );
+}

@@ -1,0 +1,134 @@
+//! The hypervisor as slat's host: a pool of frames, counted, and TLB maintenance by the machine's own means.
+//!
+//! Invariant: a frame is in the buddy allocator or taken, never both; whatever is asked for and comes back is counted,
+//! so that the report can prove that nothing was lost. Memory is mapped one to one.
+
+#![expect(unsafe_code, reason = "hands out memory: implements the unsafe trait Hal")]
+
+use buddy_system_allocator::FrameAllocator;
+use slat::{CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE};
+use slat_hv_protocol::{Frames, Span};
+use spin::Mutex;
+
+/// What a returned frame is filled with when frames are to be poisoned: to a guest that still reaches it, wrong data
+/// and undefined instructions.
+pub const POISON: u8 = 0xa5;
+
+/// The part of the host that belongs to the machine.
+pub trait Maintenance {
+    /// Makes every CPU forget what `invalidation` names.
+    fn invalidate(&self, invalidation: &Invalidation<'_>);
+    /// Cleans or invalidates the caches of `maintenance`'s frames, which are mapped at `start`.
+    fn maintain_cache(&self, start: *mut u8, maintenance: &CacheMaintenance);
+}
+
+/// The host of the guest's address space.
+pub struct Pool<M> {
+    state: Mutex<State>,
+    poison: bool,
+    maintenance: M,
+}
+
+struct State {
+    free: FrameAllocator<32>,
+    counts: Frames,
+    in_use: u64,
+    cache_frames: u64,
+}
+
+impl<M: Maintenance> Pool<M> {
+    /// A pool of the frames in `memory`; with `poison`, returned frames are overwritten.
+    ///
+    /// # Safety
+    /// `memory` is RAM that is mapped one to one and that nothing else uses as long as the pool lives.
+    pub unsafe fn new(memory: Span, poison: bool, maintenance: M) -> Self {
+        let mut free = FrameAllocator::new();
+        let frame = |address: u64| usize::try_from(address / PAGE_SIZE).unwrap_or(0);
+        // Rounded inwards. The addresses are below 2^48, the sum cannot wrap.
+        let start = memory.address.next_multiple_of(PAGE_SIZE);
+        let end = memory.address.saturating_add(memory.size);
+        if frame(start) < frame(end) {
+            free.add_frame(frame(start), frame(end));
+        }
+        let state = State { free, counts: Frames::default(), in_use: 0, cache_frames: 0 };
+        Self { state: Mutex::new(state), poison, maintenance }
+    }
+
+    /// What happened to the frames until now.
+    pub fn counts(&self) -> Frames {
+        self.state.lock().counts
+    }
+
+    /// Frames whose caches were cleaned or invalidated until now.
+    pub fn cache_frames(&self) -> u64 {
+        self.state.lock().cache_frames
+    }
+
+    /// The machine's maintenance, for its counts.
+    pub fn maintenance(&self) -> &M {
+        &self.maintenance
+    }
+}
+
+// SAFETY: 1. the buddy allocator hands a frame of the span out once until it comes back, in naturally aligned blocks
+// of at least the size and alignment asked for; 2. the span is mapped one to one (contract of `new`); 3. `invalidate`
+// is the machine's sequence, which is spoiled only by a run that asks for it (`Mistake`).
+unsafe impl<M: Maintenance> Hal for Pool<M> {
+    fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
+        let mut state = self.state.lock();
+        // A block of the buddy allocator is a power of two of frames and aligned to its size.
+        let block = count.checked_next_power_of_two()?.max(align);
+        if count == 0 || !block.is_power_of_two() {
+            return None;
+        }
+        let start = state.free.alloc(block)?;
+        give_back(&mut state.free, start + count, block - count);
+        state.counts.taken += count as u64;
+        state.in_use += count as u64;
+        state.counts.peak = state.counts.peak.max(state.in_use);
+        Some(HostPhysAddr::new(start as u64 * PAGE_SIZE))
+    }
+
+    unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize) {
+        if self.poison {
+            // SAFETY: by the caller's contract the frames were taken here, and nothing refers to them any more.
+            unsafe { self.phys_to_virt(start).write_bytes(POISON, count * PAGE_SIZE as usize) };
+        }
+        let mut state = self.state.lock();
+        give_back(&mut state.free, (start.as_u64() / PAGE_SIZE) as usize, count);
+        state.counts.returned += count as u64;
+        state.in_use = state.in_use.saturating_sub(count as u64);
+    }
+
+    fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut(hpa.as_u64() as usize)
+    }
+
+    fn invalidate(&self, invalidation: &Invalidation<'_>) {
+        self.maintenance.invalidate(invalidation);
+    }
+
+    fn maintain_cache(&self, maintenance: &CacheMaintenance) {
+        self.state.lock().cache_frames += maintenance.frames as u64;
+        self.maintenance.maintain_cache(self.phys_to_virt(maintenance.start), maintenance);
+    }
+
+    fn frames_zeroed(&self, _start: HostPhysAddr, count: usize) {
+        self.state.lock().counts.zeroed += count as u64;
+    }
+}
+
+/// Puts `count` frames from `start` on into the allocator, in the blocks that it knows: powers of two, aligned to
+/// their size. They need not be the blocks in which the frames were taken.
+fn give_back(free: &mut FrameAllocator<32>, mut start: usize, mut count: usize) {
+    while count > 0 {
+        let aligned = if start == 0 { usize::MAX } else { 1 << start.trailing_zeros() };
+        let block = aligned.min(1 << count.ilog2());
+        free.dealloc(start, block);
+        start += block;
+        count -= block;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

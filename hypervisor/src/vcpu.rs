@@ -1,0 +1,76 @@
+//! The shape that every virtual CPU has, whatever the ISA.
+//!
+//! Protocol: `new`, `set_entry`, `set_root`, then `bind` to the physical CPU, then `run` again and again, then
+//! `unbind`. Between `bind` and `unbind` the guest's system registers are live in the CPU; `inject` and the resolution
+//! of a fault's address rely on that. What a guest does ends up in an [`Exit`], never in a panic.
+
+use alloc::string::String;
+use slat::{GuestPhysAddr, NestedPageFaultInfo};
+
+/// A virtual CPU.
+pub trait Vcpu: Sized {
+    /// What the vCPU is to be like.
+    type Config;
+    /// What the CPU needs to know about the second-level table: its root and its format.
+    type Root;
+
+    /// A vCPU that has not run.
+    fn new(id: usize, config: Self::Config) -> Self;
+
+    /// Where the guest begins, and the argument that its boot protocol hands over there.
+    fn set_entry(&mut self, entry: GuestPhysAddr, argument: u64);
+
+    /// The second-level table that the guest runs on.
+    fn set_root(&mut self, root: Self::Root);
+
+    /// Loads the vCPU's state into this physical CPU.
+    fn bind(&mut self);
+
+    /// Takes the vCPU's state out of this physical CPU.
+    fn unbind(&mut self);
+
+    /// Runs the bound vCPU until something happens that it cannot answer by itself.
+    fn run(&mut self) -> Exit;
+
+    /// The guest's program counter.
+    fn program_counter(&self) -> u64;
+
+    /// General register `index`, or `None` if there is none.
+    fn register(&self, index: usize) -> Option<u64>;
+
+    /// Sets general register `index`, if there is one.
+    fn set_register(&mut self, index: usize, value: u64);
+
+    /// Delivers an event to the bound guest before it goes on.
+    fn inject(&mut self, event: Event);
+}
+
+/// Why a guest stopped running.
+#[derive(Debug)]
+pub enum Exit {
+    /// A second-level fault.
+    NestedPageFault(NestedPageFaultInfo),
+    /// A second-level fault whose address the CPU does not tell any more: the guest has to repeat the access.
+    RepeatAccess,
+    /// A call to the firmware, which the vCPU has answered.
+    FirmwareCall,
+    /// A firmware call that asks for power-off.
+    PowerOff,
+    /// A firmware call that asks for a reset.
+    Reset,
+    /// The guest waited for an interrupt, and the wait is over.
+    Wait,
+    /// An instruction that the guest cannot have; it has received an exception instead.
+    Refused,
+    /// Something the hypervisor does not offer: one line that says what.
+    Unsupported(String),
+}
+
+/// What can be delivered to a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The access that led to the last [`Exit::NestedPageFault`] failed on the bus: nobody answers there.
+    AccessFailed,
+    /// The instruction at the program counter does not exist.
+    UndefinedInstruction,
+}

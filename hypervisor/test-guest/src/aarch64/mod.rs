@@ -1,0 +1,54 @@
+//! The guest on AArch64: EL1, MMU off (so every access is to Device memory and must be aligned), one CPU.
+
+#![expect(unsafe_code, reason = "a guest is bare metal: registers, devices, vectors")]
+
+mod boot;
+mod machine;
+mod scenarios;
+mod wild;
+
+use core::fmt::Write as _;
+use core::panic::PanicInfo;
+use machine::{Console, Function, hvc};
+use slat_test_guest::{device_tree_size, word_after};
+
+/// What a scenario comes to.
+type Outcome = Result<(), &'static str>;
+
+/// First Rust of the guest; `device_tree` is what the boot protocol passes in x0.
+extern "C" fn start(device_tree: *const u8) -> ! {
+    let tree = read_device_tree(device_tree);
+    let name = word_after(tree, b"scenario=").unwrap_or("(none)");
+    say(format_args!("test-guest: {name}: begin"));
+    match scenarios::run(name, tree) {
+        Ok(()) => {
+            say(format_args!("test-guest: {name}: ok"));
+            hvc(Function::SYSTEM_OFF, [0; 3]);
+        }
+        Err(why) => {
+            say(format_args!("test-guest: {name}: FAILED: {why}"));
+            hvc(Function::SYSTEM_RESET, [0; 3]);
+        }
+    }
+    machine::stop()
+}
+
+fn read_device_tree(start: *const u8) -> &'static [u8] {
+    // SAFETY: the boot protocol promises a device tree here, and its header is longer than 8 bytes.
+    let head = unsafe { start.cast::<[u8; 8]>().read() };
+    let size = device_tree_size(&head).unwrap_or(0);
+    // SAFETY: the header gives the size of the tree, and nobody writes to it (`touch-all` keeps what it finds).
+    unsafe { core::slice::from_raw_parts(start, size) }
+}
+
+fn say(text: core::fmt::Arguments<'_>) {
+    // The console cannot fail.
+    let _ = writeln!(Console, "\r{text}\r");
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    say(format_args!("test-guest: FAILED: {info}"));
+    hvc(Function::SYSTEM_RESET, [0; 3]);
+    machine::stop()
+}

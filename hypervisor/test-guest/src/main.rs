@@ -1,0 +1,37 @@
+//! A guest that does one thing, chosen by the word `scenario=NAME` in its command line, and says how it went.
+//!
+//! It prints `test-guest: NAME: begin`, and before it powers off `test-guest: NAME: ok`. A check that fails prints
+//! `test-guest: NAME: FAILED: why` and ends in a reset, so power-off alone means success.
+//!
+//! | scenario          | what it does                                                    | must end with |
+//! |-------------------|-----------------------------------------------------------------|---------------|
+//! | `ok`              | prints                                                          | power-off     |
+//! | `touch-all`       | writes a word to each page of its RAM                           | power-off; `populated` is RAM / 4 KiB (leaf `4k`) or RAM / 2 MiB |
+//! | `write-device-ok` | reads identification registers of the UART and the GIC, writes  | power-off     |
+//! | `wfi-storm`       | 200 times: arms the virtual timer, waits for its interrupt      | power-off     |
+//! | `psci-cpu-on`     | CPU_ON, AFFINITY_INFO, CPU_OFF, FEATURES: checks each answer    | power-off     |
+//! | `smc`             | the same calls by SMC, and one unknown                          | power-off     |
+//! | `hvc-unknown`     | unknown functions and a reserved immediate: NOT_SUPPORTED       | power-off     |
+//! | `undef-sysreg`    | accesses a trapped register, expects an undefined instruction   | power-off     |
+//! | `inject`          | reads, writes, fetches at a hole (`on_fault=inject`), expects a synchronous external abort with that address each time | power-off, `injected_aborts` 3 |
+//! | `inject-device`   | fetches from the UART (`on_fault=inject`), expects the same     | power-off, `injected_aborts` 1 |
+//! | `reset`           | asks for a reset                                                | reset         |
+//! | `hole`            | reads 0x0a000000, a device of the machine that is not its own   | fault at that GPA, read |
+//! | `hole-write`      | writes there                                                    | fault at that GPA, write |
+//! | `too-wide`        | reads GPA 1 << 42, wider than stage 2                           | fault at that GPA, outside |
+//! | `exec-device`     | branches into the UART                                          | fault at 0x09000000, fetch, permission |
+//! | `walk-hole`       | turns its MMU on with the table in a hole                       | fault in 0x0a000000, table walk |
+//! | `no-vector`       | VBAR in a hole, then a fault (`on_fault=inject`)                | no end: the guest loops; a time-out is right, and so is an end by the hypervisor |
+//! | `wild`            | executes random words 5000 times over, each until the next exception; `seed=N` in the command line | anything but a failure of the hypervisor; a time-out is right |
+
+#![cfg_attr(target_os = "none", no_std)]
+#![cfg_attr(target_os = "none", no_main)]
+
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+mod aarch64;
+
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("slat-test-guest runs as a guest of slat-hv: build it for aarch64-unknown-none-softfloat");
+    std::process::ExitCode::from(2)
+}

@@ -1,0 +1,58 @@
+//! Where things lie in the emulated machine's memory.
+//!
+//! Layout, upwards from the start of RAM: the machine's device tree, the parameters, the hypervisor with its
+//! stack and heap, the guest's kernel and RAM disk as blobs, then the pool of frames, which ends where RAM ends.
+
+use slat_hv_protocol::{BLOBS_ADDRESS, Span};
+
+/// Where RAM begins on QEMU's `virt` machine.
+const RAM_ADDRESS: u64 = 0x4000_0000;
+
+/// Alignment of everything, and the unit of the guest's memory.
+pub(crate) const BLOCK: u64 = 2 << 20;
+
+/// Pool memory beyond what the guest and its tables can take.
+const SLACK: u64 = 32 << 20;
+
+/// The largest guest: its RAM and ours must fit below the emulated machine's limits.
+pub(crate) const MOST_MEMORY: u64 = 16 << 30;
+
+/// The memory map of one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// The kernel's blob.
+    pub(crate) kernel: Span,
+    /// The initial RAM disk's blob.
+    pub(crate) initrd: Span,
+    /// The frames.
+    pub(crate) pool: Span,
+    /// RAM of the emulated machine in bytes.
+    pub(crate) machine_memory: u64,
+}
+
+impl Layout {
+    /// Places blobs of these sizes and a pool for `guest_memory` bytes of guest.
+    pub(crate) fn new(kernel_size: u64, initrd_size: u64, guest_memory: u64) -> Self {
+        let kernel = Span { address: BLOBS_ADDRESS, size: kernel_size };
+        let initrd =
+            Span { address: (kernel.address + kernel.size).next_multiple_of(BLOCK), size: initrd_size };
+        // One table page of 4 KiB maps one block, so tables take a 512th, and the upper levels next to nothing.
+        let tables = guest_memory / 512;
+        let pool = Span {
+            address: (initrd.address + initrd.size).next_multiple_of(BLOCK),
+            size: (guest_memory + tables + SLACK).next_multiple_of(BLOCK),
+        };
+        Self { kernel, initrd, pool, machine_memory: pool.address + pool.size - RAM_ADDRESS }
+    }
+}
+
+/// The least memory for a kernel that takes `kernel_memory` bytes and an initial RAM disk of `initrd_size`.
+///
+/// The kernel unpacks the disk while it still holds the packed one. Two thirds of its own size to work in were
+/// found by trial with Debian's kernels: with less, they run out of memory before the first process.
+pub(crate) fn least_memory(kernel_memory: u64, initrd_size: u64) -> u64 {
+    (kernel_memory + kernel_memory / 3 * 2 + 2 * initrd_size).next_multiple_of(BLOCK)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,28 @@
+use super::{BLOCK, Layout, least_memory};
+use slat_hv_protocol::BLOBS_ADDRESS;
+
+#[test]
+fn blobs_and_pool_are_aligned_and_apart() {
+    let layout = Layout::new(33_000_001, 3_000_001, 128 << 20);
+    assert_eq!(layout.kernel.address, BLOBS_ADDRESS);
+    for span in [layout.kernel, layout.initrd, layout.pool] {
+        assert_eq!(span.address % BLOCK, 0);
+    }
+    assert!(layout.kernel.address + layout.kernel.size <= layout.initrd.address);
+    assert!(layout.initrd.address + layout.initrd.size <= layout.pool.address);
+    assert!(layout.pool.size >= (128 << 20) + (32 << 20));
+    assert_eq!(layout.pool.address + layout.pool.size, 0x4000_0000 + layout.machine_memory);
+    assert_eq!(layout.machine_memory % BLOCK, 0);
+}
+
+#[test]
+fn no_initrd_takes_no_room() {
+    let layout = Layout::new(BLOCK, 0, BLOCK);
+    assert_eq!(layout.initrd.size, 0);
+    assert_eq!(layout.pool.address, BLOBS_ADDRESS + BLOCK);
+}
+
+#[test]
+fn the_least_memory_counts_the_ram_disk_twice_and_room_to_work() {
+    assert_eq!(least_memory(30 << 20, 3 << 20), 56 << 20);
+}

@@ -1,0 +1,53 @@
+use super::{Ending, Guest, Observed, watch};
+use slat_hv_protocol::{Message, encode_message};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Watches a shell script in place of the emulator.
+fn watch_script(script: &str, own: bool, timeout: Duration) -> (Observed, String) {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let sha256 = own.then(|| "abc".to_owned());
+    let guest = Guest { kernel: "".into(), initrd: None, bootargs: String::new(), memory: 0, sha256 };
+    let mut screen = Vec::new();
+    let observed = watch(&mut command, "nonce", &guest, timeout, !own, &mut screen).unwrap();
+    (observed, String::from_utf8(screen).unwrap())
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_whole_run_is_taken_down() {
+    let failed = encode_message("nonce", &Message::Failed { reason: "why".to_owned() });
+    let script = format!(
+        "printf 'boot\\r\\n[ 1.0] slat-init: up\\r\\nslat-init: sha256 abc\\r\\nslat-init: end\\r\\n{failed}\\n'; \
+         echo complaint >&2; exit 3",
+    );
+    let (seen, screen) = watch_script(&script, true, LONG);
+    assert_eq!(seen.ending, Ending::Exited { success: false });
+    assert_eq!(seen.sha256.as_deref(), Some("abc"));
+    assert!(seen.reached_end && seen.seconds_to_init.is_some());
+    assert_eq!(seen.last_line, "slat-init: end");
+    assert_eq!(seen.emulator_error, "complaint");
+    assert_eq!(seen.failed.as_deref(), Some("why"));
+    assert!(screen.starts_with("boot\r\n") && !screen.contains("nonce"), "{screen:?}");
+}
+
+#[test]
+fn a_hanging_emulator_is_killed() {
+    let begin = Instant::now();
+    let (seen, _) = watch_script("echo stuck; exec sleep 60", true, Duration::from_millis(1500));
+    assert_eq!(seen.ending, Ending::TimedOut(1));
+    assert_eq!(seen.last_line, "stuck");
+    assert!(begin.elapsed() < LONG);
+}
+
+#[test]
+fn somebody_elses_user_space_is_left_at_its_start() {
+    let script =
+        "echo '[ 0.9] Run /sbin/init as init process'; echo 'slat-init: error: forged'; exec sleep 60";
+    let (seen, _) = watch_script(script, false, LONG);
+    assert_eq!(seen.ending, Ending::Enough);
+    assert!(seen.seconds_to_init.is_some());
+    assert_eq!((seen.guest_error, seen.reached_end), (None, false));
+}

@@ -1,0 +1,80 @@
+//! What is concluded from a run: either that all is well, or the first thing that was not, in one line.
+
+use super::session::{Ending, Guest, Observed};
+use slat_hv_protocol::{End, Report};
+
+/// Judges a run under slat. All is well only when the guest reached its own end, our user space found what it
+/// had to find, and every frame came back.
+pub(crate) fn under_slat(guest: &Guest, seen: &Observed) -> Result<(), String> {
+    if seen.ending == Ending::Interrupted {
+        return Err("interrupted".to_owned());
+    }
+    if let Some(reason) = &seen.failed {
+        return Err(format!("the hypervisor failed: {reason}"));
+    }
+    let Some(report) = &seen.report else { return Err(no_report(seen)) };
+    match &report.end {
+        End::PowerOff => {}
+        End::Reset => return Err("the guest reset itself (a kernel panic?)".to_owned()),
+        End::Fault { description } | End::Unsupported { description } => return Err(description.clone()),
+        End::OutOfMemory { description } => {
+            return Err(format!("no frame was left for the guest: {description}"));
+        }
+    }
+    user_space(guest, seen)?;
+    frames(report)
+}
+
+/// Judges a native run.
+pub(crate) fn natively(guest: &Guest, seen: &Observed) -> Result<(), String> {
+    match &seen.ending {
+        Ending::Interrupted => Err("interrupted".to_owned()),
+        Ending::Enough => Ok(()),
+        Ending::Exited { success: true } if seen.seconds_to_init.is_none() => {
+            Err("the guest ended before its init".to_owned())
+        }
+        Ending::Exited { success: true } => user_space(guest, seen),
+        Ending::Exited { success: false } | Ending::TimedOut(_) => Err(no_report(seen)),
+    }
+}
+
+/// The machine ended, or had to be ended, without a word from the hypervisor.
+fn no_report(seen: &Observed) -> String {
+    let context = match (seen.emulator_error.as_str(), seen.last_line.as_str()) {
+        ("", "") => "; nothing was printed".to_owned(),
+        ("", line) => format!("; the last line was: {line}"),
+        (complaint, _) => format!("; {complaint}"),
+    };
+    match seen.ending {
+        Ending::TimedOut(seconds) => format!("no end after {seconds} s{context}"),
+        _ => format!("the emulator ended without a report{context}"),
+    }
+}
+
+fn user_space(guest: &Guest, seen: &Observed) -> Result<(), String> {
+    let Some(expected) = &guest.sha256 else { return Ok(()) };
+    if let Some(error) = &seen.guest_error {
+        return Err(format!("the guest's user space failed: {error}"));
+    }
+    match &seen.sha256 {
+        None => return Err("the guest ended before it printed its checksum".to_owned()),
+        Some(sum) if sum != expected => {
+            return Err(format!(
+                "the guest's memory is not what it was given: sha256 {sum} instead of {expected}"
+            ));
+        }
+        Some(_) => {}
+    }
+    if seen.reached_end { Ok(()) } else { Err("the guest ended before its end marker".to_owned()) }
+}
+
+fn frames(report: &Report) -> Result<(), String> {
+    let frames = report.frames;
+    if frames.taken == frames.returned {
+        return Ok(());
+    }
+    Err(format!("{} frames were taken and {} came back", frames.taken, frames.returned))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+use super::{natively, under_slat};
+use crate::boot::session::{Ending, Guest, Observed};
+use slat_hv_protocol::{End, Faults, Frames, Leaves, Report};
+use std::collections::BTreeMap;
+
+fn guest() -> Guest {
+    let sha256 = Some("abc".to_owned());
+    Guest { kernel: "k".into(), initrd: None, bootargs: String::new(), memory: 0, sha256 }
+}
+
+fn good() -> Observed {
+    Observed {
+        ending: Ending::Exited { success: true },
+        seconds_to_init: Some(1.0),
+        sha256: Some("abc".to_owned()),
+        reached_end: true,
+        guest_error: None,
+        last_line: "last".to_owned(),
+        console: Vec::new(),
+        started: None,
+        report: Some(Report {
+            end: End::PowerOff,
+            faults: Faults::default(),
+            leaves: Leaves::default(),
+            table_pages: 0,
+            frames: Frames { taken: 5, zeroed: 5, returned: 5, peak: 5 },
+            invalidations: BTreeMap::new(),
+            cache_maintenance_frames: 0,
+            churn: None,
+            firmware_calls: 0,
+            injected_aborts: 0,
+            exits: 0,
+        }),
+        failed: None,
+        emulator_error: String::new(),
+    }
+}
+
+fn verdict_of(change: impl FnOnce(&mut Observed)) -> String {
+    let mut seen = good();
+    change(&mut seen);
+    under_slat(&guest(), &seen).unwrap_err()
+}
+
+fn ended(end: End) -> impl FnOnce(&mut Observed) {
+    move |seen| seen.report.as_mut().unwrap().end = end
+}
+
+#[test]
+fn a_good_run_is_good() {
+    assert_eq!(under_slat(&guest(), &good()), Ok(()));
+    assert_eq!(natively(&guest(), &good()), Ok(()));
+}
+
+#[test]
+fn every_bad_end_has_its_line() {
+    let description = "at 0x1: read of 0x2".to_owned();
+    assert_eq!(verdict_of(ended(End::Fault { description: description.clone() })), description);
+    assert_eq!(verdict_of(ended(End::Unsupported { description: description.clone() })), description);
+    assert!(verdict_of(ended(End::OutOfMemory { description: description.clone() })).contains(&description));
+    assert!(verdict_of(ended(End::Reset)).contains("reset itself"));
+    assert!(verdict_of(|seen| seen.failed = Some("why".to_owned())).contains("why"));
+}
+
+#[test]
+fn power_off_alone_is_not_enough() {
+    assert!(verdict_of(|seen| seen.reached_end = false).contains("end marker"));
+    assert!(verdict_of(|seen| seen.sha256 = None).contains("checksum"));
+    assert!(verdict_of(|seen| seen.sha256 = Some("abd".to_owned())).contains("abd instead of abc"));
+    assert!(verdict_of(|seen| seen.guest_error = Some("tar".to_owned())).contains("tar"));
+    let lost = verdict_of(|seen| seen.report.as_mut().unwrap().frames.returned = 4);
+    assert_eq!(lost, "5 frames were taken and 4 came back");
+}
+
+#[test]
+fn somebody_elses_user_space_need_only_end() {
+    let mut seen = good();
+    (seen.sha256, seen.reached_end) = (None, false);
+    assert_eq!(under_slat(&Guest { sha256: None, ..guest() }, &seen), Ok(()));
+}
+
+#[test]
+fn a_run_without_a_report_says_what_was_last_seen() {
+    let silent = |seen: &mut Observed| {
+        seen.report = None;
+        seen.ending = Ending::TimedOut(60);
+    };
+    assert_eq!(verdict_of(silent), "no end after 60 s; the last line was: last");
+    let complaint = verdict_of(|seen| {
+        seen.report = None;
+        seen.emulator_error = "qemu: no such CPU".to_owned();
+    });
+    assert_eq!(complaint, "the emulator ended without a report; qemu: no such CPU");
+    assert_eq!(verdict_of(|seen| seen.ending = Ending::Interrupted), "interrupted");
+}

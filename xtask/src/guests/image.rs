@@ -1,0 +1,119 @@
+//! The arm64 Linux `Image` format: its header, and a good guess at what a file is that is something else.
+//!
+//! Format: kernel documentation, `arch/arm64/booting`: a 64-byte header with the magic number `ARM\x64` at 56,
+//! `text_offset` at 8, `image_size` at 16 and `flags` at 24, all little-endian.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::Path;
+
+/// What the header of a kernel says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Bytes of memory that the kernel takes from its load address on.
+    pub(crate) memory: u64,
+    /// The kernel's release, such as `6.1.0-50-cloud-arm64`, when the image tells.
+    pub(crate) release: Option<String>,
+}
+
+/// Reads and checks the kernel in `file`.
+pub(crate) fn check_file(file: &Path) -> Result<Image> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read the guest kernel {}", file.display()))?;
+    check(&bytes).with_context(|| format!("{} cannot be a guest kernel", file.display()))
+}
+
+/// Checks the bytes of a kernel.
+pub(crate) fn check(bytes: &[u8]) -> Result<Image> {
+    if bytes.get(56..60) != Some(b"ARM\x64") {
+        bail!("it is not an arm64 Linux Image: {}", guess(bytes));
+    }
+    let word = |offset: usize| {
+        let word = bytes.get(offset..offset + 8).and_then(|bytes| bytes.try_into().ok());
+        word.map_or(0, u64::from_le_bytes)
+    };
+    let flags = word(24);
+    if flags & 1 != 0 {
+        bail!("it is a big-endian arm64 Image; the guest must be little-endian");
+    }
+    match (flags >> 1) & 3 {
+        0 | 1 => {}
+        2 => bail!("it uses pages of 16 KiB; the guest must use 4 KiB"),
+        _ => bail!("it uses pages of 64 KiB; the guest must use 4 KiB"),
+    }
+    // Kernels before 3.17 leave the size 0: then at least the file itself must fit.
+    let memory = word(8).saturating_add(word(16).max(bytes.len() as u64));
+    Ok(Image { memory, release: release(bytes) })
+}
+
+/// What a file that is no arm64 Image is, as far as its first bytes tell, and what to do about it.
+fn guess(bytes: &[u8]) -> String {
+    let at = |offset: usize, magic: &[u8]| bytes.get(offset..offset + magic.len()) == Some(magic);
+    let found = if bytes.is_empty() {
+        "the file is empty"
+    } else if at(0, b"\x1f\x8b") {
+        "it is gzip-compressed: gunzip it first"
+    } else if at(0, b"\xfd7zXZ") {
+        "it is xz-compressed: unxz it first"
+    } else if at(0, b"\x28\xb5\x2f\xfd") {
+        "it is zstd-compressed: unzstd it first"
+    } else if at(0, b"!<arch>\n") {
+        "it is an archive (a .deb?): take boot/vmlinuz-* out of it"
+    } else if at(0, b"MZ") && at(4, b"zimg") {
+        "it is an EFI zboot image, which unpacks itself: take the Image inside it"
+    } else if at(0x202, b"HdrS") {
+        "it is an x86 bzImage"
+    } else if at(48, b"RISCV") || at(56, b"RSC\x05") {
+        "it is a RISC-V Image"
+    } else if at(0x24, b"\x18\x28\x6f\x01") {
+        "it is a 32-bit Arm zImage"
+    } else if at(0, b"\x7fELF") {
+        return format!("it is an ELF file for {}; an Image is the flat binary", elf_machine(bytes));
+    } else if at(0, b"\x27\x05\x19\x56") {
+        "it is a U-Boot uImage"
+    } else {
+        "the magic number of one is missing"
+    };
+    found.to_owned()
+}
+
+fn elf_machine(bytes: &[u8]) -> String {
+    let big_endian = bytes.get(5) == Some(&2);
+    let machine = match (bytes.get(18), bytes.get(19)) {
+        (Some(&high), Some(&low)) if big_endian => u16::from_be_bytes([high, low]),
+        (Some(&low), Some(&high)) => u16::from_le_bytes([low, high]),
+        _ => 0,
+    };
+    match machine {
+        3 => "i386".to_owned(),
+        21 => "ppc64".to_owned(),
+        22 => "s390".to_owned(),
+        40 => "32-bit Arm".to_owned(),
+        62 => "x86-64".to_owned(),
+        183 => "arm64".to_owned(),
+        243 => "RISC-V".to_owned(),
+        258 => "LoongArch".to_owned(),
+        other => format!("machine {other}"),
+    }
+}
+
+/// The release in the kernel's own banner, `Linux version RELEASE (…`.
+fn release(bytes: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let mut rest = bytes;
+    // The banner's first byte is rare enough in code to make this a fast search.
+    while let Some(start) = rest.iter().position(|&byte| byte == b'L') {
+        rest = &rest[start..];
+        if let Some(text) = rest.strip_prefix(BANNER) {
+            let end = text.iter().take(100).position(|&byte| byte == b' ');
+            let name = end.and_then(|end| std::str::from_utf8(&text[..end]).ok());
+            if let Some(name) = name.filter(|name| name.starts_with(|first: char| first.is_ascii_digit())) {
+                return Some(name.to_owned());
+            }
+        }
+        rest = &rest[1..];
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

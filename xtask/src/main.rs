@@ -1,0 +1,87 @@
+//! The tasks of this workspace: `cargo xtask run` boots a Linux guest under slat, `cargo xtask test` checks
+//! everything.
+//!
+//! Invariant: every failure ends as one line `error: …` on stderr and a non-zero exit code; things that the
+//! machine lacks come before it, one line `missing: …` each.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod boot;
+mod guests;
+mod host;
+mod missing;
+mod process;
+mod progress;
+mod random;
+mod setup;
+mod task_run;
+mod task_test;
+mod toolchain;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The tasks of the slat workspace.
+///
+/// `cargo xtask run` shows an unmodified Linux under slat; `cargo xtask test` runs every test there is.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Run(task_run::Options),
+    Test(task_test::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    if let Err(error) = process::catch_interrupts() {
+        return fail(&error);
+    }
+    let done = match arguments.task {
+        Task::Run(options) => task_run::run(&options),
+        Task::Test(options) => task_test::run(&options),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Prints help as it is, and what is wrong with the command line as one line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    match error.kind() {
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => {
+            // The paragraphs that follow the first are about usage in general.
+            let text = error.to_string();
+            eprintln!("{}", one_line(text.split("\n\n").next().unwrap_or_default()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints `error` as its one line, after the lines of what is missing.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if let Some(missing) = error.downcast_ref::<missing::MissingThings>() {
+        for thing in missing.things() {
+            eprintln!("{thing}");
+        }
+    }
+    eprintln!("error: {}", one_line(&format!("{error:#}")));
+    ExitCode::FAILURE
+}
+
+/// `text` without line breaks, so that an error stays one line whatever program it came from.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

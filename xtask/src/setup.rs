@@ -1,0 +1,126 @@
+//! Gets what a boot needs: the emulator, a toolchain for the hypervisor, the guest's files.
+//!
+//! Invariant: a machine that cannot get everything by itself is told all that is missing before anything is
+//! installed or fetched.
+
+pub(crate) mod apt;
+
+use crate::guests::cache::Cache;
+use crate::host::{Host, Package};
+use crate::missing::{Missing, MissingThings};
+use crate::process;
+use crate::toolchain::{self, Plan, Toolchain};
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+
+const EMULATOR: &str = "qemu-system-aarch64";
+
+const EMULATOR_PACKAGE: Package = Package {
+    debian: "qemu-system-arm",
+    fedora: "qemu-system-aarch64-core",
+    arch: "qemu-system-aarch64",
+    suse: "qemu-arm",
+    brew: "qemu",
+};
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// The kernel of this package.
+    pub(crate) kernel: Option<&'static str>,
+    /// The guest's busybox.
+    pub(crate) busybox: bool,
+}
+
+/// What there is.
+#[derive(Clone, Debug)]
+pub(crate) struct Equipment {
+    /// The emulator.
+    pub(crate) emulator: PathBuf,
+    /// The toolchain for bare-metal programs.
+    pub(crate) toolchain: Toolchain,
+    /// The kernel, if one was wanted.
+    pub(crate) kernel: Option<PathBuf>,
+    /// Busybox, if it was wanted.
+    pub(crate) busybox: Option<PathBuf>,
+}
+
+/// Gets everything in `needs`.
+pub(crate) fn prepare(host: &Host, workspace: &Workspace, needs: &Needs) -> Result<Equipment> {
+    let mut cache = Cache::new(&workspace.target);
+    let plan = toolchain::plan(host);
+    MissingThings::check(out_of_reach(host, &cache, &plan, needs))?;
+
+    let mut missing = Vec::new();
+    let emulator = keep(&mut missing, emulator(host), missing_emulator(host))?;
+    let toolchain = keep(&mut missing, toolchain::obtain(host, &plan), toolchain::missing(host))?;
+    let kernel = needs.kernel.map(|package| cache.kernel(host, package)).transpose();
+    let kernel = keep(&mut missing, kernel, missing_kernel())?;
+    let busybox = needs.busybox.then(|| cache.busybox(host)).transpose();
+    let busybox = keep(&mut missing, busybox, missing_busybox())?;
+    MissingThings::check(missing)?;
+    match (emulator, toolchain) {
+        (Some(emulator), Some(toolchain)) => {
+            Ok(Equipment { emulator, toolchain, kernel: kernel.flatten(), busybox: busybox.flatten() })
+        }
+        _ => bail!("the set-up is incomplete"),
+    }
+}
+
+/// What is neither there nor to be had by us.
+fn out_of_reach(host: &Host, cache: &Cache, plan: &Plan, needs: &Needs) -> Vec<Missing> {
+    let mut missing = Vec::new();
+    if host.find(EMULATOR).is_none() && !host.can_install() {
+        missing.push(missing_emulator(host));
+    }
+    if *plan == Plan::Impossible {
+        missing.push(toolchain::missing(host));
+    }
+    if !Cache::can_fetch(host) {
+        if needs.kernel.is_some_and(|package| !cache.kernel_path(package).is_file()) {
+            missing.push(missing_kernel());
+        }
+        if needs.busybox && !cache.busybox_path().is_file() {
+            missing.push(missing_busybox());
+        }
+    }
+    missing
+}
+
+/// Sorts `result` into what there is and what is missing. An interrupt is neither.
+fn keep<T>(missing: &mut Vec<Missing>, result: Result<T>, mut thing: Missing) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if process::interrupted() => Err(error),
+        Err(error) => {
+            let reason = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            thing.what.push_str(&format!(" ({reason})"));
+            missing.push(thing);
+            Ok(None)
+        }
+    }
+}
+
+fn emulator(host: &Host) -> Result<PathBuf> {
+    if let Some(emulator) = host.find(EMULATOR) {
+        return Ok(emulator);
+    }
+    apt::install("the emulator", &[EMULATOR_PACKAGE.debian])?;
+    host.find(EMULATOR).with_context(|| format!("{} has no {EMULATOR}", EMULATOR_PACKAGE.debian))
+}
+
+fn missing_emulator(host: &Host) -> Missing {
+    Missing::new(format!("the emulator {EMULATOR}"), host.install_command(&EMULATOR_PACKAGE))
+}
+
+fn missing_kernel() -> Missing {
+    Missing::new("a guest kernel", "--guest IMAGE (any arm64 Linux Image)")
+}
+
+fn missing_busybox() -> Missing {
+    Missing::new("a guest user space (busybox)", "--initrd FILE (any initial RAM disk for arm64)")
+}
+
+#[cfg(test)]
+mod tests;

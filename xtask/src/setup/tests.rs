@@ -1,0 +1,53 @@
+use super::{Needs, out_of_reach};
+use crate::guests::cache::{Cache, DEFAULT_KERNEL};
+use crate::host::{Host, OsRelease};
+use crate::missing::MissingThings;
+use crate::toolchain::{Plan, Toolchain};
+
+const EVERYTHING: Needs = Needs { kernel: Some(DEFAULT_KERNEL), busybox: true };
+
+fn bare_host(id: &str) -> Host {
+    Host { path: Vec::new(), os: OsRelease { id: id.to_owned(), ..OsRelease::default() }, root: false }
+}
+
+#[test]
+fn everything_that_is_missing_is_named_at_once() {
+    let empty = tempfile::tempdir().unwrap();
+    let cache = Cache::new(empty.path());
+    let missing = out_of_reach(&bare_host("fedora"), &cache, &Plan::Impossible, &EVERYTHING);
+    let lines: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 4);
+    assert_eq!(
+        lines[0],
+        "missing: the emulator qemu-system-aarch64: sudo dnf install qemu-system-aarch64-core"
+    );
+    assert_eq!(
+        lines[1],
+        "missing: Rust target aarch64-unknown-none-softfloat: rustup target add aarch64-unknown-none-softfloat"
+    );
+    assert!(lines[2].starts_with("missing: a guest kernel: --guest IMAGE"));
+    assert!(lines[3].starts_with("missing: a guest user space (busybox): --initrd FILE"));
+    assert!(MissingThings::check(missing).unwrap_err().to_string().starts_with("4 things are missing"));
+}
+
+#[test]
+fn what_the_user_gives_is_not_missing() {
+    let empty = tempfile::tempdir().unwrap();
+    let cache = Cache::new(empty.path());
+    let needs = Needs { kernel: None, busybox: false };
+    let plan = Plan::Ready(Toolchain::InUse);
+    let missing = out_of_reach(&bare_host("debian"), &cache, &plan, &needs);
+    assert_eq!(missing.len(), 1, "the emulator alone: {missing:?}");
+}
+
+#[test]
+fn cached_files_are_not_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::new(directory.path());
+    for file in [cache.kernel_path(DEFAULT_KERNEL), cache.busybox_path()] {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, b"x").unwrap();
+    }
+    let missing = out_of_reach(&bare_host("fedora"), &cache, &Plan::Ready(Toolchain::InUse), &EVERYTHING);
+    assert_eq!(missing.len(), 1, "the emulator alone: {missing:?}");
+}

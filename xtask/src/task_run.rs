@@ -1,0 +1,165 @@
+//! `cargo xtask run`: an unmodified Linux under slat.
+//!
+//! Protocol: everything about the command line and the given files is checked first; then the set-up; then the
+//! guest runs under slat, then natively; then the report. With `--json` stdout carries one object and nothing
+//! else.
+
+pub(crate) mod options;
+mod report;
+
+pub(crate) use options::{Options, bootargs, churn};
+
+use crate::boot::machine::Machine;
+use crate::boot::session::{self, Guest, Observed};
+use crate::boot::verdict;
+use crate::guests::cache::DEFAULT_KERNEL;
+use crate::guests::{image, initramfs};
+use crate::host::Host;
+use crate::process;
+use crate::setup::{self, Needs};
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail};
+use options::Checked;
+use report::{Summary, Times};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Runs of each kind with `--compare`.
+const COMPARED_RUNS: usize = 3;
+
+/// The seed of the payload that the guest has to find unharmed.
+pub(crate) const PAYLOAD_SEED: u64 = 0x736c_6174;
+
+/// Carries out `cargo xtask run`.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let checked = options.check()?;
+    let host = Host::detect();
+    let workspace = Workspace::find()?;
+    let needs = Needs {
+        kernel: options.guest.is_none().then_some(DEFAULT_KERNEL),
+        busybox: options.initrd.is_none(),
+    };
+    let equipment = setup::prepare(&host, &workspace, &needs)?;
+
+    let kernel = options.guest.clone().or(equipment.kernel).context("there is no guest kernel")?;
+    let image = match checked.image.clone() {
+        Some(image) => image,
+        None => image::check_file(&kernel)?,
+    };
+    let temporary =
+        tempfile::Builder::new().prefix("slat-run-").tempdir().context("no temporary directory")?;
+    let guest = guest(options, &checked, kernel, equipment.busybox.as_deref(), &temporary)?;
+    options::check_memory(&image, guest.initrd.as_deref(), guest.memory)?;
+
+    let hypervisor = equipment.toolchain.build(&host, &workspace, "slat-hv")?;
+    let machine = Machine { emulator: equipment.emulator, cpu: options.cpu.clone() };
+    let (seen, times) = boots(options, &checked, &machine, &hypervisor, &guest)?;
+
+    let verdict = verdict::under_slat(&guest, &seen);
+    let name = image
+        .release
+        .map_or_else(|| guest.kernel.display().to_string(), |release| format!("Linux {release}"));
+    let churn_seed = checked.choices.churn.map(|churn| churn.seed);
+    let summary = Summary { options, guest: &guest, name, churn_seed, seen: &seen, times, verdict: &verdict };
+    let text = if options.json { summary.json()? } else { summary.text() };
+    io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
+    match verdict {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => bail!(error),
+    }
+}
+
+/// Puts the guest together; the initial RAM disk of our own goes into `temporary`.
+fn guest(
+    options: &Options,
+    checked: &Checked,
+    kernel: std::path::PathBuf,
+    busybox: Option<&Path>,
+    temporary: &TempDir,
+) -> Result<Guest> {
+    let (initrd, sha256) = match (&options.initrd, busybox) {
+        (Some(initrd), _) => (initrd.clone(), None),
+        (None, Some(busybox)) => {
+            let file = temporary.path().join("initramfs.cpio");
+            (file.clone(), Some(write_initramfs(busybox, &file)?))
+        }
+        (None, None) => bail!("there is no user space for the guest"),
+    };
+    Ok(Guest {
+        kernel,
+        initrd: Some(initrd),
+        bootargs: checked.bootargs.clone(),
+        memory: options.memory,
+        sha256,
+    })
+}
+
+/// Writes our own initial RAM disk to `file`; the checksum that the guest must find.
+pub(crate) fn write_initramfs(busybox: &Path, file: &Path) -> Result<String> {
+    let busybox = std::fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
+    let built = initramfs::build(&busybox, PAYLOAD_SEED)?;
+    std::fs::write(file, &built.archive).context("cannot write the initial RAM disk")?;
+    Ok(built.sha256)
+}
+
+/// All boots that the options ask for: what was seen of the first under slat, and the times.
+fn boots(
+    options: &Options,
+    checked: &Checked,
+    machine: &Machine,
+    hypervisor: &Path,
+    guest: &Guest,
+) -> Result<(Observed, Times)> {
+    let timeout = Duration::from_secs(options.timeout);
+    let rounds = if options.compare { COMPARED_RUNS } else { 1 };
+    let (mut under_slat, mut native) = (Vec::new(), Vec::new());
+    let mut first = None;
+    for round in 1..=rounds {
+        let mut screen: Box<dyn Write> = match (round, options.json) {
+            (1, false) => Box::new(io::stdout()),
+            (1, true) => Box::new(io::stderr()),
+            _ => Box::new(io::sink()),
+        };
+        let seen =
+            session::under_slat(machine, hypervisor, guest, &checked.choices, timeout, screen.as_mut())?;
+        let good = verdict::under_slat(guest, &seen).is_ok();
+        if rounds > 1 {
+            note("under slat", round, &seen);
+        }
+        // Once a boot has failed there is nothing to compare, and the first failure is the one to show.
+        under_slat.extend(seen.seconds_to_init);
+        if first.is_none() || !good {
+            first = Some(seen);
+        }
+        if !good {
+            break;
+        }
+        if !options.no_native {
+            eprintln!("the same guest natively, to compare …");
+            let seen = session::natively(machine, guest, timeout, &mut io::sink())?;
+            if process::interrupted() {
+                bail!("interrupted");
+            }
+            if rounds > 1 {
+                note("natively", round, &seen);
+            }
+            if let Err(problem) = verdict::natively(guest, &seen) {
+                eprintln!("warning: the native run failed: {problem}");
+            } else {
+                native.extend(seen.seconds_to_init);
+            }
+        }
+    }
+    let seen = first.context("nothing was booted")?;
+    Ok((seen, Times { to_init: report::median(under_slat), native: report::median(native) }))
+}
+
+fn note(kind: &str, round: usize, seen: &Observed) {
+    match seen.seconds_to_init {
+        Some(seconds) => eprintln!("{kind}, run {round} of {COMPARED_RUNS}: {seconds:.2} s to init"),
+        None => eprintln!("{kind}, run {round} of {COMPARED_RUNS}: no init"),
+    }
+}

@@ -1,0 +1,204 @@
+//! The command line of `cargo xtask run`, and all checks that can be made before anything is installed or started.
+
+use crate::boot::layout::{self, BLOCK, MOST_MEMORY};
+use crate::boot::session::Choices;
+use crate::guests::image::{self, Image};
+use anyhow::{Context, Result, bail, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::de::DeserializeOwned;
+use slat_hv_protocol::{Churn, FaultPolicy, Leaf, Mistake, PARAMS_MAX};
+use std::path::{Path, PathBuf};
+
+/// What every guest is told; `--append` comes behind it.
+pub(crate) const BOOTARGS: &str = "earlycon console=ttyAMA0 panic=-1";
+
+/// Churn after each exit of the guest, and in all.
+const CHURN_PER_EXIT: u32 = 6;
+const CHURN_LIMIT: u64 = 20_000;
+
+/// Boots an unmodified Linux at EL1 under slat in QEMU and reports what stage 2 did.
+///
+/// Without options this fetches Debian's kernel and busybox, builds the reference hypervisor (slat-hv), boots,
+/// lets the guest check a file and do some work, and waits for its power-off. What the machine lacks is
+/// installed when that is possible (Debian and root) and named when it is not. Everything lands below the
+/// target directory, packages apart.
+///
+/// The exit code is 0 only if the guest reached its own end, found its memory unharmed, and every frame that
+/// was taken came back.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Architecture of host and guest; aarch64 is the only one so far
+    #[arg(long, default_value = "aarch64", value_parser = parse_arch)]
+    pub(crate) arch: String,
+
+    /// Guest kernel: any arm64 Linux Image [default: Debian's linux-image-cloud-arm64]
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) guest: Option<PathBuf>,
+
+    /// Guest's initial RAM disk [default: one with busybox that checks a file, works and powers off]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// Text for the end of the guest's command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) append: String,
+
+    /// Guest RAM, a multiple of 2M; suffixes K, M and G
+    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse_size)]
+    pub(crate) memory: u64,
+
+    /// Largest leaf that guest RAM is mapped with; auto is the library's choice
+    #[arg(long, default_value = "auto", value_parser = one_of::<Leaf>(&["4k", "2m", "auto"]))]
+    pub(crate) leaf: Leaf,
+
+    /// Unmap, move and write-protect random pages while the guest runs
+    #[arg(long)]
+    pub(crate) churn: bool,
+
+    /// Seed of the random sequence of --churn
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "churn")]
+    pub(crate) churn_seed: u64,
+
+    /// Make a mistake in TLB maintenance on purpose
+    #[arg(long, hide = true, default_value = "none", value_parser = one_of::<Mistake>(&MISTAKES))]
+    pub(crate) mistake: Mistake,
+
+    /// What becomes of a guest access that nobody answers: end the run, or give the guest an abort
+    #[arg(long, value_name = "ACTION", default_value = "stop", value_parser = one_of::<FaultPolicy>(&["stop", "inject"]))]
+    pub(crate) on_fault: FaultPolicy,
+
+    /// Seconds after which a boot is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
+
+    /// Boot three times under slat and three times natively, in turn, and take the medians
+    #[arg(long, conflicts_with = "no_native")]
+    pub(crate) compare: bool,
+
+    /// Leave out the native boot of the same guest, which the time is compared with
+    #[arg(long)]
+    pub(crate) no_native: bool,
+
+    /// CPU that QEMU emulates
+    #[arg(long, value_name = "MODEL", default_value = "cortex-a72")]
+    pub(crate) cpu: String,
+
+    /// Print the report as one JSON object on stdout, and everything else on stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The protocol's names of mistakes.
+pub(crate) const MISTAKES: [&str; 6] =
+    ["none", "no-tlbi", "ipas2-alone", "vmalle1-alone", "wrong-address", "el2-instruction"];
+
+/// What the checks found out.
+pub(crate) struct Checked {
+    /// The kernel that was given, if one was.
+    pub(crate) image: Option<Image>,
+    /// The guest's whole command line.
+    pub(crate) bootargs: String,
+    /// What the hypervisor is told.
+    pub(crate) choices: Choices,
+}
+
+impl Options {
+    /// Checks everything that can be checked without set-up.
+    pub(crate) fn check(&self) -> Result<Checked> {
+        if let Some(initrd) = &self.initrd {
+            let bytes = std::fs::read(initrd);
+            let bytes =
+                bytes.with_context(|| format!("cannot read the initial RAM disk {}", initrd.display()))?;
+            ensure!(!bytes.is_empty(), "the initial RAM disk {} is empty", initrd.display());
+        }
+        let image = self.guest.as_deref().map(image::check_file).transpose()?;
+        check_size(self.memory)?;
+        // A kernel that is still to be fetched is checked again once it is there.
+        let unknown = Image { memory: 8 << 20, release: None };
+        check_memory(image.as_ref().unwrap_or(&unknown), self.initrd.as_deref(), self.memory)?;
+        Ok(Checked { image, bootargs: bootargs(&self.append)?, choices: self.choices() })
+    }
+
+    fn choices(&self) -> Choices {
+        Choices {
+            leaf: self.leaf,
+            on_fault: self.on_fault,
+            churn: self.churn.then(|| churn(self.churn_seed)),
+            mistake: self.mistake,
+        }
+    }
+}
+
+/// Churn with this seed.
+pub(crate) fn churn(seed: u64) -> Churn {
+    Churn { seed, per_exit: CHURN_PER_EXIT, limit: CHURN_LIMIT }
+}
+
+/// The guest's command line with `append` behind it.
+pub(crate) fn bootargs(append: &str) -> Result<String> {
+    ensure!(!append.contains(['\n', '\0']), "--append: the text has a line break or a zero byte in it");
+    // The kernel has room for 2048 bytes and cuts the rest off without a word.
+    ensure!(append.len() + BOOTARGS.len() < 2047.min(PARAMS_MAX), "--append: the text is too long");
+    Ok(format!("{BOOTARGS} {append}").trim_end().to_owned())
+}
+
+/// Whether the guest fits into `memory` bytes.
+pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Result<()> {
+    let initrd_size =
+        initrd.and_then(|file| std::fs::metadata(file).ok()).map_or(0, |metadata| metadata.len());
+    let least = layout::least_memory(image.memory, initrd_size);
+    if memory < least {
+        bail!("--memory: {} is too little for this guest, which needs {}", size(memory), size(least));
+    }
+    Ok(())
+}
+
+fn check_size(memory: u64) -> Result<()> {
+    ensure!(memory % BLOCK == 0, "--memory: {memory} bytes are no multiple of 2M");
+    ensure!(memory <= MOST_MEMORY, "--memory: {} is too much; at most {}", size(memory), size(MOST_MEMORY));
+    Ok(())
+}
+
+fn size(bytes: u64) -> String {
+    format!("{}M", bytes >> 20)
+}
+
+/// Reads `64M`, `1G`, `65536K` or a plain number of bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|last: char| !last.is_ascii_digit());
+    let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 1,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        _ => return Err("a number with a suffix K, M or G is needed, such as 128M".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number such as 128M is needed".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "the number is too large".to_owned())
+}
+
+fn parse_arch(text: &str) -> Result<String, String> {
+    if text == "aarch64" {
+        Ok(text.to_owned())
+    } else {
+        Err("aarch64 is the only architecture so far".to_owned())
+    }
+}
+
+/// A parser for an enumeration of the protocol, by the names that the protocol itself uses.
+fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names)
+        .try_map(|name: String| serde_json::from_value::<T>(serde_json::Value::String(name)))
+}
+
+#[cfg(test)]
+mod tests;

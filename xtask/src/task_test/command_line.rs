@@ -1,0 +1,85 @@
+//! Mistakes on the command line of `cargo xtask run`: each must be refused at once, with one line on stderr,
+//! nothing on stdout, and a non-zero exit code.
+
+use super::Context;
+use super::step::{Outcome, Step};
+use crate::process;
+use anyhow::{Context as _, Result, ensure};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A refusal takes no longer than this.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
+type Case = (&'static str, &'static str, &'static str);
+
+const CASES: [Case; 10] = [
+    ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
+    ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
+    ("guest of another architecture", "--guest X86", "x86 bzImage"),
+    ("guest is compressed", "--guest GZIP", "gunzip it first"),
+    ("too little memory", "--guest IMAGE --memory 16M", "too little"),
+    ("no such initrd", "--guest IMAGE --initrd /nonexistent/initrd", "cannot read the initial RAM disk"),
+    ("empty initrd", "--guest IMAGE --initrd EMPTY", "is empty"),
+    ("another architecture", "--arch riscv64", "aarch64 is the only architecture so far"),
+    ("odd memory size", "--memory 3M", "multiple of 2M"),
+    ("unknown leaf size", "--leaf 3k", "invalid value '3k'"),
+];
+
+/// One step for each case.
+pub(crate) fn steps() -> Vec<Step> {
+    CASES
+        .into_iter()
+        .map(|(name, line, words)| {
+            Step::new(format!("run refuses: {name}"), move |_: &Context, _| Outcome::of(refuses(line, words)))
+        })
+        .collect()
+}
+
+fn refuses(line: &str, words: &str) -> Result<String> {
+    let directory = tempfile::tempdir().context("no temporary directory")?;
+    let arguments = line.split(' ').map(|word| match file(word) {
+        Some(bytes) => {
+            let path = directory.path().join(word);
+            std::fs::write(&path, bytes).context("cannot write a temporary file")?;
+            Ok(path.display().to_string())
+        }
+        None => Ok(word.to_owned()),
+    });
+    let arguments = arguments.collect::<Result<Vec<_>>>()?;
+    let program = std::env::current_exe().context("this program has no path")?;
+    check(&program, &arguments, words)
+}
+
+fn check(program: &Path, arguments: &[String], words: &str) -> Result<String> {
+    let begin = Instant::now();
+    let captured = process::capture(Command::new(program).args(["run", "--json"]).args(arguments))?;
+    let time = begin.elapsed();
+    let lines: Vec<_> = captured.stderr.lines().collect();
+    ensure!(!captured.success, "the exit code is 0");
+    ensure!(captured.stdout.is_empty(), "stdout is not empty: {}", captured.stdout);
+    ensure!(lines.len() == 1, "not one line on stderr: {lines:?}");
+    ensure!(lines[0].starts_with("error: "), "no error line: {}", lines[0]);
+    ensure!(lines[0].contains(words), "`{words}` is missing in: {}", lines[0]);
+    ensure!(time < AT_ONCE, "it took {:.1} s", time.as_secs_f64());
+    Ok(String::new())
+}
+
+/// The content of a file that a case stands for.
+fn file(name: &str) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 4096];
+    match name {
+        "IMAGE" => {
+            bytes[16..24].copy_from_slice(&(32_u64 << 20).to_le_bytes());
+            bytes[56..60].copy_from_slice(b"ARM\x64");
+        }
+        "TEXT" => bytes = b"just a text\n".to_vec(),
+        "X86" => bytes[0x202..0x206].copy_from_slice(b"HdrS"),
+        "GZIP" => bytes[..2].copy_from_slice(b"\x1f\x8b"),
+        "EMPTY" => bytes.clear(),
+        _ => return None,
+    }
+    Some(bytes)
+}

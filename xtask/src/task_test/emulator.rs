@@ -1,0 +1,330 @@
+//! The tests that boot guests in the emulator: Linux in several shapes, under churn, with mistakes made on
+//! purpose, and the little guest that misbehaves on request.
+
+use super::scenarios;
+use super::step::{Board, Outcome, Step};
+use super::{Context, flat};
+use crate::boot::machine::Machine;
+use crate::boot::session::{self, Choices, Guest, Observed};
+use crate::boot::verdict;
+use crate::guests::cache::{Cache, DEFAULT_KERNEL, OTHER_KERNEL};
+use crate::setup::{self, Equipment, Needs};
+use crate::task_run;
+use anyhow::{Context as _, Result, bail, ensure};
+use slat_hv_protocol::{Leaf, Mistake, Report};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Long enough for the slowest guest on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A guest that a mistake makes hang is given up after this; a good one takes a third of it.
+const MISTAKE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Pages that are mapped before the guest runs: the UART (4 KiB), the GIC's distributor (64 KiB) and its one
+/// redistributor (128 KiB).
+const DEVICE_PAGES: u64 = 1 + 16 + 32;
+
+/// Seeds of the churn tests.
+const CHURN_SEEDS: u64 = 10;
+
+const MISTAKES: [Mistake; 5] = [
+    Mistake::NoTlbi,
+    Mistake::Ipas2Alone,
+    Mistake::Vmalle1Alone,
+    Mistake::WrongAddress,
+    Mistake::El2Instruction,
+];
+
+/// What all boots share, put together once.
+pub(crate) struct Bench {
+    emulator: PathBuf,
+    hypervisor: PathBuf,
+    kernel: PathBuf,
+    /// The other kernel, or why there is none.
+    other_kernel: Result<PathBuf, String>,
+    initrd: PathBuf,
+    sha256: String,
+    /// The flat binary of the guest that misbehaves.
+    test_guest: PathBuf,
+    /// Holds the files that were made.
+    _directory: TempDir,
+}
+
+static BENCH: OnceLock<Bench> = OnceLock::new();
+
+/// One boot.
+struct Boot {
+    kernel: PathBuf,
+    memory: u64,
+    cpu: &'static str,
+    choices: Choices,
+    patience: Duration,
+}
+
+impl Boot {
+    fn new(kernel: PathBuf) -> Self {
+        Self { kernel, memory: 128 << 20, cpu: "cortex-a72", choices: Choices::default(), patience: PATIENCE }
+    }
+}
+
+/// All of them.
+pub(crate) fn steps() -> Vec<Step> {
+    let mut steps = vec![
+        boot_step("boot natively", natively),
+        boot_step("boot with 128M", |bench, output| {
+            let report = good_boot(bench, Boot::new(bench.kernel.clone()), output)?.1;
+            ensure!(report.faults.total <= 300, "{} faults are too many", report.faults.total);
+            Ok(format!("{} faults", report.faults.total))
+        }),
+        boot_step("boot with 4k leaves", |bench, output| {
+            let mut boot = Boot::new(bench.kernel.clone());
+            boot.choices.leaf = Leaf::Size4K;
+            let Report { faults, leaves, .. } = good_boot(bench, boot, output)?.1;
+            ensure!(faults.spurious == 0, "{} spurious faults", faults.spurious);
+            let (populated, pages) = (faults.populated, leaves.size_4k);
+            let mapped = populated + DEVICE_PAGES;
+            ensure!(
+                mapped == pages,
+                "{populated} faults and {DEVICE_PAGES} device pages made {pages} leaves"
+            );
+            ensure!((5_000..=20_000).contains(&populated), "{populated} faults are not what a boot takes");
+            Ok(format!("{populated} faults"))
+        }),
+        boot_step("boot with 56M", |bench, output| {
+            let mut boot = Boot::new(bench.kernel.clone());
+            boot.memory = 56 << 20;
+            good_boot(bench, boot, output)?;
+            Ok(String::new())
+        }),
+        boot_step("boot on a CPU with three levels", |bench, output| {
+            let mut boot = Boot::new(bench.kernel.clone());
+            boot.cpu = "cortex-a53";
+            levels(&good_boot(bench, boot, output)?.0, 3)
+        }),
+        boot_step("boot on a CPU with four levels", |bench, output| {
+            levels(&good_boot(bench, Boot::new(bench.kernel.clone()), output)?.0, 4)
+        }),
+        Step::new("boot another kernel", |_, output| {
+            match BENCH.get().map(|bench| (bench, &bench.other_kernel)) {
+                Some((bench, Ok(kernel))) => Outcome::of(
+                    good_boot(bench, Boot::new(kernel.clone()), output).map(|_| OTHER_KERNEL.to_owned()),
+                ),
+                Some((_, Err(reason))) => Outcome::Impossible(reason.clone()),
+                None => Outcome::Failed("the set-up is missing".to_owned()),
+            }
+        }),
+    ];
+    for seed in 1..=CHURN_SEEDS {
+        steps.push(boot_step(&format!("boot under churn, seed {seed}"), move |bench, output| {
+            churn(bench, seed, output)
+        }));
+    }
+    for mistake in MISTAKES {
+        steps.push(boot_step(&format!("mistake is seen: {mistake:?}"), move |bench, output| {
+            bad_boot(bench, mistake, output)
+        }));
+    }
+    for scenario in scenarios::SCENARIOS {
+        steps.push(boot_step(&format!("test guest: {}", scenario.title), move |bench, output| {
+            scenarios::run(bench, scenario, output)
+        }));
+    }
+    steps
+}
+
+/// Sets everything up and runs `steps`, two at a time where there are two processors.
+pub(crate) fn run(board: &mut Board, context: &Context, steps: Vec<Step>) {
+    let others = steps.iter().any(|step| step.name().contains("another kernel"));
+    let set_up = match set_up(context, others) {
+        Ok(SetUp::Done(bench)) => {
+            let _ = BENCH.set(*bench);
+            None
+        }
+        Ok(SetUp::Impossible(error)) => Some((false, format!("{error:#}"))),
+        Err(error) => Some((true, format!("{error:#}"))),
+    };
+    let Some((failed, reason)) = set_up else {
+        let threads = thread::available_parallelism().map_or(1, |count| count.get().min(2));
+        board.run(steps, context, threads);
+        return;
+    };
+    let steps = steps.into_iter().map(|step| {
+        let reason = reason.clone();
+        Step::new(
+            step.name(),
+            move |_, _| {
+                if failed { Outcome::Failed(reason) } else { Outcome::Impossible(reason) }
+            },
+        )
+    });
+    board.run(steps.collect(), context, 1);
+}
+
+enum SetUp {
+    Done(Box<Bench>),
+    /// The machine lacks something.
+    Impossible(anyhow::Error),
+}
+
+/// Gets and builds what the boots need. An error here is a failure of the repository, not of the machine.
+fn set_up(context: &Context, with_other_kernel: bool) -> Result<SetUp> {
+    let Context { host, workspace, .. } = context;
+    let needs = Needs { kernel: Some(DEFAULT_KERNEL), busybox: true };
+    let Equipment { emulator, toolchain, kernel, busybox } = match setup::prepare(host, workspace, &needs) {
+        Ok(equipment) => equipment,
+        Err(error) => {
+            if let Some(missing) = error.downcast_ref::<crate::missing::MissingThings>() {
+                missing.things().iter().for_each(|thing| eprintln!("{thing}"));
+            }
+            return Ok(SetUp::Impossible(error));
+        }
+    };
+    let (Some(kernel), Some(busybox)) = (kernel, busybox) else { bail!("the set-up is incomplete") };
+    let other_kernel = if with_other_kernel {
+        let fetched = Cache::new(&workspace.target).kernel(host, OTHER_KERNEL);
+        fetched.map_err(|error| format!("{error:#}"))
+    } else {
+        Err("not asked for".to_owned())
+    };
+    let hypervisor = toolchain.build(host, workspace, "slat-hv")?;
+    let test_guest_elf = toolchain.build(host, workspace, "slat-test-guest")?;
+
+    let directory =
+        tempfile::Builder::new().prefix("slat-test-").tempdir().context("no temporary directory")?;
+    let initrd = directory.path().join("initramfs.cpio");
+    let sha256 = task_run::write_initramfs(&busybox, &initrd)?;
+    let test_guest = directory.path().join("test-guest");
+    let elf = std::fs::read(&test_guest_elf).context("cannot read the test guest")?;
+    std::fs::write(&test_guest, flat::flatten(&elf)?).context("cannot write the test guest")?;
+    Ok(SetUp::Done(Box::new(Bench {
+        emulator,
+        hypervisor,
+        kernel,
+        other_kernel,
+        initrd,
+        sha256,
+        test_guest,
+        _directory: directory,
+    })))
+}
+
+/// A step that boots something; the guest's console is its output.
+fn boot_step(name: &str, work: impl FnOnce(&Bench, &mut String) -> Result<String> + Send + 'static) -> Step {
+    Step::new(name, |_, output| match BENCH.get() {
+        Some(bench) => Outcome::of(work(bench, output)),
+        None => Outcome::Failed("the set-up is missing".to_owned()),
+    })
+}
+
+impl Bench {
+    fn machine(&self, cpu: &str) -> Machine {
+        Machine { emulator: self.emulator.clone(), cpu: cpu.to_owned() }
+    }
+
+    fn linux(&self, kernel: PathBuf, memory: u64) -> Result<Guest> {
+        let bootargs = task_run::bootargs("")?;
+        Ok(Guest {
+            kernel,
+            initrd: Some(self.initrd.clone()),
+            bootargs,
+            memory,
+            sha256: Some(self.sha256.clone()),
+        })
+    }
+
+    /// Boots the guest that misbehaves, with `bootargs` to say how.
+    pub(crate) fn boot_test_guest(
+        &self,
+        bootargs: &str,
+        choices: &Choices,
+        patience: Duration,
+        output: &mut String,
+    ) -> Result<Observed> {
+        let kernel = self.test_guest.clone();
+        let guest = Guest {
+            kernel,
+            initrd: None,
+            bootargs: bootargs.to_owned(),
+            memory: scenarios::MEMORY,
+            sha256: None,
+        };
+        self.boot(&guest, "cortex-a72", choices, patience, output)
+    }
+
+    fn boot(
+        &self,
+        guest: &Guest,
+        cpu: &str,
+        choices: &Choices,
+        patience: Duration,
+        output: &mut String,
+    ) -> Result<Observed> {
+        let mut screen = Vec::new();
+        let seen =
+            session::under_slat(&self.machine(cpu), &self.hypervisor, guest, choices, patience, &mut screen);
+        output.push_str(&String::from_utf8_lossy(&screen));
+        let seen = seen?;
+        if let Some(report) = &seen.report {
+            output.push_str(&format!("\n{report:?}\n"));
+        }
+        Ok(seen)
+    }
+}
+
+/// Boots Linux, which must reach its end with everything in order.
+fn good_boot(bench: &Bench, boot: Boot, output: &mut String) -> Result<(Observed, Report)> {
+    let guest = bench.linux(boot.kernel, boot.memory)?;
+    let seen = bench.boot(&guest, boot.cpu, &boot.choices, boot.patience, output)?;
+    verdict::under_slat(&guest, &seen).map_err(anyhow::Error::msg)?;
+    let report = seen.report.clone().context("there is no report")?;
+    ensure!(report.frames.taken > 0, "no frame was taken");
+    Ok((seen, report))
+}
+
+/// Control of the whole arrangement: the same guest, nothing below it.
+fn natively(bench: &Bench, output: &mut String) -> Result<String> {
+    let guest = bench.linux(bench.kernel.clone(), 128 << 20)?;
+    let mut screen = Vec::new();
+    let seen = session::natively(&bench.machine("cortex-a72"), &guest, PATIENCE, &mut screen);
+    output.push_str(&String::from_utf8_lossy(&screen));
+    let seen = seen?;
+    verdict::natively(&guest, &seen).map_err(anyhow::Error::msg)?;
+    Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
+}
+
+fn levels(seen: &Observed, expected: u32) -> Result<String> {
+    let started = seen.started.as_ref().context("the hypervisor did not say what it chose")?;
+    ensure!(started.levels == expected, "{} levels instead of {expected}", started.levels);
+    Ok(format!("{}-bit guest addresses", started.gpa_bits))
+}
+
+fn churn(bench: &Bench, seed: u64, output: &mut String) -> Result<String> {
+    let mut boot = Boot::new(bench.kernel.clone());
+    boot.choices.churn = Some(task_run::churn(seed));
+    let report = good_boot(bench, boot, output)?.1;
+    let counts = report.churn.context("churn did not report")?;
+    let counts = [counts.unmapped, counts.moved, counts.write_protected];
+    let [unmapped, moved, write_protected] = counts;
+    let note = format!("{unmapped} pages unmapped, {moved} moved, {write_protected} write-protected");
+    ensure!(
+        counts.iter().all(|&count| count > 300) && counts.iter().sum::<u64>() > 2000,
+        "too little churn: {note}"
+    );
+    Ok(note)
+}
+
+/// Boots Linux under churn with `mistake`: the control that the churn tests can fail at all.
+fn bad_boot(bench: &Bench, mistake: Mistake, output: &mut String) -> Result<String> {
+    let guest = bench.linux(bench.kernel.clone(), 128 << 20)?;
+    let choices = Choices { churn: Some(task_run::churn(1)), mistake, ..Choices::default() };
+    let seen = bench.boot(&guest, "cortex-a72", &choices, MISTAKE_PATIENCE, output)?;
+    ensure!(seen.started.is_some(), "the guest was not even started");
+    match verdict::under_slat(&guest, &seen) {
+        Err(reason) => Ok(reason),
+        Ok(()) => bail!("the guest reached its end all the same"),
+    }
+}

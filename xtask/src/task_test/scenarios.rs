@@ -1,0 +1,138 @@
+//! What the guest that misbehaves on request does, and how the hypervisor must answer: the table in the test
+//! guest's own documentation, as tests.
+
+use super::emulator::Bench;
+use crate::boot::session::{Choices, Ending, Observed};
+use anyhow::{Context, Result, bail, ensure};
+use slat_hv_protocol::{End, FaultPolicy, Leaf, Report};
+use std::time::Duration;
+
+/// RAM of the test guest.
+pub(crate) const MEMORY: u64 = 16 << 20;
+
+/// One misbehaviour.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scenario {
+    /// What the step is called.
+    pub(crate) title: &'static str,
+    /// What the guest's command line says behind `scenario=`.
+    words: &'static str,
+    leaf: Leaf,
+    on_fault: FaultPolicy,
+    expected: Expected,
+    /// What the report must say besides.
+    check: fn(&Report) -> Result<()>,
+}
+
+/// How the run must end.
+#[derive(Clone, Copy, Debug)]
+enum Expected {
+    /// By power-off, after the guest found everything right.
+    PowerOff,
+    /// By a reset.
+    Reset,
+    /// By an access that is nobody's; its description has all these words.
+    Fault(&'static [&'static str]),
+    /// In any way but by a failure of the hypervisor; it need not end at all.
+    Contained,
+}
+
+const fn scenario(words: &'static str, expected: Expected) -> Scenario {
+    let on_fault = FaultPolicy::Stop;
+    Scenario { title: words, words, leaf: Leaf::Auto, on_fault, expected, check: |_| Ok(()) }
+}
+
+const fn injecting(words: &'static str, expected: Expected) -> Scenario {
+    Scenario { on_fault: FaultPolicy::Inject, ..scenario(words, expected) }
+}
+
+/// All of them.
+pub(crate) const SCENARIOS: [Scenario; 21] = [
+    scenario("ok", Expected::PowerOff),
+    Scenario {
+        check: |report| equal("leaves populated", report.faults.populated, MEMORY >> 21),
+        ..scenario("touch-all", Expected::PowerOff)
+    },
+    Scenario {
+        title: "touch-all with 4k leaves",
+        leaf: Leaf::Size4K,
+        check: |report| equal("leaves populated", report.faults.populated, MEMORY >> 12),
+        ..scenario("touch-all", Expected::PowerOff)
+    },
+    scenario("write-device-ok", Expected::PowerOff),
+    scenario("wfi-storm", Expected::PowerOff),
+    scenario("psci-cpu-on", Expected::PowerOff),
+    scenario("smc", Expected::PowerOff),
+    scenario("hvc-unknown", Expected::PowerOff),
+    scenario("undef-sysreg", Expected::PowerOff),
+    Scenario {
+        check: |report| equal("aborts injected", report.injected_aborts, 3),
+        ..injecting("inject", Expected::PowerOff)
+    },
+    Scenario {
+        check: |report| equal("aborts injected", report.injected_aborts, 1),
+        ..injecting("inject-device", Expected::PowerOff)
+    },
+    scenario("reset", Expected::Reset),
+    scenario("hole", Expected::Fault(&["read", "0xa000000"])),
+    scenario("hole-write", Expected::Fault(&["write", "0xa000000"])),
+    scenario("too-wide", Expected::Fault(&["read", "0x40000000000"])),
+    scenario("exec-device", Expected::Fault(&["fetch", "0x9000000"])),
+    scenario("walk-hole", Expected::Fault(&["walk", "0xa000"])),
+    injecting("no-vector", Expected::Contained),
+    Scenario { title: "wild, seed 1", ..injecting("wild seed=1", Expected::Contained) },
+    Scenario { title: "wild, seed 2", ..injecting("wild seed=2", Expected::Contained) },
+    Scenario { title: "wild, seed 3", ..injecting("wild seed=3", Expected::Contained) },
+];
+
+fn equal(what: &str, found: u64, expected: u64) -> Result<()> {
+    ensure!(found == expected, "{what}: {found} instead of {expected}");
+    Ok(())
+}
+
+/// Boots the guest and checks how the run ended.
+pub(crate) fn run(bench: &Bench, scenario: Scenario, output: &mut String) -> Result<String> {
+    let choices = Choices { leaf: scenario.leaf, on_fault: scenario.on_fault, ..Choices::default() };
+    let patience = match scenario.expected {
+        // It need not end, so waiting longer would show nothing more.
+        Expected::Contained => Duration::from_secs(6),
+        _ => Duration::from_secs(15),
+    };
+    let bootargs = format!("scenario={}", scenario.words);
+    let seen = bench.boot_test_guest(&bootargs, &choices, patience, output)?;
+    judge(&scenario, &seen)
+}
+
+fn judge(scenario: &Scenario, seen: &Observed) -> Result<String> {
+    if let Some(reason) = &seen.failed {
+        bail!("the hypervisor failed: {reason}");
+    }
+    ensure!(seen.started.is_some(), "the guest was not even started: {}", seen.emulator_error);
+    if matches!((scenario.expected, &seen.ending), (Expected::Contained, Ending::TimedOut(_))) {
+        return Ok("it went on until the time was up".to_owned());
+    }
+    let report =
+        seen.report.as_ref().with_context(|| format!("no report; the last line was: {}", seen.last_line))?;
+    let note = match (scenario.expected, &report.end) {
+        (Expected::PowerOff, End::PowerOff) => {
+            let name = scenario.words.split(' ').next().unwrap_or_default();
+            let console = String::from_utf8_lossy(&seen.console);
+            let all_right = format!("test-guest: {name}: ok");
+            ensure!(console.contains(&all_right), "the guest powered off without `{all_right}`");
+            String::new()
+        }
+        (Expected::Reset, End::Reset) => String::new(),
+        (Expected::Fault(words), End::Fault { description }) => {
+            ensure!(!description.contains('\n'), "the description is more than a line: {description}");
+            for word in words {
+                ensure!(description.contains(word), "`{word}` is missing in: {description}");
+            }
+            description.clone()
+        }
+        (Expected::Contained, end) => format!("{end:?}"),
+        (_, end) => bail!("it ended by {end:?}; the last line was: {}", seen.last_line),
+    };
+    equal("frames given back", report.frames.returned, report.frames.taken)?;
+    (scenario.check)(report)?;
+    Ok(note)
+}

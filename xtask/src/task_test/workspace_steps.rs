@@ -1,0 +1,131 @@
+//! The steps that need cargo and nothing else: style, lints, documentation, host tests, the package.
+
+use super::Context;
+use super::step::{Outcome, Step, Tally};
+use crate::process::{self, Captured};
+use crate::toolchain::{self, Plan};
+use crate::workspace::cargo;
+use anyhow::Result;
+use std::process::Command;
+
+/// The bare-metal programs, and the library as they see it.
+const BARE_PACKAGES: [&str; 3] = ["slat", "slat-hv", "slat-test-guest"];
+
+/// All of them.
+pub(crate) fn steps() -> Vec<Step> {
+    vec![
+        Step::new("format", |context, output| {
+            tool(context, output, "rustfmt", "fmt", &["--all", "--check"], &[])
+        }),
+        Step::new("clippy for the host", |context, output| {
+            let arguments = ["--workspace", "--all-targets", "--", "-D", "warnings"];
+            tool(context, output, "clippy", "clippy", &arguments, &[])
+        }),
+        Step::new("clippy for bare metal", bare_clippy),
+        Step::new("documentation", |context, output| {
+            let arguments = ["doc", "--workspace", "--no-deps"];
+            simple(&mut cargo_command(context, &arguments, &[("RUSTDOCFLAGS", "-D warnings")]), output)
+        }),
+        Step::new("host tests", host_tests),
+        Step::new("package", package),
+    ]
+}
+
+fn cargo_command(context: &Context, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(cargo());
+    command.args(arguments).envs(environment.iter().copied()).current_dir(&context.workspace.root);
+    command
+}
+
+/// Runs a command of which only the exit code matters.
+fn simple(command: &mut Command, output: &mut String) -> Outcome {
+    match capture_into(command, output) {
+        Ok(Captured { success: true, .. }) => Outcome::Passed(String::new()),
+        Ok(captured) => Outcome::Failed(captured.complaint()),
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    }
+}
+
+fn capture_into(command: &mut Command, output: &mut String) -> Result<Captured> {
+    let captured = process::capture(command)?;
+    output.push_str(&captured.stdout);
+    output.push_str(&captured.stderr);
+    Ok(captured)
+}
+
+/// Runs a tool that is a component of its own and may have to be added first.
+fn tool(
+    context: &Context,
+    output: &mut String,
+    component: &str,
+    subcommand: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Outcome {
+    let is_there = || {
+        let captured = process::capture(&mut cargo_command(context, &[subcommand, "--version"], &[]));
+        captured.is_ok_and(|captured| captured.success)
+    };
+    if !is_there() {
+        // Where rustup is missing or fails, the second look tells.
+        let _ = process::capture(Command::new("rustup").args(["component", "add", component]));
+        if !is_there() {
+            return Outcome::Impossible(format!("missing: rustup component add {component}"));
+        }
+    }
+    simple(cargo_command(context, &[subcommand], environment).args(arguments), output)
+}
+
+fn bare_clippy(context: &Context, output: &mut String) -> Outcome {
+    let Plan::Ready(toolchain) = toolchain::plan(&context.host) else {
+        return Outcome::Impossible(toolchain::missing(&context.host).to_string());
+    };
+    match toolchain.clippy(&context.workspace, &BARE_PACKAGES) {
+        Some(mut command) => simple(&mut command, output),
+        None => Outcome::Impossible("the distribution's toolchain has no clippy for it".to_owned()),
+    }
+}
+
+/// Unit tests, integration tests and documentation tests; each counts.
+fn host_tests(context: &Context, output: &mut String) -> Outcome {
+    let mut command = cargo_command(context, &["test", "--workspace", "--no-fail-fast"], &[]);
+    match capture_into(&mut command, output) {
+        Ok(captured) => {
+            let mut tally = count(&captured.stdout);
+            // A test that does not compile has no result line.
+            if !captured.success && tally.failed == 0 {
+                tally.failed = 1;
+            }
+            Outcome::Counted(tally)
+        }
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    }
+}
+
+/// Sums the lines `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
+fn count(output: &str) -> Tally {
+    let mut tally = Tally::default();
+    for line in output.lines().filter_map(|line| line.trim().strip_prefix("test result:")) {
+        let number = |word: &str| -> u64 {
+            let part = line.split(['.', ';']).find_map(|part| part.trim().strip_suffix(word));
+            part.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        };
+        tally.passed += number("passed");
+        tally.failed += number("failed");
+        tally.skipped += number("ignored");
+    }
+    tally
+}
+
+/// Builds the library from its package as a stranger would get it.
+fn package(context: &Context, output: &mut String) -> Outcome {
+    let arguments = ["package", "--package", "slat", "--allow-dirty"];
+    let offline = process::capture(cargo_command(context, &arguments, &[]).arg("--offline"));
+    if offline.is_ok_and(|captured| captured.success) {
+        return Outcome::Passed(String::new());
+    }
+    simple(&mut cargo_command(context, &arguments, &[]), output)
+}
+
+#[cfg(test)]
+mod tests;

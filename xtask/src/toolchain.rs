@@ -1,0 +1,228 @@
+//! The toolchain for the bare-metal programs: which one this machine has, and how each is called.
+//!
+//! Protocol: the target's library comes, in this order, from the toolchain in use, from the distribution's own
+//! toolchain with its library source (built by `-Zbuild-std`), from `rustup target add`, from the
+//! distribution's packages. Rust 1.85 or later in every case.
+
+use crate::host::{Host, Package};
+use crate::missing::Missing;
+use crate::process;
+use crate::progress::Step;
+use crate::setup::apt;
+use crate::workspace::{Workspace, cargo};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The bare-metal target: without floating point, so that the guest's registers are never touched.
+pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
+
+/// Set to `distribution`, this passes over the toolchain in use and rustup.
+const CHOICE: &str = "SLAT_BARE_TOOLCHAIN";
+
+/// The oldest minor version of Rust 1 that builds the workspace.
+const OLDEST: u32 = 85;
+
+const RUSTC: &str = "/usr/bin/rustc";
+const CARGO: &str = "/usr/bin/cargo";
+
+const LLD: Package = Package { debian: "lld", fedora: "lld", arch: "lld", suse: "lld", brew: "lld" };
+
+/// A toolchain that can build for [`TARGET`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Toolchain {
+    /// The one in use has the target's library.
+    InUse,
+    /// The distribution's, which builds the library first.
+    Distribution,
+}
+
+/// How a machine without a ready toolchain can get one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Nothing to do.
+    Ready(Toolchain),
+    /// By rustup; by the distribution's packages where rustup fails and packages can be installed.
+    Rustup {
+        /// Whether packages can be installed.
+        else_packages: bool,
+    },
+    /// By the distribution's packages.
+    Packages,
+    /// Not by us.
+    Impossible,
+}
+
+/// Finds out what this machine has; changes nothing.
+pub(crate) fn plan(host: &Host) -> Plan {
+    let forced = std::env::var_os(CHOICE).is_some_and(|choice| choice == "distribution");
+    if !forced && has_target() {
+        return Plan::Ready(Toolchain::InUse);
+    }
+    if distribution_is_complete(host) {
+        return Plan::Ready(Toolchain::Distribution);
+    }
+    decide(!forced && host.find("rustup").is_some(), host.can_install())
+}
+
+fn decide(rustup: bool, packages: bool) -> Plan {
+    match (rustup, packages) {
+        (true, else_packages) => Plan::Rustup { else_packages },
+        (false, true) => Plan::Packages,
+        (false, false) => Plan::Impossible,
+    }
+}
+
+/// Carries out `plan`.
+pub(crate) fn obtain(host: &Host, plan: &Plan) -> Result<Toolchain> {
+    match plan {
+        Plan::Ready(toolchain) => Ok(toolchain.clone()),
+        Plan::Rustup { else_packages } => match add_target() {
+            Err(error) if *else_packages && !process::interrupted() => {
+                eprintln!("{error:#}; trying the distribution's own toolchain");
+                install_distribution(host)
+            }
+            added => added,
+        },
+        Plan::Packages => install_distribution(host),
+        Plan::Impossible => anyhow::bail!("no Rust toolchain for {TARGET}"),
+    }
+}
+
+/// What to print where nothing can be done.
+pub(crate) fn missing(host: &Host) -> Missing {
+    let how = if host.is_debian_like() && host.find("rustup").is_none() {
+        host.install_command(&Package { debian: "rustc cargo rust-src lld", ..LLD })
+    } else {
+        format!("rustup target add {TARGET}")
+    };
+    Missing::new(format!("Rust target {TARGET}"), how)
+}
+
+impl Toolchain {
+    /// Builds `package` in release mode; the path of its ELF file.
+    pub(crate) fn build(&self, host: &Host, workspace: &Workspace, package: &str) -> Result<PathBuf> {
+        let directory = self.target_directory(workspace);
+        let mut command = self.cargo(host, "build");
+        command.args(["--release", "--package", package, "--target", TARGET, "--target-dir"]);
+        command.arg(&directory).current_dir(&workspace.root);
+        process::run_visibly(&mut command).with_context(|| format!("{package} does not build"))?;
+        Ok(directory.join(TARGET).join("release").join(package))
+    }
+
+    /// `cargo clippy` for the bare-metal target, where the toolchain has it.
+    pub(crate) fn clippy(&self, workspace: &Workspace, packages: &[&str]) -> Option<Command> {
+        if *self == Self::Distribution {
+            return None;
+        }
+        let mut command = Command::new(cargo());
+        command.args(["clippy", "--release", "--target", TARGET, "--target-dir"]);
+        command.arg(self.target_directory(workspace)).current_dir(&workspace.root);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        command.args(["--", "-D", "warnings"]);
+        Some(command)
+    }
+
+    /// One directory for each toolchain, so that they do not throw away each other's work.
+    fn target_directory(&self, workspace: &Workspace) -> PathBuf {
+        match self {
+            Self::InUse => workspace.target.join("bare"),
+            Self::Distribution => workspace.target.join("bare").join("distribution"),
+        }
+    }
+
+    fn cargo(&self, host: &Host, subcommand: &str) -> Command {
+        match self {
+            Self::InUse => {
+                let mut command = Command::new(cargo());
+                command.arg(subcommand);
+                command
+            }
+            Self::Distribution => {
+                let mut command = Command::new(CARGO);
+                command.args([subcommand, "-Zbuild-std=core,alloc"]);
+                // `-Z` and the library's own unstable features are for nightly compilers otherwise.
+                command.env("RUSTC", RUSTC).env("RUSTC_BOOTSTRAP", "1");
+                // What the cargo that started us set is about another toolchain.
+                for name in
+                    ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTDOC", "CARGO", "LD_LIBRARY_PATH"]
+                {
+                    command.env_remove(name);
+                }
+                let linker = linker(host).unwrap_or_else(|| "ld.lld".into());
+                command
+                    .env(format!("CARGO_TARGET_{}_LINKER", TARGET.to_uppercase().replace('-', "_")), linker);
+                command
+            }
+        }
+    }
+}
+
+/// Whether the toolchain in use has the target's library.
+fn has_target() -> bool {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output =
+        process::output_of(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]));
+    output.is_ok_and(|directory| Path::new(directory.trim()).is_dir())
+}
+
+fn add_target() -> Result<Toolchain> {
+    let step = Step::new(format!("Rust target {TARGET}: rustup target add"));
+    process::output_of(Command::new("rustup").args(["target", "add", TARGET]))?;
+    step.done("added");
+    Ok(Toolchain::InUse)
+}
+
+/// Whether the distribution's compiler, library source and a linker are all there.
+fn distribution_is_complete(host: &Host) -> bool {
+    let output = |argument: &[&str]| {
+        process::output_of(Command::new(RUSTC).args(argument).env_remove("LD_LIBRARY_PATH"))
+    };
+    let new_enough = Path::new(RUSTC).is_file()
+        && output(&["--version"])
+            .is_ok_and(|version| minor_version(&version).is_some_and(|minor| minor >= OLDEST));
+    new_enough
+        && Path::new(CARGO).is_file()
+        && linker(host).is_some()
+        && output(&["--print", "sysroot"]).is_ok_and(|sysroot| {
+            Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file()
+        })
+}
+
+fn linker(host: &Host) -> Option<OsString> {
+    ["ld.lld", "rust-lld"].iter().find_map(|name| host.find(name)).map(PathBuf::into_os_string)
+}
+
+fn install_distribution(host: &Host) -> Result<Toolchain> {
+    // A fresh machine has no index, and without one there is no telling which packages it has.
+    apt::update_once()?;
+    let candidate =
+        process::output_of(Command::new("apt-cache").args(["policy", "rustc"]).env("LC_ALL", "C"))?;
+    let candidate =
+        candidate.lines().find_map(|line| line.trim().strip_prefix("Candidate:")).unwrap_or_default();
+    let new_enough =
+        minor_version(&format!("rustc {}", candidate.trim())).is_some_and(|minor| minor >= OLDEST);
+    let packages = if new_enough {
+        ["rustc", "cargo", "rust-src", "lld"]
+    } else {
+        // Debian bookworm keeps a current compiler beside its own, for building web browsers.
+        ["rustc-web", "cargo-web", "rust-web-src", "lld"]
+    };
+    apt::install("the bare-metal toolchain", &packages)?;
+    anyhow::ensure!(
+        distribution_is_complete(host),
+        "the distribution's toolchain is older than Rust 1.{OLDEST}"
+    );
+    Ok(Toolchain::Distribution)
+}
+
+/// The minor version in `rustc 1.96.0 (…)`.
+fn minor_version(version: &str) -> Option<u32> {
+    version.split_whitespace().nth(1)?.strip_prefix("1.")?.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;
