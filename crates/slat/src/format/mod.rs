@@ -6,6 +6,9 @@
 //! Levels are counted from the leaf: an entry of level `n` covers `4 KiB << 9 n`, so level 0 holds the 4 KiB leaves
 //! (Arm counts the other way round: its lookup level is 3 minus ours).
 
+pub mod ept;
+pub mod gstage;
+pub mod npt;
 pub mod stage2;
 
 #[cfg(test)]
@@ -140,6 +143,10 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
 
     /// Whether the CPU has instructions that invalidate a range of addresses at once.
     fn has_range_invalidation(&self) -> bool;
+
+    /// Whether an invalidation by address also drops what a CPU remembers of the tables on the way. Where it does
+    /// not, a table that is unlinked costs an invalidation of the whole space.
+    fn invalidation_by_address_reaches_tables(&self) -> bool;
 }
 
 /// Whether a mapping with the flags `allowed` lets the access `access` pass on this format. `USER` in an access

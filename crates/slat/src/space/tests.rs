@@ -8,10 +8,13 @@ mod operations;
 
 use super::*;
 use crate::flags::{LeafSize, MappingFlags};
+use crate::format::ept::{self, Ept};
+use crate::format::gstage::{self, Gstage};
+use crate::format::npt::{self, Npt};
 use crate::format::stage2::{Features, Stage2};
 use crate::test_util::HeapHal;
 
-type Space<'h> = AddrSpace<&'h HeapHal, Stage2>;
+type Space<'h, F = Stage2> = AddrSpace<&'h HeapHal, F>;
 
 const KIB4: u64 = 4 << 10;
 const MIB2: u64 = 2 << 20;
@@ -31,6 +34,30 @@ fn hpa(value: u64) -> HostPhysAddr {
 fn formats() -> [Stage2; 4] {
     let wide = Features { pa_bits: 48, vmid_bits: 16, ..Features::BASELINE };
     [34, 39, 40, 48].map(|gpa_bits| Stage2::new(wide, Some(gpa_bits)).expect("in range"))
+}
+
+/// EPT with four and five levels, with and without mode-based execute control.
+fn ept_formats() -> [Ept; 2] {
+    let cap = 1 | 1 << 6 | 1 << 7 | 1 << 14 | 1 << 16 | 1 << 17;
+    [(4, false), (5, true)].map(|(levels, mode_based_execute)| {
+        let capabilities = ept::Capabilities { ept_vpid_cap: cap, physical_bits: 46, mode_based_execute };
+        Ept::new(capabilities, levels).expect("offered")
+    })
+}
+
+/// Nested paging with four and five levels, with and without 1 GiB leaves.
+fn npt_formats() -> [Npt; 2] {
+    [4, 5].map(|levels| {
+        let capabilities =
+            npt::Capabilities { physical_bits: 48, leaf_1g: levels == 5, no_execute: true, asids: 64 };
+        Npt::new(capabilities, levels).expect("in range")
+    })
+}
+
+/// The three modes of the G-stage, with and without Svpbmt.
+fn gstage_formats() -> [Gstage; 3] {
+    [(gstage::Mode::Sv39x4, false), (gstage::Mode::Sv48x4, true), (gstage::Mode::Sv57x4, true)]
+        .map(|(mode, svpbmt)| Gstage::new(mode, gstage::Capabilities { svpbmt, vmid_bits: 14 }))
 }
 
 /// A space of 8 GiB from zero on.

@@ -43,6 +43,9 @@ impl<H: Hal, F: Format> Table<H, F> {
                     if whole || self.retire_in(pending, level - 1, next, piece) {
                         slot.store(&self.hal, Soft::RetiredTable(next).encode());
                         pending.add_retired(piece);
+                        if !self.format.invalidation_by_address_reaches_tables() {
+                            pending.add_whole();
+                        }
                     }
                 }
                 View::Leaf(leaf) => {

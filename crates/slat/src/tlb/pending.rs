@@ -47,6 +47,11 @@ impl Pending {
         }
     }
 
+    /// Adds that no invalidation by address will do.
+    pub(crate) fn add_whole(&mut self) {
+        self.whole = true;
+    }
+
     /// Adds a range in which entries wait to be given back.
     pub(crate) fn add_retired(&mut self, range: GuestPhysRange) {
         self.retired = true;

@@ -293,6 +293,11 @@ impl Format for Stage2 {
     fn has_range_invalidation(&self) -> bool {
         self.features.range_tlbi
     }
+
+    fn invalidation_by_address_reaches_tables(&self) -> bool {
+        // IPAS2E1IS, with its level hint left out, drops the walks of its address as well.
+        true
+    }
 }
 
 #[cfg(test)]

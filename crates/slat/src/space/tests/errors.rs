@@ -115,7 +115,7 @@ fn questions_and_faults_name_what_is_wrong() {
 }
 
 /// An operation that can fail for want of memory, on a prepared space.
-type Operation = fn(&mut Space<'_>) -> Result<(), bool>;
+type Operation<F> = fn(&mut Space<'_, F>) -> Result<(), bool>;
 
 /// Whether the result is an "out of memory".
 macro_rules! outcome {
@@ -127,9 +127,8 @@ macro_rules! outcome {
     };
 }
 
-#[test]
-fn every_single_allocation_may_fail() {
-    let operations: [(&str, Operation); 11] = [
+fn every_single_allocation_may_fail<F: Format>(formats: impl IntoIterator<Item = F>) {
+    let operations: [(&str, Operation<F>); 11] = [
         ("map linear", |space| outcome!(space.map_linear(gpa(0x5000), hpa(0x9000), 3 * MIB2, RW), MapError)),
         ("map lazy", |space| outcome!(space.map_alloc(gpa(0x5000), 3 * MIB2, RW, false), MapError)),
         ("map eager", |space| {
@@ -157,7 +156,7 @@ fn every_single_allocation_may_fail() {
             outcome!(space.handle_page_fault(gpa(3 * GIB1 + 1), MappingFlags::READ), FaultError)
         }),
     ];
-    for format in formats() {
+    for format in formats {
         for (name, operation) in operations {
             let mut failures = 0;
             for n in 0.. {
@@ -186,4 +185,24 @@ fn every_single_allocation_may_fail() {
             assert!(failures > 0 || name == "map lazy", "{name} took no memory");
         }
     }
+}
+
+#[test]
+fn every_single_allocation_may_fail_stage2() {
+    every_single_allocation_may_fail(formats());
+}
+
+#[test]
+fn every_single_allocation_may_fail_ept() {
+    every_single_allocation_may_fail(ept_formats());
+}
+
+#[test]
+fn every_single_allocation_may_fail_npt() {
+    every_single_allocation_may_fail(npt_formats());
+}
+
+#[test]
+fn every_single_allocation_may_fail_gstage() {
+    every_single_allocation_may_fail(gstage_formats());
 }

@@ -295,3 +295,20 @@ fn the_smallest_leaf_of_a_batch_sets_the_step() {
     space.protect(gpa(0), 2 * MIB2, MappingFlags::READ).expect("mapped");
     assert_eq!(forgotten(&hal.events()), Some(vec![0, 512]), "one for each large leaf");
 }
+
+#[test]
+fn a_removed_table_costs_the_whole_space_where_addresses_do_not_reach_it() {
+    fn events<F: Format>(format: F) -> Vec<Event> {
+        let hal = HeapHal::new();
+        let mut space = Space::with_format(&hal, format, gpa(0), GIB1, 0).expect("a root");
+        space.map_alloc(gpa(0), 2 * KIB4, RW, true).expect("free");
+        hal.record();
+        space.unmap(gpa(0), KIB4).expect("mapped");
+        assert!(!hal.events().contains(&Event::InvalidateSpace(Reach::AllCpus)), "the table stays");
+        space.unmap(gpa(KIB4), KIB4).expect("mapped");
+        hal.events()
+    }
+    let whole = Event::InvalidateSpace(Reach::AllCpus);
+    assert!(!events(Stage2::default()).contains(&whole));
+    assert!(events(Gstage::default()).contains(&whole), "HFENCE.GVMA by address orders leaves only");
+}

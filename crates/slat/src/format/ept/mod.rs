@@ -1,0 +1,252 @@
+//! Intel EPT (Intel SDM vol. 3C, "The extended page table mechanism (EPT)").
+//!
+//! Four or five levels, mode-based execute control, memory types with and without the guest's PAT. Hardware update of
+//! accessed and dirty flags stays off: EPTP bit 6 is 0, so bits 8 and 9 are ignored.
+
+use super::{CacheEvent, Format, Geometry, Kind};
+use crate::addr::HostPhysAddr;
+use crate::error::UnsupportedFlags;
+use crate::flags::{LeafSize, MappingFlags, MemoryType};
+use crate::hal::CacheActions;
+use thiserror::Error;
+
+// "Format of an EPT Page-Table Entry" and the tables beside it.
+const READ: u64 = 1 << 0;
+const WRITE: u64 = 1 << 1;
+const EXECUTE: u64 = 1 << 2;
+const MEMORY_TYPE_SHIFT: u32 = 3;
+const MEMORY_TYPE_MASK: u64 = 7 << MEMORY_TYPE_SHIFT;
+/// The guest's PAT is ignored.
+const IGNORE_PAT: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+/// Execution in user mode, with mode-based execute control.
+const EXECUTE_USER: u64 = 1 << 10;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+// Values of the memory type: uncacheable, write-combining, write-back.
+const UC: u64 = 0;
+const WC: u64 = 1;
+const WB: u64 = 6;
+
+/// What of EPT a CPU offers: IA32_VMX_EPT_VPID_CAP, the physical address width, and whether the VM-execution
+/// control "mode-based execute control for EPT" will be on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// IA32_VMX_EPT_VPID_CAP (MSR 48CH).
+    pub ept_vpid_cap: u64,
+    /// MAXPHYADDR: CPUID 8000_0008H, EAX bits 7:0.
+    pub physical_bits: u32,
+    /// Whether mode-based execute control is on (secondary controls, bit 22).
+    pub mode_based_execute: bool,
+}
+
+impl Capabilities {
+    /// The least that a CPU with EPT offers: four levels, write-back, no large leaf, 36 bits.
+    pub const BASELINE: Self =
+        Self { ept_vpid_cap: 1 << 6 | 1 << 14, physical_bits: 36, mode_based_execute: false };
+
+    const fn has(self, bit: u32) -> bool {
+        self.ept_vpid_cap >> bit & 1 == 1
+    }
+}
+
+/// Why EPT cannot be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// The CPU lacks the page-walk length (IA32_VMX_EPT_VPID_CAP bit 6 or 7), or it is neither 4 nor 5.
+    #[error("EPT with {0} levels is not offered by this CPU")]
+    Levels(u8),
+    /// The CPU does not offer write-back for the EPT paging structures (bit 14).
+    #[error("the CPU cannot read its EPT tables through the cache (IA32_VMX_EPT_VPID_CAP bit 14)")]
+    NoWriteBack,
+    /// MAXPHYADDR is not between 32 and 52.
+    #[error("a physical address width of {0} bits is outside of 32..=52")]
+    PhysicalBits(u32),
+}
+
+/// The EPT format as one CPU has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ept {
+    capabilities: Capabilities,
+    levels: u8,
+}
+
+impl Ept {
+    /// The format on a CPU with `capabilities`, with 4 levels (48-bit guest-physical addresses) or 5 (57 bits).
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the CPU lacks what that needs.
+    pub const fn new(capabilities: Capabilities, levels: u8) -> Result<Self, ConfigError> {
+        let offered = match levels {
+            4 => capabilities.has(6),
+            5 => capabilities.has(7),
+            _ => false,
+        };
+        if !offered {
+            return Err(ConfigError::Levels(levels));
+        }
+        if !capabilities.has(14) {
+            return Err(ConfigError::NoWriteBack);
+        }
+        if capabilities.physical_bits < 32 || capabilities.physical_bits > 52 {
+            return Err(ConfigError::PhysicalBits(capabilities.physical_bits));
+        }
+        Ok(Self { capabilities, levels })
+    }
+
+    /// What the CPU offers.
+    #[must_use]
+    pub const fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+}
+
+impl Default for Ept {
+    /// Four levels on a CPU of the [baseline](Capabilities::BASELINE), which has no large leaves.
+    fn default() -> Self {
+        Self { capabilities: Capabilities::BASELINE, levels: 4 }
+    }
+}
+
+impl Format for Ept {
+    const OWNED: u64 = 1 << 52;
+
+    fn geometry(&self) -> Geometry {
+        Geometry { levels: self.levels, gpa_bits: 12 + 9 * u32::from(self.levels), root_tables: 1 }
+    }
+
+    fn hpa_bits(&self) -> u32 {
+        self.capabilities.physical_bits
+    }
+
+    fn largest_leaf(&self) -> LeafSize {
+        match (self.capabilities.has(16), self.capabilities.has(17)) {
+            (_, true) => LeafSize::Size1G,
+            (true, false) => LeafSize::Size2M,
+            (false, false) => LeafSize::Size4K,
+        }
+    }
+
+    fn tag_bits(&self) -> u32 {
+        // VPIDs are 16 bits wide; EPT's own entries are told apart by the EPTP.
+        16
+    }
+
+    fn check_flags(&self, flags: MappingFlags) -> Result<(), UnsupportedFlags> {
+        let refused = |reason| Err(UnsupportedFlags { flags, reason });
+        let user_counts = self.capabilities.mode_based_execute;
+        let fetch =
+            flags.contains(MappingFlags::EXECUTE) || user_counts && flags.contains(MappingFlags::USER);
+        if flags.contains(MappingFlags::WRITE) && !flags.contains(MappingFlags::READ) {
+            // "EPT Misconfigurations": bit 1 set and bit 0 clear.
+            return refused("write without read is an EPT misconfiguration");
+        }
+        if fetch && !flags.contains(MappingFlags::READ) && !self.capabilities.has(0) {
+            return refused("this CPU has no execute-only translations (IA32_VMX_EPT_VPID_CAP bit 0)");
+        }
+        if flags.permissions() == MappingFlags::USER && !user_counts {
+            return refused("USER alone without mode-based execute control");
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn leaf(&self, level: u8, hpa: HostPhysAddr, flags: MappingFlags) -> u64 {
+        let mut entry = hpa.as_u64() & ADDRESS;
+        if level > 0 {
+            entry |= LARGE;
+        }
+        for (flag, bit) in
+            [(MappingFlags::READ, READ), (MappingFlags::WRITE, WRITE), (MappingFlags::EXECUTE, EXECUTE)]
+        {
+            if flags.contains(flag) {
+                entry |= bit;
+            }
+        }
+        if self.capabilities.mode_based_execute && flags.contains(MappingFlags::USER) {
+            entry |= EXECUTE_USER;
+        }
+        // MTRRs do not apply under EPT: the type stands in their place, and the guest's PAT can weaken it unless it
+        // is ignored ("Memory type used for translated guest-physical addresses").
+        entry
+            | match flags.memory_type() {
+                MemoryType::WriteBack => WB << MEMORY_TYPE_SHIFT,
+                MemoryType::NonCacheable => WC << MEMORY_TYPE_SHIFT,
+                MemoryType::Device => UC << MEMORY_TYPE_SHIFT,
+                MemoryType::StronglyOrdered => UC << MEMORY_TYPE_SHIFT | IGNORE_PAT,
+            }
+    }
+
+    #[inline]
+    fn table(&self, hpa: HostPhysAddr) -> u64 {
+        // A permission that a table entry lacks is lacking below it, so all are given.
+        let user = if self.capabilities.mode_based_execute { EXECUTE_USER } else { 0 };
+        hpa.as_u64() & ADDRESS | READ | WRITE | EXECUTE | user
+    }
+
+    #[inline]
+    fn kind(&self, level: u8, entry: u64) -> Kind {
+        let user = if self.capabilities.mode_based_execute { EXECUTE_USER } else { 0 };
+        match (entry & (READ | WRITE | EXECUTE | user) != 0, level, entry & LARGE != 0) {
+            (false, ..) => Kind::Absent,
+            // Bit 7 is ignored in the last level.
+            (true, 0, _) | (true, 1 | 2, true) => Kind::Leaf,
+            (true, _, false) => Kind::Table,
+            // Reserved: a misconfiguration.
+            (true, _, true) => Kind::Absent,
+        }
+    }
+
+    #[inline]
+    fn address(&self, entry: u64) -> HostPhysAddr {
+        HostPhysAddr::new(entry & ADDRESS)
+    }
+
+    fn flags(&self, entry: u64) -> MappingFlags {
+        let mut flags = MappingFlags::empty();
+        flags.set(MappingFlags::READ, entry & READ != 0);
+        flags.set(MappingFlags::WRITE, entry & WRITE != 0);
+        flags.set(MappingFlags::EXECUTE, entry & EXECUTE != 0);
+        flags.set(MappingFlags::USER, self.capabilities.mode_based_execute && entry & EXECUTE_USER != 0);
+        let memory_type = match ((entry & MEMORY_TYPE_MASK) >> MEMORY_TYPE_SHIFT, entry & IGNORE_PAT != 0) {
+            (WB, _) => MemoryType::WriteBack,
+            (UC, true) => MemoryType::StronglyOrdered,
+            (UC, false) => MemoryType::Device,
+            _ => MemoryType::NonCacheable,
+        };
+        flags | memory_type.flags()
+    }
+
+    fn needs_break(&self, level: u8, old: u64, new: u64) -> bool {
+        // The architecture asks for none. slat never lets a present leaf jump to another frame, though: two CPUs
+        // would write to both until the invalidation.
+        let leaves = self.kind(level, old) == Kind::Leaf && self.kind(level, new) == Kind::Leaf;
+        leaves && self.address(old) != self.address(new)
+    }
+
+    fn root_register(&self, root: HostPhysAddr, _tag: u16) -> u64 {
+        // EPTP: memory type of the tables in 2:0, page-walk length less one in 5:3, A/D (bit 6) off.
+        root.as_u64() & ADDRESS | u64::from(self.levels - 1) << 3 | WB
+    }
+
+    fn cache_actions(&self, _event: CacheEvent) -> CacheActions {
+        // x86 keeps its caches coherent with each other and with instruction fetches.
+        CacheActions::empty()
+    }
+
+    fn separates_user_execute(&self) -> bool {
+        self.capabilities.mode_based_execute
+    }
+
+    fn has_range_invalidation(&self) -> bool {
+        false
+    }
+
+    fn invalidation_by_address_reaches_tables(&self) -> bool {
+        // There is none by guest-physical address: every invalidation drops the whole space.
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

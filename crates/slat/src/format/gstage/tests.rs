@@ -1,0 +1,99 @@
+//! RISC-V G-stage against the manual.
+
+use super::*;
+use MappingFlags as M;
+
+fn formats() -> Vec<Gstage> {
+    let mut formats = Vec::new();
+    for mode in [Mode::Sv39x4, Mode::Sv48x4, Mode::Sv57x4] {
+        for svpbmt in [false, true] {
+            formats.push(Gstage::new(mode, Capabilities { svpbmt, vmid_bits: 14 }));
+        }
+    }
+    formats
+}
+
+crate::format::conformance::conformance!(formats());
+
+/// Known-good entries, put together by hand from "Sv39: Page-Based 39-bit Virtual-Memory System", "Svpbmt" and
+/// "Hypervisor Guest Address Translation and Protection".
+#[test]
+fn entries_are_those_of_the_manual() {
+    let plain = Gstage::default();
+    let svpbmt = Gstage::new(Mode::Sv39x4, Capabilities { svpbmt: true, vmid_bits: 14 });
+    let rw = M::READ | M::WRITE;
+    let cases = [
+        // PPN 0x123456 << 10, D A - U X W R V.
+        (plain, 0x1_2345_6000, rw | M::EXECUTE | M::USER, 0x48d1_58df),
+        (plain, 0x1_2345_6000, M::READ, 0x48d1_58d3),
+        (plain, 0x1_2345_6000, M::EXECUTE, 0x48d1_58d9),
+        // No PBMT without Svpbmt: the type is that of the physical memory; RSW remembers the wish.
+        (plain, 0x1000_0000, rw | M::DEVICE, 0x0400_02d7),
+        // PBMT in 62:61: 1 is NC, 2 is IO.
+        (svpbmt, 0x1000_0000, rw | M::UNCACHED, 0x2000_0000_0400_00d7),
+        (svpbmt, 0x1000_0000, rw | M::DEVICE, 0x4000_0000_0400_00d7),
+        (svpbmt, 0x1000_0000, rw | M::DEVICE | M::UNCACHED, 0x4000_0000_0400_02d7),
+    ];
+    for (format, hpa, flags, entry) in cases {
+        assert_eq!(format.check_flags(flags), Ok(()), "{flags}");
+        let got = format.leaf(0, HostPhysAddr::new(hpa), flags);
+        assert_eq!(got, entry, "{flags}: {got:#x}, not {entry:#x}");
+    }
+    assert_eq!(plain.table(HostPhysAddr::new(0x8000_4000)), 0x2000_1001);
+}
+
+#[test]
+fn no_entry_faults_by_itself() {
+    for format in formats() {
+        for flags in (0..64).filter_map(M::from_bits).filter(|flags| flags.is_accessible()) {
+            if format.check_flags(flags).is_err() {
+                continue;
+            }
+            for hpa in [0, (1 << 52) - (1 << 30)] {
+                let entry = format.leaf(2, HostPhysAddr::new(hpa), flags);
+                assert_ne!(entry & USER, 0, "every access is checked as a user access");
+                assert_eq!(entry >> 54 & 0x7f, 0, "bits 60:54 are reserved");
+                assert_eq!(entry >> 63, 0, "not NAPOT");
+                assert_ne!(entry & PBMT_MASK, PBMT_MASK, "PBMT 3 is reserved");
+                assert!(entry & WRITE == 0 || entry & READ != 0);
+                assert_ne!(entry & ACCESSED, 0);
+                assert_ne!(entry & DIRTY, 0);
+            }
+        }
+        let table = format.table(HostPhysAddr::new((1 << 52) - 0x1000));
+        assert_eq!(table & (ACCESSED | DIRTY | USER | PBMT_MASK | 0x7f << 54), 0);
+    }
+}
+
+#[test]
+fn reserved_encodings_are_absent() {
+    let format = Gstage::default();
+    assert_eq!(format.kind(0, VALID), Kind::Absent, "a pointer in the last level");
+    assert_eq!(format.kind(1, VALID), Kind::Table);
+    assert_eq!(format.kind(0, VALID | WRITE), Kind::Absent, "W without R");
+    assert_eq!(format.kind(0, VALID | WRITE | EXECUTE), Kind::Absent, "W without R");
+    assert_eq!(format.kind(0, VALID | EXECUTE), Kind::Leaf, "X alone is fine");
+}
+
+#[test]
+fn the_root_register_is_hgatp() {
+    let hgatp = |format: Gstage| format.root_register(HostPhysAddr::new(0x8000_4000), 5);
+    assert_eq!(
+        formats().into_iter().step_by(2).map(hgatp).collect::<Vec<_>>(),
+        [0x8000_5000_0008_0004, 0x9000_5000_0008_0004, 0xa000_5000_0008_0004,]
+    );
+    let widths = formats().into_iter().map(|format| format.geometry());
+    assert_eq!(widths.map(|geometry| geometry.gpa_bits).collect::<Vec<_>>(), [41, 41, 50, 50, 59, 59]);
+    assert!(formats().iter().all(|format| format.geometry().root_tables == 4));
+}
+
+#[test]
+fn what_the_hart_lacks_is_refused() {
+    let plain = Gstage::default();
+    for flags in
+        [M::WRITE, M::WRITE | M::EXECUTE, M::USER, M::READ | M::UNCACHED, M::READ | M::DEVICE | M::UNCACHED]
+    {
+        assert!(plain.check_flags(flags).is_err(), "{flags}");
+    }
+    assert_eq!(plain.tag_bits(), 0);
+}

@@ -1,0 +1,84 @@
+//! AMD nested paging against the manual.
+
+use super::*;
+use MappingFlags as M;
+
+const FULL: Capabilities = Capabilities { physical_bits: 48, leaf_1g: true, no_execute: true, asids: 32_768 };
+
+fn formats() -> Vec<Npt> {
+    let mut formats = vec![Npt::default()];
+    for physical_bits in [40, 48, 52] {
+        for levels in [4, 5] {
+            let capabilities = Capabilities { physical_bits, ..FULL };
+            formats.push(Npt::new(capabilities, levels).expect("in range"));
+        }
+    }
+    formats
+}
+
+crate::format::conformance::conformance!(formats());
+
+/// Known-good entries, put together by hand from "Page-Translation-Table Entry Fields".
+#[test]
+fn entries_are_those_of_the_manual() {
+    let format = Npt::new(FULL, 4).expect("in range");
+    let rw = M::READ | M::WRITE;
+    let cases = [
+        // P, U/S, A, D; R/W is bit 1, NX bit 63.
+        (0, 0x1_2345_6000, M::READ | M::EXECUTE, 0x0000_0001_2345_6065),
+        (0, 0x1_2345_6000, rw | M::EXECUTE | M::USER, 0x0000_0001_2345_6067),
+        (0, 0x1_2345_6000, rw, 0x8000_0001_2345_6067),
+        // Bit 7: a large page.
+        (1, 0x1_2340_0000, rw, 0x8000_0001_2340_00e7),
+        (2, 0x1_4000_0000, rw | M::EXECUTE, 0x0000_0001_4000_00e7),
+        // UC- is entry 2 of the PAT, UC is entry 3.
+        (0, 0xfee0_0000, rw | M::DEVICE, 0x8000_0000_fee0_0077),
+        (0, 0xfee0_0000, rw | M::DEVICE | M::UNCACHED, 0x8000_0000_fee0_007f),
+        (0, 0xfee0_0000, rw | M::UNCACHED, 0x8000_0000_fee0_0277),
+    ];
+    for (level, hpa, flags, entry) in cases {
+        let got = format.leaf(level, HostPhysAddr::new(hpa), flags);
+        assert_eq!(got, entry, "{flags} at level {level}: {got:#x}, not {entry:#x}");
+    }
+    assert_eq!(format.table(HostPhysAddr::new(0x5000)), 0x5027);
+    assert_eq!(format.root_register(HostPhysAddr::new(0x5000), 9), 0x5000);
+}
+
+#[test]
+fn every_present_entry_is_user_and_has_no_reserved_bit() {
+    for format in formats() {
+        let reserved = ADDRESS & !((1u64 << format.hpa_bits()) - 1);
+        for level in 0..=format.largest_leaf().level() {
+            let top = HostPhysAddr::new((1u64 << format.hpa_bits()) - crate::flags::level_bytes(level));
+            for flags in (0..64).filter_map(M::from_bits).filter(|flags| flags.is_accessible()) {
+                let entry = format.leaf(level, top, flags);
+                assert_ne!(entry & USER, 0);
+                // 2M: 20:13, 1G: 29:13; bit 12 is a PAT bit there.
+                let low = (crate::flags::level_bytes(level) - 1) & !0xfff;
+                assert_eq!(entry & (reserved | low), 0, "{entry:#x} at level {level}");
+            }
+        }
+        let table = format.table(HostPhysAddr::new((1u64 << format.hpa_bits()) - 4096));
+        // Bit 8 (and 7) must be zero in the upper levels.
+        assert_eq!((table & USER, table & (reserved | 1 << 8 | LARGE)), (USER, 0));
+    }
+}
+
+#[test]
+fn what_the_format_lacks_is_refused() {
+    let format = Npt::new(FULL, 4).expect("in range");
+    for flags in [M::EXECUTE, M::WRITE, M::WRITE | M::EXECUTE, M::USER] {
+        assert!(format.check_flags(flags).is_err(), "{flags}");
+    }
+    assert!(format.check_flags(M::empty()).is_ok());
+    let no_nx = Npt::new(Capabilities { no_execute: false, ..FULL }, 4).expect("in range");
+    assert!(no_nx.check_flags(M::READ).is_err() && no_nx.check_flags(M::READ | M::EXECUTE).is_ok());
+    assert_eq!(Npt::new(FULL, 3), Err(ConfigError::Levels(3)));
+    let wide = Capabilities { physical_bits: 31, ..FULL };
+    assert_eq!(Npt::new(wide, 4), Err(ConfigError::PhysicalBits(31)));
+    assert_eq!(
+        [1, 64, 100, 32_768]
+            .map(|asids| Npt::new(Capabilities { asids, ..FULL }, 4).map(|format| format.tag_bits())),
+        [Ok(0), Ok(6), Ok(6), Ok(15)]
+    );
+}
