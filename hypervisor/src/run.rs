@@ -1,13 +1,14 @@
 //! The run of one guest: build its space, enter it, answer its exits, report.
 //!
-//! Nothing here knows the ISA. Protocol: [`Machine::new`] maps the regions; the caller tells the vCPU where the table
-//! is; [`Machine::run`] consumes the machine, so that every frame is back in the host's pool when it returns.
+//! Nothing here knows the ISA. Protocol: the caller makes an empty space and a vCPU that runs on it;
+//! [`Machine::new`] maps the regions; [`Machine::run`] consumes the machine, so that every frame is back in the host's
+//! pool when it returns.
 
 use crate::churn::{Churn, Operation};
 use crate::guest::{Content, Device};
 use crate::vcpu::{Event, Exit, Vcpu};
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use slat::format::Format;
 use slat::{
     AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, Hal, HostPhysAddr, LeafSize, MapError,
@@ -103,16 +104,6 @@ impl<'a, H: Hal, F: Format, V: Vcpu> Machine<'a, H, F, V> {
             exits: 0,
             idle_faults: 0,
         })
-    }
-
-    /// The address space.
-    pub fn space(&self) -> &AddrSpace<H, F> {
-        &self.space
-    }
-
-    /// The vCPU.
-    pub fn vcpu_mut(&mut self) -> &mut V {
-        &mut self.vcpu
     }
 
     /// Runs the guest to its end, then gives everything back.
@@ -236,43 +227,38 @@ impl<'a, H: Hal, F: Format, V: Vcpu> Machine<'a, H, F, V> {
 
     fn restore(&mut self, page: GuestPhysAddr) -> Result<(), End> {
         self.faults.restored += 1;
-        let restored = self.space.protect(page, PAGE_SIZE, RAM);
-        restored.map_err(|error| self.host_failed("giving a page back to the guest", page, &error))
+        let restored = self.space.protect(page, PAGE_SIZE, RAM).map_err(|error| error.to_string());
+        restored.map_err(|error| self.churn_failed("restoring", page, &error))
     }
 
     /// Lets churn do its work after an exit.
     fn stir(&mut self) -> Result<(), End> {
-        let Some(churn) = &mut self.churn else { return Ok(()) };
-        for _ in 0..churn.per_exit() {
-            let Some((page, operation)) = churn.draw() else { break };
+        for _ in 0..self.churn.as_ref().map_or(0, Churn::per_exit) {
+            let Some((page, operation)) = self.churn.as_mut().and_then(Churn::draw) else { break };
             let gpa = GuestPhysAddr::new(page);
-            let done = match operation {
-                Operation::Unmap => self
-                    .space
-                    .protect(gpa, PAGE_SIZE, MappingFlags::empty())
-                    .map_err(|error| format!("{error}")),
-                Operation::WriteProtect => self
-                    .space
-                    .protect(gpa, PAGE_SIZE, RAM.difference(MappingFlags::WRITE))
-                    .map_err(|error| format!("{error}")),
-                Operation::Move => {
-                    self.space.migrate(gpa, PAGE_SIZE).map(|_| ()).map_err(|error| format!("{error}"))
-                }
-            };
-            match done {
-                Ok(()) => churn.done(page, operation),
-                Err(error) => {
-                    let description =
-                        format!("PC {:#x}: churn: {operation:?}: {error}", self.vcpu.program_counter());
-                    return Err(End::OutOfMemory { description });
-                }
+            let done = self.carry_out(gpa, operation);
+            done.map_err(|error| self.churn_failed(&format!("{operation:?}"), gpa, &error))?;
+            if let Some(churn) = &mut self.churn {
+                churn.done(page, operation);
             }
         }
         Ok(())
     }
 
-    fn host_failed(&self, doing: &str, page: GuestPhysAddr, error: &dyn core::fmt::Display) -> End {
-        End::OutOfMemory { description: self.line(&format!("{doing}, GPA {page:#x}: {error}")) }
+    fn carry_out(&mut self, page: GuestPhysAddr, operation: Operation) -> Result<(), String> {
+        let flags = match operation {
+            Operation::Move => {
+                return self.space.migrate(page, PAGE_SIZE).map(drop).map_err(|error| error.to_string());
+            }
+            Operation::Unmap => MappingFlags::empty(),
+            Operation::WriteProtect => RAM.difference(MappingFlags::WRITE),
+        };
+        self.space.protect(page, PAGE_SIZE, flags).map_err(|error| error.to_string())
+    }
+
+    /// The pages are the guest's and the flags are legal: what can be missing is a frame.
+    fn churn_failed(&self, doing: &str, page: GuestPhysAddr, error: &str) -> End {
+        End::OutOfMemory { description: self.line(&format!("churn: {doing} GPA {page:#x}: {error}")) }
     }
 
     fn line(&self, what: &str) -> String {

@@ -1,7 +1,7 @@
 //! The shape that every virtual CPU has, whatever the ISA.
 //!
-//! Protocol: `new`, `set_entry`, `set_root`, then `bind` to the physical CPU, then `run` again and again, then
-//! `unbind`. Between `bind` and `unbind` the guest's system registers are live in the CPU; `inject` and the resolution
+//! Protocol: `new`, `setup` (or `set_root` and `set_entry`), then `bind` to the physical CPU, then `run` again and
+//! again, then `unbind`. Between `bind` and `unbind` the guest's system registers are live in the CPU; `inject` and the resolution
 //! of a fault's address rely on that. What a guest does ends up in an [`Exit`], never in a panic.
 
 use alloc::string::String;
@@ -22,6 +22,12 @@ pub trait Vcpu: Sized {
 
     /// The second-level table that the guest runs on.
     fn set_root(&mut self, root: Self::Root);
+
+    /// Both at once: everything that a new vCPU needs before it is bound.
+    fn setup(&mut self, root: Self::Root, entry: GuestPhysAddr, argument: u64) {
+        self.set_root(root);
+        self.set_entry(entry, argument);
+    }
 
     /// Loads the vCPU's state into this physical CPU.
     fn bind(&mut self);

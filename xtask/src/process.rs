@@ -71,11 +71,11 @@ pub(crate) struct Captured {
 }
 
 impl Captured {
-    /// The line that says best why a command failed: the last one that looks like an error, else the last one.
+    /// The line that says best why a command failed: the first that looks like an error, else the last one.
     pub(crate) fn complaint(&self) -> String {
         let lines =
             || self.stderr.lines().chain(self.stdout.lines()).map(str::trim).filter(|line| !line.is_empty());
-        let error = lines().rfind(|line| line.starts_with("E:") || line.starts_with("error"));
+        let error = lines().find(|line| line.starts_with("E:") || line.starts_with("error"));
         error.or_else(|| lines().next_back()).unwrap_or("it said nothing").to_owned()
     }
 }

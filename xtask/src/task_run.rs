@@ -53,6 +53,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         tempfile::Builder::new().prefix("slat-run-").tempdir().context("no temporary directory")?;
     let guest = guest(options, &checked, kernel, equipment.busybox.as_deref(), &temporary)?;
     options::check_memory(&image, guest.initrd.as_deref(), guest.memory)?;
+    if let Some(warning) = options::tight_memory(&image, guest.initrd.as_deref(), guest.memory) {
+        eprintln!("warning: {warning}");
+    }
 
     let hypervisor = equipment.toolchain.build(&host, &workspace, "slat-hv")?;
     let machine = Machine { emulator: equipment.emulator, cpu: options.cpu.clone() };

@@ -58,10 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     board.run(wanted(workspace_steps::steps()), &context, 1);
     board.run(wanted(command_line::steps()), &context, 1);
     if !options.no_emulator {
-        let steps = wanted(emulator::steps());
-        if !steps.is_empty() {
-            emulator::run(&mut board, &context, steps);
-        }
+        emulator::run(&mut board, &context, emulator::suite(&options.filter));
     }
     let nothing_failed = board.finish();
     if process::interrupted() {

@@ -107,6 +107,8 @@ impl Toolchain {
         let mut command = self.cargo(host, "build");
         command.args(["--release", "--package", package, "--target", TARGET, "--target-dir"]);
         command.arg(&directory).current_dir(&workspace.root);
+        // It is about code of dependencies that nobody calls here, and would greet every user.
+        command.env("CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY", "never");
         process::run_visibly(&mut command).with_context(|| format!("{package} does not build"))?;
         Ok(directory.join(TARGET).join("release").join(package))
     }

@@ -109,6 +109,8 @@ pub struct Params {
     pub initrd: Span,
     /// Bytes of guest RAM, a multiple of 2 MiB.
     pub guest_memory: u64,
+    /// Width of a guest-physical address in bits; none for all that the CPU has.
+    pub gpa_bits: Option<u32>,
     /// The guest's command line.
     pub bootargs: String,
     /// Largest leaf of guest RAM.

@@ -10,6 +10,7 @@ fn params() -> Params {
         kernel: Span { address: BLOBS_ADDRESS, size: 123 },
         initrd: Span::default(),
         guest_memory: 128 << 20,
+        gpa_bits: Some(40),
         bootargs: "console=ttyAMA0 \"quoted\"".to_string(),
         leaf: Leaf::Auto,
         on_fault: FaultPolicy::Inject,

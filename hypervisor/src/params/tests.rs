@@ -9,6 +9,7 @@ fn params() -> Params {
         kernel: Span { address: 0x4200_0000, size: 27 << 20 },
         initrd: Span { address: 0x4400_0000, size: 12345 },
         guest_memory: 128 << 20,
+        gpa_bits: None,
         bootargs: "console=ttyAMA0".to_string(),
         leaf: Leaf::Auto,
         on_fault: FaultPolicy::Stop,

@@ -18,7 +18,7 @@
 //! | `reset`           | asks for a reset                                                | reset         |
 //! | `hole`            | reads 0x0a000000, a device of the machine that is not its own   | fault at that GPA, read |
 //! | `hole-write`      | writes there                                                    | fault at that GPA, write |
-//! | `too-wide`        | reads GPA 1 << 42, wider than stage 2                           | fault at that GPA, outside |
+//! | `too-wide`        | reads GPA 1 << 42; wider than stage 2 with `gpa_bits` 40         | fault at that GPA, outside |
 //! | `exec-device`     | branches into the UART                                          | fault at 0x09000000, fetch, permission |
 //! | `walk-hole`       | turns its MMU on with the table in a hole                       | fault in 0x0a000000, table walk |
 //! | `no-vector`       | VBAR in a hole, then a fault (`on_fault=inject`)                | no end: the guest loops; a time-out is right, and so is an end by the hypervisor |

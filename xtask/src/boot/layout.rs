@@ -46,11 +46,15 @@ impl Layout {
     }
 }
 
-/// The least memory for a kernel that takes `kernel_memory` bytes and an initial RAM disk of `initrd_size`.
-///
-/// The kernel unpacks the disk while it still holds the packed one. Two thirds of its own size to work in were
-/// found by trial with Debian's kernels: with less, they run out of memory before the first process.
+/// The least memory with which a kernel that takes `kernel_memory` bytes can start at all: it unpacks an initial
+/// RAM disk of `initrd_size` while it still holds the packed one, and needs some room to work.
 pub(crate) fn least_memory(kernel_memory: u64, initrd_size: u64) -> u64 {
+    (kernel_memory + 2 * initrd_size + (8 << 20)).next_multiple_of(BLOCK)
+}
+
+/// The memory from which on such a guest may be expected to reach its user space. Found by trial: with less than
+/// two thirds of their own size to work in, Debian's kernels run out of memory before the first process.
+pub(crate) fn comfortable_memory(kernel_memory: u64, initrd_size: u64) -> u64 {
     (kernel_memory + kernel_memory / 3 * 2 + 2 * initrd_size).next_multiple_of(BLOCK)
 }
 

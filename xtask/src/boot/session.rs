@@ -42,6 +42,8 @@ pub(crate) struct Guest {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Choices {
     pub(crate) leaf: Leaf,
+    /// Width of a guest-physical address; none for all that the CPU has.
+    pub(crate) gpa_bits: Option<u32>,
     pub(crate) on_fault: FaultPolicy,
     pub(crate) churn: Option<Churn>,
     pub(crate) mistake: Mistake,
@@ -105,6 +107,7 @@ pub(crate) fn under_slat(
         kernel: layout.kernel,
         initrd: layout.initrd,
         guest_memory: guest.memory,
+        gpa_bits: choices.gpa_bits,
         bootargs: guest.bootargs.clone(),
         leaf: choices.leaf,
         on_fault: choices.on_fault,

@@ -107,7 +107,7 @@ impl Archive {
             text.push_str(&format!(
                 "#clear APT::Architectures;\nAPT::Architecture \"{architecture}\";\n\
                  APT::Architectures {{ \"{architecture}\"; }};\n\
-                 #clear Acquire::IndexTargets::deb::DEP-11;\n\
+                 #clear Acquire::IndexTargets::deb::DEP-11;\nAPT::Update::Error-Mode \"any\";\n\
                  Dir::Etc::sourcelist \"{directory}/guest.sources\";\nDir::Etc::sourceparts \"/dev/null\";\n\
                  Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n"
             ));

@@ -57,6 +57,10 @@ pub(crate) struct Options {
     #[arg(long, default_value = "auto", value_parser = one_of::<Leaf>(&["4k", "2m", "auto"]))]
     pub(crate) leaf: Leaf,
 
+    /// Width of a guest-physical address in bits [default: all that the CPU has]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u32).range(32..=48))]
+    pub(crate) gpa_bits: Option<u32>,
+
     /// Unmap, move and write-protect random pages while the guest runs
     #[arg(long)]
     pub(crate) churn: bool,
@@ -128,6 +132,7 @@ impl Options {
     fn choices(&self) -> Choices {
         Choices {
             leaf: self.leaf,
+            gpa_bits: self.gpa_bits,
             on_fault: self.on_fault,
             churn: self.churn.then(|| churn(self.churn_seed)),
             mistake: self.mistake,
@@ -150,13 +155,23 @@ pub(crate) fn bootargs(append: &str) -> Result<String> {
 
 /// Whether the guest fits into `memory` bytes.
 pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Result<()> {
-    let initrd_size =
-        initrd.and_then(|file| std::fs::metadata(file).ok()).map_or(0, |metadata| metadata.len());
-    let least = layout::least_memory(image.memory, initrd_size);
+    let least = layout::least_memory(image.memory, file_size(initrd));
     if memory < least {
         bail!("--memory: {} is too little for this guest, which needs {}", size(memory), size(least));
     }
     Ok(())
+}
+
+/// A warning where the guest starts but will hardly get far.
+pub(crate) fn tight_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Option<String> {
+    let comfortable = layout::comfortable_memory(image.memory, file_size(initrd));
+    (memory < comfortable).then(|| {
+        format!("{} may be too little for this guest; {} should do", size(memory), size(comfortable))
+    })
+}
+
+fn file_size(file: Option<&Path>) -> u64 {
+    file.and_then(|file| std::fs::metadata(file).ok()).map_or(0, |metadata| metadata.len())
 }
 
 fn check_size(memory: u64) -> Result<()> {

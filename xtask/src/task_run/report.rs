@@ -138,7 +138,7 @@ impl Summary<'_> {
     pub(crate) fn text(&self) -> String {
         let mut text = "\n".to_owned();
         let mut row = |name: &str, value: String| {
-            let _ = writeln!(text, "  {name:<18}{value}");
+            let _ = writeln!(text, "  {name:<20}{value}");
         };
         let memory = self.guest.memory >> 20;
         row("guest", format!("{}, {memory} MiB of RAM, {}", self.name, self.options.cpu));
@@ -245,7 +245,7 @@ fn counts(report: &Report, churn_seed: Option<u64>) -> String {
 
     group(&mut text, "maintenance", "");
     for (name, count) in &report.invalidations {
-        line(&mut text, name, *count, "TLB invalidations");
+        line(&mut text, name, *count, if name.starts_with("tlbi") { "TLB invalidations" } else { "" });
     }
     line(&mut text, "caches", report.cache_maintenance_frames, "frames cleaned and invalidated");
 
@@ -264,11 +264,11 @@ fn counts(report: &Report, churn_seed: Option<u64>) -> String {
 }
 
 fn group(text: &mut String, title: &str, note: &str) {
-    let _ = writeln!(text, "\n{}", format!("  {title:<18}{note}").trim_end());
+    let _ = writeln!(text, "\n{}", format!("  {title:<20}{note}").trim_end());
 }
 
 fn line(text: &mut String, name: &str, count: u64, note: &str) {
-    let _ = writeln!(text, "{}", format!("    {name:<22}{count:>9}  {note}").trim_end());
+    let _ = writeln!(text, "{}", format!("    {name:<24}{count:>9}  {note}").trim_end());
 }
 
 /// `part` of `whole` as a bar; something that is not nothing shows.

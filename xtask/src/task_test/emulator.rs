@@ -13,7 +13,7 @@ use crate::task_run;
 use anyhow::{Context as _, Result, bail, ensure};
 use slat_hv_protocol::{Leaf, Mistake, Report};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -54,7 +54,14 @@ pub(crate) struct Bench {
     _directory: TempDir,
 }
 
-static BENCH: OnceLock<Bench> = OnceLock::new();
+/// The bench, empty until the set-up is done. The steps own it together, so its files go with the last of them.
+type Slot = Arc<OnceLock<Bench>>;
+
+/// The steps, and the place where they look for their bench.
+pub(crate) struct Suite {
+    slot: Slot,
+    steps: Vec<Step>,
+}
 
 /// One boot.
 struct Boot {
@@ -71,16 +78,23 @@ impl Boot {
     }
 }
 
-/// All of them.
-pub(crate) fn steps() -> Vec<Step> {
+/// All steps whose name contains `filter`.
+pub(crate) fn suite(filter: &str) -> Suite {
+    let slot = Slot::default();
+    let mut steps = steps(&slot);
+    steps.retain(|step| step.name().contains(filter));
+    Suite { slot, steps }
+}
+
+fn steps(slot: &Slot) -> Vec<Step> {
     let mut steps = vec![
-        boot_step("boot natively", natively),
-        boot_step("boot with 128M", |bench, output| {
+        boot_step(slot, "boot natively", natively),
+        boot_step(slot, "boot with 128M", |bench, output| {
             let report = good_boot(bench, Boot::new(bench.kernel.clone()), output)?.1;
             ensure!(report.faults.total <= 300, "{} faults are too many", report.faults.total);
             Ok(format!("{} faults", report.faults.total))
         }),
-        boot_step("boot with 4k leaves", |bench, output| {
+        boot_step(slot, "boot with 4k leaves", |bench, output| {
             let mut boot = Boot::new(bench.kernel.clone());
             boot.choices.leaf = Leaf::Size4K;
             let Report { faults, leaves, .. } = good_boot(bench, boot, output)?.1;
@@ -94,54 +108,56 @@ pub(crate) fn steps() -> Vec<Step> {
             ensure!((5_000..=20_000).contains(&populated), "{populated} faults are not what a boot takes");
             Ok(format!("{populated} faults"))
         }),
-        boot_step("boot with 56M", |bench, output| {
+        boot_step(slot, "boot with 56M", |bench, output| {
             let mut boot = Boot::new(bench.kernel.clone());
             boot.memory = 56 << 20;
             good_boot(bench, boot, output)?;
             Ok(String::new())
         }),
-        boot_step("boot on a CPU with three levels", |bench, output| {
+        boot_step(slot, "boot on a cortex-a53", |bench, output| {
             let mut boot = Boot::new(bench.kernel.clone());
             boot.cpu = "cortex-a53";
-            levels(&good_boot(bench, boot, output)?.0, 3)
+            let seen = good_boot(bench, boot, output)?.0;
+            let started = seen.started.context("the hypervisor did not say what it chose")?;
+            ensure!(started.levels == 3, "{} levels instead of 3", started.levels);
+            Ok(format!("{} levels, {}-bit guest addresses", started.levels, started.gpa_bits))
         }),
-        boot_step("boot on a CPU with four levels", |bench, output| {
-            levels(&good_boot(bench, Boot::new(bench.kernel.clone()), output)?.0, 4)
-        }),
-        Step::new("boot another kernel", |_, output| {
-            match BENCH.get().map(|bench| (bench, &bench.other_kernel)) {
-                Some((bench, Ok(kernel))) => Outcome::of(
-                    good_boot(bench, Boot::new(kernel.clone()), output).map(|_| OTHER_KERNEL.to_owned()),
-                ),
-                Some((_, Err(reason))) => Outcome::Impossible(reason.clone()),
-                None => Outcome::Failed("the set-up is missing".to_owned()),
+        optional_boot_step(slot, "boot another kernel", |bench, output| match &bench.other_kernel {
+            Ok(kernel) => {
+                let boot = Boot::new(kernel.clone());
+                Outcome::of(good_boot(bench, boot, output).map(|_| OTHER_KERNEL.to_owned()))
             }
+            Err(reason) => Outcome::Impossible(reason.clone()),
         }),
     ];
     for seed in 1..=CHURN_SEEDS {
-        steps.push(boot_step(&format!("boot under churn, seed {seed}"), move |bench, output| {
+        steps.push(boot_step(slot, &format!("boot under churn, seed {seed}"), move |bench, output| {
             churn(bench, seed, output)
         }));
     }
     for mistake in MISTAKES {
-        steps.push(boot_step(&format!("mistake is seen: {mistake:?}"), move |bench, output| {
+        steps.push(boot_step(slot, &format!("mistake is seen: {mistake:?}"), move |bench, output| {
             bad_boot(bench, mistake, output)
         }));
     }
     for scenario in scenarios::SCENARIOS {
-        steps.push(boot_step(&format!("test guest: {}", scenario.title), move |bench, output| {
+        steps.push(boot_step(slot, &format!("test guest: {}", scenario.title), move |bench, output| {
             scenarios::run(bench, scenario, output)
         }));
     }
     steps
 }
 
-/// Sets everything up and runs `steps`, two at a time where there are two processors.
-pub(crate) fn run(board: &mut Board, context: &Context, steps: Vec<Step>) {
+/// Sets everything up and runs the steps, two at a time where there are two processors.
+pub(crate) fn run(board: &mut Board, context: &Context, suite: Suite) {
+    let Suite { slot, steps } = suite;
+    if steps.is_empty() {
+        return;
+    }
     let others = steps.iter().any(|step| step.name().contains("another kernel"));
     let set_up = match set_up(context, others) {
         Ok(SetUp::Done(bench)) => {
-            let _ = BENCH.set(*bench);
+            let _ = slot.set(*bench);
             None
         }
         Ok(SetUp::Impossible(error)) => Some((false, format!("{error:#}"))),
@@ -213,9 +229,23 @@ fn set_up(context: &Context, with_other_kernel: bool) -> Result<SetUp> {
 }
 
 /// A step that boots something; the guest's console is its output.
-fn boot_step(name: &str, work: impl FnOnce(&Bench, &mut String) -> Result<String> + Send + 'static) -> Step {
-    Step::new(name, |_, output| match BENCH.get() {
-        Some(bench) => Outcome::of(work(bench, output)),
+fn boot_step(
+    slot: &Slot,
+    name: &str,
+    work: impl FnOnce(&Bench, &mut String) -> Result<String> + Send + 'static,
+) -> Step {
+    optional_boot_step(slot, name, |bench, output| Outcome::of(work(bench, output)))
+}
+
+/// As [`boot_step`], for something that a machine may lack.
+fn optional_boot_step(
+    slot: &Slot,
+    name: &str,
+    work: impl FnOnce(&Bench, &mut String) -> Outcome + Send + 'static,
+) -> Step {
+    let slot = Arc::clone(slot);
+    Step::new(name, move |_, output| match slot.get() {
+        Some(bench) => work(bench, output),
         None => Outcome::Failed("the set-up is missing".to_owned()),
     })
 }
@@ -294,12 +324,6 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
     let seen = seen?;
     verdict::natively(&guest, &seen).map_err(anyhow::Error::msg)?;
     Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
-}
-
-fn levels(seen: &Observed, expected: u32) -> Result<String> {
-    let started = seen.started.as_ref().context("the hypervisor did not say what it chose")?;
-    ensure!(started.levels == expected, "{} levels instead of {expected}", started.levels);
-    Ok(format!("{}-bit guest addresses", started.gpa_bits))
 }
 
 fn churn(bench: &Bench, seed: u64, output: &mut String) -> Result<String> {

@@ -1,10 +1,11 @@
 //! AArch64 at EL2, on QEMU's `virt` machine.
 //!
-//! The modules above the line are plain logic and build on every host; those below are the CPU's.
+//! All but `bare` is plain logic that builds and is tested on every host; `bare` is the CPU's part.
 
 pub mod device_tree;
 pub mod exception;
 pub mod exit;
+pub mod extensions;
 pub mod image;
 pub mod maintenance;
 pub mod mmu;

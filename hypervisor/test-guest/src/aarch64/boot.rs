@@ -59,6 +59,7 @@ _start:
 
     .pushsection .text.vectors, "ax"
     .balign 0x800
+    .global test_guest_vectors
 test_guest_vectors:
     .rept   16
     .balign 0x80

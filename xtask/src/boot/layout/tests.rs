@@ -1,4 +1,4 @@
-use super::{BLOCK, Layout, least_memory};
+use super::{BLOCK, Layout, comfortable_memory, least_memory};
 use slat_hv_protocol::BLOBS_ADDRESS;
 
 #[test]
@@ -24,5 +24,6 @@ fn no_initrd_takes_no_room() {
 
 #[test]
 fn the_least_memory_counts_the_ram_disk_twice_and_room_to_work() {
-    assert_eq!(least_memory(30 << 20, 3 << 20), 56 << 20);
+    assert_eq!(least_memory(30 << 20, 3 << 20), 44 << 20);
+    assert_eq!(comfortable_memory(30 << 20, 3 << 20), 56 << 20);
 }

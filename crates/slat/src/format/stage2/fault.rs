@@ -108,8 +108,10 @@ pub fn decode_fault(syndrome: &Syndrome) -> Result<Fault, NotAStage2Fault> {
         _ => return Err(NotAStage2Fault::Status(status)),
     };
     let walk = esr & ISS_S1PTW != 0;
-    // WnR of cache maintenance and address translation instructions is 1 although they only need to read.
-    let write = !fetch && esr & ISS_WNR != 0 && (walk || esr & ISS_CM == 0);
+    // WnR of cache maintenance and address translation instructions is 1. All of them make do with a readable page,
+    // except DC IVAC, which needs a writable one: that is what a permission fault of theirs means.
+    let maintenance = esr & ISS_CM != 0 && !walk && cause != FaultCause::Permission;
+    let write = !fetch && esr & ISS_WNR != 0 && !maintenance;
     let access = match (fetch && !walk, write) {
         (true, _) if spsr & 0xf == 0 => MappingFlags::EXECUTE | MappingFlags::USER,
         (true, _) => MappingFlags::EXECUTE,

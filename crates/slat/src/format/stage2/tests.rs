@@ -297,6 +297,8 @@ fn accesses_are_told_apart() {
         M::READ,
         "cache maintenance sets WnR but only reads"
     );
+    let refused = Syndrome { esr: DATA_ABORT | 1 << 6 | 1 << 8 | 0b00_1111, far: 0, hpfar: 0, spsr: EL1H };
+    assert_eq!(decode_fault(&refused).map(|fault| fault.access), Ok(M::WRITE), "DC IVAC of a read-only page");
     assert_eq!(access(INSTRUCTION_ABORT, EL1H), M::EXECUTE);
     assert_eq!(access(INSTRUCTION_ABORT, 0), M::EXECUTE | M::USER);
     assert_eq!(access(INSTRUCTION_ABORT | 1 << 7, EL1H), M::READ, "the walk for a fetch reads");

@@ -110,6 +110,7 @@ global_asm!(
 
     .pushsection .text.vectors, "ax"
     .balign 0x800
+    .global slat_hv_vectors
 slat_hv_vectors:
     host_vector 0
     host_vector 1

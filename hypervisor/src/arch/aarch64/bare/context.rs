@@ -18,6 +18,19 @@ macro_rules! read_register {
 }
 pub(super) use read_register;
 
+/// Writes `$value` to system register `$name`, one of EL2 that works for the guest.
+macro_rules! write_register {
+    ($name:literal, $value:expr) => {{
+        let value: u64 = $value;
+        // SAFETY: the registers named in this crate decide what the guest may do, not how the hypervisor's own memory
+        // is reached, and exist on every CPU on which the line is reached.
+        unsafe {
+            ::core::arch::asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags))
+        };
+    }};
+}
+pub(super) use write_register;
+
 macro_rules! system_registers {
     ($($(#[$doc:meta])* $name:ident = $initial:expr,)*) => {
         /// The guest's system registers while it is not bound.

@@ -24,7 +24,7 @@ use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, MPIDR_EL1, Readable};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use buddy_system_allocator::LockedHeap;
+use buddy_system_allocator::{Heap, LockedHeap};
 use console::Console;
 use core::fmt::{self, Write as _};
 use core::panic::PanicInfo;
@@ -39,11 +39,11 @@ use slat_hv_protocol::{
 use spin::Mutex;
 use vcpu::{Aarch64Vcpu, Config, Root};
 
-/// Width of the guest's physical addresses where the CPU has as much: three levels and two root tables.
-const GPA_BITS: u32 = 40;
-
 /// VMID of the only guest.
 const VMID: u16 = 1;
+
+/// Bytes at the end of the heap that are kept for the report of a failure.
+const LAST_RESORT: usize = 64 << 10;
 
 #[global_allocator]
 static HEAP: LockedHeap<32> = LockedHeap::empty();
@@ -59,14 +59,19 @@ unsafe extern "C" {
 
 /// First Rust of the hypervisor.
 extern "C" fn start() -> ! {
-    let (start, end) = (&raw const heap_start as usize, &raw const heap_end as usize);
+    let (start, end) = heap();
     // SAFETY: the linker script gives this memory to nobody else, and this runs once.
-    unsafe { HEAP.lock().init(start, end - start) };
+    unsafe { HEAP.lock().init(start, end - start - LAST_RESORT) };
     match run() {
         Ok(report) => say(&Message::Ended(report)),
         Err(reason) => say(&Message::Failed { reason }),
     }
     console::power_off()
+}
+
+/// First address of the heap, and the address after its last.
+fn heap() -> (usize, usize) {
+    (&raw const heap_start as usize, &raw const heap_end as usize)
 }
 
 fn run() -> Result<Report, String> {
@@ -88,15 +93,13 @@ fn run() -> Result<Report, String> {
     let pool = unsafe { Pool::new(params.pool, params.churn.is_some(), Counted::new(params.mistake)) };
     let outcome = {
         let features = Features::from_id_registers(&slat::isa::aarch64::id_registers());
-        let format =
-            Stage2::new(features, Some(GPA_BITS.min(features.pa_bits))).map_err(|error| error.to_string())?;
+        let format = Stage2::new(features, params.gpa_bits).map_err(|error| error.to_string())?;
         let size = 1 << format.geometry().gpa_bits;
         let space = AddrSpace::with_format(&pool, format, GuestPhysAddr::new(0), size, VMID)
             .map_err(|error| error.to_string())?;
         let root = Root { vttbr: space.root_register(), vtcr: format.vtcr_el2(), hcr: format.hcr_el2() };
         let mut vcpu = Aarch64Vcpu::new(0, Config { trap_wait: params.churn.is_some() });
-        vcpu.set_entry(GuestPhysAddr::new(layout.kernel), layout.device_tree);
-        vcpu.set_root(root);
+        vcpu.setup(root, GuestPhysAddr::new(layout.kernel), layout.device_tree);
         let job = Job {
             memory: params.guest_memory,
             content,
@@ -190,9 +193,17 @@ pub fn fail(reason: fmt::Arguments<'_>) -> ! {
         let _ = write!(Console::claim(), "\r\nslat-hv: failed while failing: {reason}\r\n");
         console::power_off();
     }
-    // SAFETY: the machine ends here; whoever held the lock will not go on.
+    // Whoever held a lock will not go on, and the heap may be the very thing that failed: take the part that it
+    // never had.
+    // SAFETY: the machine ends here, on its only CPU.
     unsafe { NONCE.force_unlock() };
-    say(&Message::Failed { reason: reason.to_string() });
+    // SAFETY: likewise.
+    unsafe { HEAP.force_unlock() };
+    let mut spare = Heap::empty();
+    // SAFETY: the heap was set up without its last bytes, and this is done once.
+    unsafe { spare.init(heap().1 - LAST_RESORT, LAST_RESORT) };
+    *HEAP.lock() = spare;
+    say(&Message::Failed { reason: reason.to_string().replace('\n', " ") });
     console::power_off()
 }
 

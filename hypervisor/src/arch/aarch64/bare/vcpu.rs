@@ -1,21 +1,21 @@
 //! The AArch64 vCPU: HCR_EL2 and its companions, entry and exit, injection.
 //!
-//! Pass-through: interrupts and the timers are the guest's (IMO, FMO clear; nobody else uses this CPU). SErrors come
-//! to EL2 (AMO set), so that one that the guest provoked is attributed to it, also when it arrives late. SMC is
-//! trapped, or the guest would reach the machine's own firmware.
+//! Interrupts and the timers are the guest's: nobody else uses this CPU. What else passes through and what is trapped
+//! is decided in [`extensions`](crate::arch::aarch64::extensions).
 
 #![expect(unsafe_code, reason = "address translation and wait instructions, and registers without a wrapper")]
 
-use super::context::{SystemRegisters, read_register};
+use super::context::{SystemRegisters, read_register, write_register};
 use super::switch::{self, Registers};
-use crate::arch::aarch64::exception::{self, Before, Exception, PstateFeatures};
+use crate::arch::aarch64::exception::{self, Before, Exception};
 use crate::arch::aarch64::exit::{self, Cause, Vector};
+use crate::arch::aarch64::extensions::{Extensions, HCR_HOST, IdRegisters};
 use crate::arch::aarch64::psci::{self, Answer};
 use crate::vcpu::{Event, Exit, Vcpu};
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2,
-    ICC_SRE_EL2, ID_AA64DFR0_EL1, ID_AA64PFR0_EL1, MDCR_EL2, MIDR_EL1, MPIDR_EL1, PAR_EL1, Readable,
-    SCTLR_EL1, SPSR_EL1, VBAR_EL1, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
+    ICC_SRE_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, PAR_EL1, Readable, SCTLR_EL1, SPSR_EL1, VBAR_EL1, VMPIDR_EL2,
+    VTCR_EL2, VTTBR_EL2, Writeable,
 };
 use alloc::format;
 use core::arch::asm;
@@ -24,30 +24,6 @@ use slat::{GuestPhysAddr, GuestVirtAddr};
 
 /// SPSR for EL1h with debug exceptions, SErrors and interrupts masked.
 const PSTATE_AT_BOOT: u64 = 0x3c5;
-
-/// CPTR_EL2: the bits that are one, which trap SVE and SME; floating point is not trapped.
-const CPTR: u64 = 0x33ff;
-
-/// HCR_EL2 without what the stage-2 format adds.
-mod hcr {
-    /// Set/way invalidation cleans too.
-    pub(super) const SWIO: u64 = 1 << 1;
-    /// SErrors go to EL2.
-    pub(super) const AMO: u64 = 1 << 5;
-    /// WFI is trapped.
-    pub(super) const TWI: u64 = 1 << 13;
-    /// SMC is trapped.
-    pub(super) const TSC: u64 = 1 << 19;
-    /// Implementation-defined registers are trapped.
-    pub(super) const TIDCP: u64 = 1 << 20;
-    /// ACTLR_EL1 is trapped.
-    pub(super) const TACR: u64 = 1 << 21;
-    /// EL1 is AArch64.
-    pub(super) const RW: u64 = 1 << 31;
-}
-
-/// The host's own HCR_EL2, between guests.
-const HCR_HOST: u64 = hcr::RW;
 
 /// What a guest's CPU is to be like.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +50,7 @@ pub(super) struct Aarch64Vcpu {
     root: Root,
     config: Config,
     mpidr: u64,
-    features: PstateFeatures,
+    extensions: Extensions,
     /// ESR_EL2 and FAR_EL2 of the last exit.
     last: Syndrome,
 }
@@ -84,7 +60,6 @@ impl Vcpu for Aarch64Vcpu {
     type Root = Root;
 
     fn new(id: usize, config: Config) -> Self {
-        let field = |register: u64, low: u32| register >> low & 0xf;
         Self {
             registers: Registers { pstate: PSTATE_AT_BOOT, ..Registers::default() },
             system: SystemRegisters::INITIAL,
@@ -92,11 +67,7 @@ impl Vcpu for Aarch64Vcpu {
             config,
             // The physical CPU's affinity, because the GIC is the physical one; bit 31 is RES1.
             mpidr: MPIDR_EL1.get().wrapping_add(id as u64) | 1 << 31,
-            features: PstateFeatures {
-                pan: field(read_register!("id_aa64mmfr1_el1"), 20) != 0,
-                ssbs: field(read_register!("id_aa64pfr1_el1"), 4) != 0,
-                mte: field(read_register!("id_aa64pfr1_el1"), 8) >= 2,
-            },
+            extensions: Extensions::from_id_registers(&extension_registers()),
             last: Syndrome::default(),
         }
     }
@@ -116,9 +87,7 @@ impl Vcpu for Aarch64Vcpu {
         VTCR_EL2.set(self.root.vtcr);
         VTTBR_EL2.set(self.root.vttbr);
         self.system.restore();
-        let wait = if self.config.trap_wait { hcr::TWI } else { 0 };
-        HCR_EL2
-            .set(hcr::RW | hcr::SWIO | hcr::AMO | hcr::TSC | hcr::TIDCP | hcr::TACR | wait | self.root.hcr);
+        HCR_EL2.set(self.extensions.hcr(self.config.trap_wait) | self.root.hcr);
         synchronize();
     }
 
@@ -183,7 +152,7 @@ impl Vcpu for Aarch64Vcpu {
             vbar: VBAR_EL1.get(),
             sctlr: SCTLR_EL1.get(),
         };
-        let entry = exception::enter(before, self.features, exception);
+        let entry = exception::enter(before, self.extensions.pstate(), exception);
         self.registers.pc = entry.pc;
         self.registers.pstate = entry.pstate;
         ELR_EL1.set(entry.elr);
@@ -197,22 +166,44 @@ impl Vcpu for Aarch64Vcpu {
 
 impl Aarch64Vcpu {
     fn set_up_traps(&self) {
-        CPTR_EL2.set(CPTR);
+        let Extensions { sve, sme, fine_grained_traps, extended_hcr, pmu, gic_registers, .. } =
+            self.extensions;
+        CPTR_EL2.set(self.extensions.cptr());
+        synchronize();
+        if sve {
+            // ZCR_EL2: every vector length.
+            write_register!("s3_4_c1_c2_0", 0xf);
+        }
+        if sme {
+            // SMCR_EL2: every vector length, and FA64, which is ignored where it does not exist.
+            write_register!("s3_4_c1_c2_6", 1 << 31 | 0xf);
+        }
+        if fine_grained_traps {
+            // HFGRTR_EL2, HFGWTR_EL2; then HFGITR_EL2, HDFGRTR_EL2, HDFGWTR_EL2.
+            write_register!("s3_4_c1_c1_4", self.extensions.register_traps());
+            write_register!("s3_4_c1_c1_5", self.extensions.register_traps());
+            write_register!("s3_4_c1_c1_6", 0);
+            write_register!("s3_4_c3_c1_4", 0);
+            write_register!("s3_4_c3_c1_5", 0);
+        }
+        if extended_hcr {
+            // HCRX_EL2.
+            write_register!("s3_4_c1_c2_2", 0);
+        }
         // All counters of the PMU belong to EL1, if there is one; no debug register is trapped.
-        let has_pmu = matches!(ID_AA64DFR0_EL1.get() >> 8 & 0xf, 1..0xf);
-        MDCR_EL2.set(if has_pmu { read_register!("pmcr_el0") >> 11 & 0x1f } else { 0 });
+        MDCR_EL2.set(if pmu { read_register!("pmcr_el0") >> 11 & 0x1f } else { 0 });
         // Physical counter and timer are not trapped; the virtual one runs without offset.
         CNTHCTL_EL2.set(3);
         CNTVOFF_EL2.set(0);
-        if ID_AA64PFR0_EL1.get() >> 24 & 0xf != 0 {
+        if gic_registers {
             // The GIC's CPU interface by system registers, for EL1 as well.
             ICC_SRE_EL2.set(0xf);
         }
         VMPIDR_EL2.set(self.mpidr);
-        // SAFETY: what the guest reads as MIDR_EL1: the CPU's own.
-        unsafe { asm!("msr vpidr_el2, {}", in(reg) MIDR_EL1.get(), options(nostack, preserves_flags)) };
-        // SAFETY: no AArch32 coprocessor register is trapped.
-        unsafe { asm!("msr hstr_el2, xzr", options(nostack, preserves_flags)) };
+        // What the guest reads as MIDR_EL1: the CPU's own.
+        write_register!("vpidr_el2", MIDR_EL1.get());
+        // No AArch32 coprocessor register is trapped.
+        write_register!("hstr_el2", 0);
     }
 
     fn abort(&mut self) -> Exit {
@@ -249,6 +240,19 @@ impl Aarch64Vcpu {
     fn unsupported(&self, what: &str) -> Exit {
         let Syndrome { esr, far, .. } = self.last;
         Exit::Unsupported(format!("{what} (ESR_EL2 {esr:#x}, FAR_EL2 {far:#x})"))
+    }
+}
+
+fn extension_registers() -> IdRegisters {
+    IdRegisters {
+        pfr0: read_register!("id_aa64pfr0_el1"),
+        pfr1: read_register!("id_aa64pfr1_el1"),
+        isar1: read_register!("id_aa64isar1_el1"),
+        // ID_AA64ISAR2_EL1, whose name older assemblers do not know.
+        isar2: read_register!("s3_0_c0_c6_2"),
+        mmfr0: read_register!("id_aa64mmfr0_el1"),
+        mmfr1: read_register!("id_aa64mmfr1_el1"),
+        dfr0: read_register!("id_aa64dfr0_el1"),
     }
 }
 
