@@ -82,12 +82,13 @@ impl<'a, H: Hal, F: Format, V: Vcpu> Machine<'a, H, F, V> {
     /// # Errors
     /// Those of the library.
     pub fn new(mut space: AddrSpace<H, F>, vcpu: V, job: Job<'a>) -> Result<Self, MapError> {
-        let largest_leaf = match job.leaf {
-            Leaf::Size4K => LeafSize::Size4K,
-            Leaf::Size2M => LeafSize::Size2M,
-            Leaf::Auto => AllocOptions::default().largest_leaf,
+        let (largest_leaf, fault_around) = match job.leaf {
+            Leaf::Size4K => (LeafSize::Size4K, LeafSize::Size4K),
+            Leaf::Size2M => (LeafSize::Size2M, LeafSize::Size2M),
+            // QEMU's software TLB forgets everything when the guest drops one page of a large leaf.
+            Leaf::Auto => (LeafSize::Size4K, LeafSize::Size2M),
         };
-        let lazily = AllocOptions { populate: false, largest_leaf };
+        let lazily = AllocOptions { populate: false, largest_leaf, fault_around };
         space.map_alloc_with(GuestPhysAddr::new(GUEST_RAM_ADDRESS), job.memory, RAM, lazily)?;
         for &Device { address, size, .. } in job.devices {
             space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
@@ -157,18 +158,20 @@ impl<'a, H: Hal, F: Format, V: Vcpu> Machine<'a, H, F, V> {
 
     fn fault(&mut self, info: &NestedPageFaultInfo) -> Result<(), End> {
         self.faults.total += 1;
-        let content = &self.job.content;
-        let fill = |gpa: GuestPhysAddr, memory: &mut [u8]| content.fill(gpa.as_u64(), memory);
+        let (content, churn) = (&self.job.content, &mut self.churn);
+        let fill = |gpa: GuestPhysAddr, memory: &mut [u8]| {
+            content.fill(gpa.as_u64(), memory);
+            if let Some(churn) = churn.as_mut() {
+                churn.populated(gpa.as_u64(), memory.len() as u64);
+            }
+        };
         let outcome = self.space.handle_page_fault_with(info.gpa, info.access, fill);
         if !matches!(outcome, Ok(FaultOutcome::Spurious | FaultOutcome::Retry)) {
             self.idle_faults = 0;
         }
         match outcome {
-            Ok(FaultOutcome::Populated(size)) => {
+            Ok(FaultOutcome::Populated(_)) => {
                 self.faults.populated += 1;
-                if let Some(churn) = &mut self.churn {
-                    churn.populated(info.gpa.align_down(size.bytes()).as_u64(), size.bytes());
-                }
                 Ok(())
             }
             Ok(FaultOutcome::Spurious) => {

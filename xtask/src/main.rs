@@ -4,8 +4,6 @@
 //! Invariant: every failure ends as one line `error: …` on stderr and a non-zero exit code; things that the
 //! machine lacks come before it, one line `missing: …` each.
 
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
-
 mod boot;
 mod guests;
 mod host;

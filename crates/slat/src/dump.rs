@@ -77,7 +77,7 @@ impl<H: Hal, F: Format> fmt::Display for Dump<'_, H, F> {
             write!(f, "  {} {} ", region.range, region.flags)?;
             match region.backend {
                 Backend::Linear { hpa } => writeln!(f, "linear -> {hpa:#x}")?,
-                Backend::Alloc { largest_leaf } => writeln!(f, "alloc, leaves up to {largest_leaf}")?,
+                Backend::Alloc { largest_leaf, .. } => writeln!(f, "alloc, leaves up to {largest_leaf}")?,
             }
             let mut run: Option<Run> = None;
             for mapping in space.mappings(region.range) {

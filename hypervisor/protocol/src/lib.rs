@@ -40,16 +40,17 @@ pub struct Span {
     pub size: u64,
 }
 
-/// The largest leaf that guest RAM may be mapped with.
+/// What a fault of guest RAM populates, and in what leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Leaf {
-    /// Every page by a 4 KiB leaf.
+    /// One page, in a leaf of 4 KiB.
     #[serde(rename = "4k")]
     Size4K,
-    /// 2 MiB leaves wherever they fit.
+    /// 2 MiB in one leaf wherever it fits.
     #[serde(rename = "2m")]
     Size2M,
-    /// The library's choice.
+    /// 2 MiB in the leaves that suit the machine. QEMU's software TLB forgets everything as soon as the guest drops
+    /// one page of a large leaf, so there it is leaves of 4 KiB.
     #[default]
     #[serde(rename = "auto")]
     Auto,

@@ -52,10 +52,10 @@ pub(crate) fn least_memory(kernel_memory: u64, initrd_size: u64) -> u64 {
     (kernel_memory + 2 * initrd_size + (8 << 20)).next_multiple_of(BLOCK)
 }
 
-/// The memory from which on such a guest may be expected to reach its user space. Found by trial: with less than
-/// two thirds of their own size to work in, Debian's kernels run out of memory before the first process.
+/// The memory from which on such a guest may be expected to reach its user space, found by trial with Debian's
+/// kernels.
 pub(crate) fn comfortable_memory(kernel_memory: u64, initrd_size: u64) -> u64 {
-    (kernel_memory + kernel_memory / 3 * 2 + 2 * initrd_size).next_multiple_of(BLOCK)
+    (kernel_memory + 2 * initrd_size + (12 << 20)).next_multiple_of(BLOCK)
 }
 
 #[cfg(test)]

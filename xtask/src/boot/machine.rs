@@ -22,7 +22,7 @@ impl Machine {
     /// The hypervisor at EL2, with the files of a run in memory where `layout` says.
     pub(crate) fn with_hypervisor(&self, hypervisor: &Path, files: &Files<'_>, layout: &Layout) -> Command {
         debug_assert_eq!(layout.kernel.address, BLOBS_ADDRESS);
-        let mut command = self.command("virt,virtualization=on,gic-version=3", layout.machine_memory);
+        let mut command = self.command("virt,virtualization=on,gic-version=3,its=off", layout.machine_memory);
         command.arg("-kernel").arg(hypervisor);
         command.arg("-device").arg(loader(files.params, PARAMS_ADDRESS));
         command.arg("-device").arg(loader(files.kernel, layout.kernel.address));
@@ -34,7 +34,7 @@ impl Machine {
 
     /// The guest's kernel at EL1 with nothing below it.
     pub(crate) fn native(&self, files: &Files<'_>, memory: u64, bootargs: &str) -> Command {
-        let mut command = self.command("virt,gic-version=3", memory);
+        let mut command = self.command("virt,gic-version=3,its=off", memory);
         command.arg("-kernel").arg(files.kernel).arg("-append").arg(bootargs);
         if let Some(initrd) = files.initrd {
             command.arg("-initrd").arg(initrd);

@@ -23,7 +23,7 @@ pub(crate) const ERROR: &str = "slat-init: error: ";
 /// The guest reached its end.
 pub(crate) const END: &str = "slat-init: end";
 
-const PAYLOAD_SIZE: usize = 1 << 20;
+const PAYLOAD_SIZE: usize = 512 << 10;
 
 const INIT: &str = r#"#!/bin/busybox sh
 say() { echo "<1>slat-init: $*" > /dev/kmsg || echo "slat-init: $*"; }

@@ -12,6 +12,11 @@ use std::path::{Path, PathBuf};
 /// What every guest is told; `--append` comes behind it.
 pub(crate) const BOOTARGS: &str = "earlycon console=ttyAMA0 panic=-1";
 
+/// What a guest with less than [`SMALL`] memory is told as well. A kernel that is locked down does without tracefs,
+/// whose thousands of files take 8 MiB while it boots.
+const SMALL_BOOTARGS: &str = " lockdown=confidentiality";
+const SMALL: u64 = 64 << 20;
+
 /// Churn after each exit of the guest, and in all.
 const CHURN_PER_EXIT: u32 = 6;
 const CHURN_LIMIT: u64 = 20_000;
@@ -53,7 +58,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse_size)]
     pub(crate) memory: u64,
 
-    /// Largest leaf that guest RAM is mapped with; auto is the library's choice
+    /// What a fault populates: a 4K leaf, a 2M leaf, or (auto) 2M in the leaves that suit the emulator, which are 4K
     #[arg(long, default_value = "auto", value_parser = one_of::<Leaf>(&["4k", "2m", "auto"]))]
     pub(crate) leaf: Leaf,
 
@@ -126,7 +131,7 @@ impl Options {
         // A kernel that is still to be fetched is checked again once it is there.
         let unknown = Image { memory: 8 << 20, release: None };
         check_memory(image.as_ref().unwrap_or(&unknown), self.initrd.as_deref(), self.memory)?;
-        Ok(Checked { image, bootargs: bootargs(&self.append)?, choices: self.choices() })
+        Ok(Checked { image, bootargs: bootargs(&self.append, self.memory)?, choices: self.choices() })
     }
 
     fn choices(&self) -> Choices {
@@ -145,12 +150,16 @@ pub(crate) fn churn(seed: u64) -> Churn {
     Churn { seed, per_exit: CHURN_PER_EXIT, limit: CHURN_LIMIT }
 }
 
-/// The guest's command line with `append` behind it.
-pub(crate) fn bootargs(append: &str) -> Result<String> {
+/// The command line of a guest with `memory` bytes, with `append` behind it.
+pub(crate) fn bootargs(append: &str, memory: u64) -> Result<String> {
     ensure!(!append.contains(['\n', '\0']), "--append: the text has a line break or a zero byte in it");
     // The kernel has room for 2048 bytes and cuts the rest off without a word.
-    ensure!(append.len() + BOOTARGS.len() < 2047.min(PARAMS_MAX), "--append: the text is too long");
-    Ok(format!("{BOOTARGS} {append}").trim_end().to_owned())
+    ensure!(
+        append.len() + BOOTARGS.len() + SMALL_BOOTARGS.len() < 2047.min(PARAMS_MAX),
+        "--append: the text is too long"
+    );
+    let small = if memory < SMALL { SMALL_BOOTARGS } else { "" };
+    Ok(format!("{BOOTARGS}{small} {append}").trim_end().to_owned())
 }
 
 /// Whether the guest fits into `memory` bytes.

@@ -19,12 +19,15 @@ pub struct AllocOptions {
     pub populate: bool,
     /// The largest leaf to use where alignment and the host's frames allow it.
     pub largest_leaf: LeafSize,
+    /// On a fault, populate this much around it as well: as many bytes as a leaf of this size has, aligned to it,
+    /// as far as they lie in the region. No more than `largest_leaf` means: only the leaf of the fault.
+    pub fault_around: LeafSize,
 }
 
 impl Default for AllocOptions {
-    /// Lazily, in leaves of up to 2 MiB.
+    /// Lazily, in leaves of up to 2 MiB, one for each fault.
     fn default() -> Self {
-        Self { populate: false, largest_leaf: LeafSize::Size2M }
+        Self { populate: false, largest_leaf: LeafSize::Size2M, fault_around: LeafSize::Size4K }
     }
 }
 
@@ -96,7 +99,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         options: AllocOptions,
     ) -> Result<(), MapError> {
         let range = self.check_map(gpa, size, flags)?;
-        let AllocOptions { populate, largest_leaf } = options;
+        let AllocOptions { populate, largest_leaf, fault_around } = options;
         let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
         if populate {
             let mut frames = Frames::new(self.table.hal(), *self.format(), flags, largest_leaf.level());
@@ -107,7 +110,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         } else {
             self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
         }
-        self.regions.insert(Region { range, flags, backend: Backend::Alloc { largest_leaf } });
+        self.regions.insert(Region { range, flags, backend: Backend::Alloc { largest_leaf, fault_around } });
         debug!("map_alloc {range} {flags} {options:?}");
         Ok(())
     }

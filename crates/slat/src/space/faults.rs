@@ -1,10 +1,10 @@
 //! Answering a guest's faults, on any number of CPUs at once.
 
 use super::{AddrSpace, Backend};
-use crate::addr::GuestPhysAddr;
+use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::error::FaultError;
 use crate::fault::FaultOutcome;
-use crate::flags::MappingFlags;
+use crate::flags::{LeafSize, MappingFlags};
 use crate::format::{Format, allows};
 use crate::hal::Hal;
 use crate::table::{Populated, Want};
@@ -15,7 +15,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     /// guest to `gpa` that the hardware refused. On `Ok` the guest is to be re-entered.
     ///
     /// A page of a lazy region gets a zeroed frame, in the largest leaf that the region, the table and the host
-    /// allow. Lock-free; two CPUs that fault on one page end up with one frame. Takes frames only for that leaf
+    /// allow; the window around it too, if the region has one. Lock-free; two CPUs that fault on one page end up with one frame. Takes frames only for that leaf
     /// and for tables on the way. Nothing is to be invalidated for a new page; a page that turns out to be mapped
     /// is invalidated on this CPU.
     ///
@@ -52,10 +52,11 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         }
         let present = match region.backend {
             Backend::Linear { .. } => true,
-            Backend::Alloc { largest_leaf } => {
+            Backend::Alloc { largest_leaf, fault_around } => {
                 let want = Want { gpa, region: region.range, flags: region.flags, largest: largest_leaf };
                 match self.table.populate(&want, &mut init) {
                     Ok(Populated::New(size)) => {
+                        self.populate_around(&want, size, fault_around, &mut init);
                         trace!("fault `{access}` at {gpa:#x}: populated {size}");
                         return Ok(FaultOutcome::Populated(size));
                     }
@@ -75,5 +76,30 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         self.table.invalidate_locally(gpa);
         trace!("fault `{access}` at {gpa:#x}: spurious");
         Ok(FaultOutcome::Spurious)
+    }
+
+    /// Populates the window around a fault that was just answered. Best effort: a page that cannot be had now will
+    /// fault by itself.
+    fn populate_around(
+        &self,
+        fault: &Want,
+        size: LeafSize,
+        window: LeafSize,
+        init: &mut dyn FnMut(GuestPhysAddr, &mut [u8]),
+    ) {
+        if window <= size {
+            return;
+        }
+        let window = GuestPhysRange::new(fault.gpa.align_down(window.bytes()), window.bytes());
+        let Some(window) = window.ok().and_then(|window| window.intersection(fault.region)) else { return };
+        let mut next = Some(window.start());
+        while let Some(gpa) = next.filter(|gpa| *gpa < window.end()) {
+            let step = match self.table.populate(&Want { gpa, ..*fault }, init) {
+                Ok(Populated::New(size)) => size.bytes(),
+                Ok(Populated::Present(_) | Populated::Unsettled) => PAGE_SIZE,
+                Err(_) => return,
+            };
+            next = gpa.align_down(step).checked_add(step);
+        }
     }
 }

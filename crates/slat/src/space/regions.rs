@@ -23,6 +23,8 @@ pub enum Backend {
     Alloc {
         /// The largest leaf to use.
         largest_leaf: LeafSize,
+        /// What a fault populates, if that is more than a leaf.
+        fault_around: LeafSize,
     },
 }
 

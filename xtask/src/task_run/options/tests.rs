@@ -1,4 +1,4 @@
-use super::{MISTAKES, Options, bootargs, parse_size};
+use super::{MISTAKES, Options, SMALL, bootargs, parse_size};
 use clap::Parser;
 use slat_hv_protocol::{FaultPolicy, Leaf, Mistake};
 use std::path::Path;
@@ -71,9 +71,10 @@ fn churn_takes_a_seed() {
 
 #[test]
 fn the_command_line_is_appended_to() {
-    assert_eq!(bootargs("quiet x=1").unwrap(), "earlycon console=ttyAMA0 panic=-1 quiet x=1");
-    assert!(bootargs("a\nb").is_err());
-    assert!(bootargs(&"x".repeat(4000)).is_err());
+    assert_eq!(bootargs("quiet x=1", SMALL).unwrap(), "earlycon console=ttyAMA0 panic=-1 quiet x=1");
+    assert!(bootargs("", SMALL - 1).unwrap().ends_with("panic=-1 lockdown=confidentiality"));
+    assert!(bootargs("a\nb", SMALL).is_err());
+    assert!(bootargs(&"x".repeat(4000), SMALL).is_err());
     assert!(parse(&["--append", "--not-an-option"]).is_ok());
 }
 

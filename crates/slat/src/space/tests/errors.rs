@@ -135,7 +135,8 @@ fn every_single_allocation_may_fail<F: Format>(formats: impl IntoIterator<Item =
             outcome!(space.map_alloc(gpa(MIB2 - 0x3000), MIB2 + 0x6000, RW, true), MapError)
         }),
         ("map eager, small leaves", |space| {
-            let options = AllocOptions { populate: true, largest_leaf: LeafSize::Size4K };
+            let options =
+                AllocOptions { populate: true, largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
             outcome!(space.map_alloc_with(gpa(0x5000), 0x6000, RW, options), MapError)
         }),
         ("unmap in the middle of a block", |space| {
@@ -163,7 +164,11 @@ fn every_single_allocation_may_fail<F: Format>(formats: impl IntoIterator<Item =
                 let hal = HeapHal::new();
                 let mut space = Space::with_format(&hal, format, gpa(0), 8 * GIB1, 0).expect("a root");
                 space.map_alloc(gpa(GIB1), 3 * MIB2, RWX, true).expect("free");
-                let small = AllocOptions { populate: false, largest_leaf: LeafSize::Size4K };
+                let small = AllocOptions {
+                    populate: false,
+                    largest_leaf: LeafSize::Size4K,
+                    ..AllocOptions::default()
+                };
                 space.map_alloc_with(gpa(2 * GIB1), GIB1, RWX, small).expect("free");
                 space.map_alloc(gpa(3 * GIB1), GIB1, RWX, false).expect("free");
                 space.map_linear(gpa(4 * GIB1), hpa(0), GIB1, RW).expect("free");

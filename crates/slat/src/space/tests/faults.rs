@@ -8,7 +8,8 @@ use crate::test_util::Event;
 use crate::tlb::Reach;
 use std::sync::Barrier;
 
-const SMALL: AllocOptions = AllocOptions { populate: false, largest_leaf: LeafSize::Size4K };
+const SMALL: AllocOptions =
+    AllocOptions { populate: false, largest_leaf: LeafSize::Size4K, fault_around: LeafSize::Size4K };
 
 #[test]
 fn a_fault_populates_once_and_a_second_one_keeps_the_data() {
@@ -55,6 +56,45 @@ fn the_largest_leaf_that_fits_is_used() {
     let stats = space.stats().table;
     assert_eq!((stats.leaves_2m, stats.leaves_4k), (1, 3));
     assert_eq!(stats.owned_frames, 512 + 3);
+}
+
+#[test]
+fn a_fault_populates_the_window_around_it() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    let options = AllocOptions { fault_around: LeafSize::Size2M, ..SMALL };
+    // The window is cut to the region: it begins 3 pages into one block and ends 2 pages into the next.
+    space.map_alloc_with(gpa(0x3000), MIB2 - 0x1000, RWX, options).expect("free");
+    let mut seen = Vec::new();
+    let outcome = space.handle_page_fault_with(gpa(0x9000), MappingFlags::READ, |start, bytes| {
+        assert_eq!(bytes.len(), 4096);
+        seen.push(start.as_u64() / KIB4);
+    });
+    assert_eq!(outcome, Ok(FaultOutcome::Populated(LeafSize::Size4K)));
+    assert_eq!(seen[0], 9, "the page of the fault comes first");
+    seen.sort_unstable();
+    assert_eq!(seen, (3..512).collect::<Vec<_>>(), "each page once");
+    assert_eq!(space.stats().table.leaves_4k, 509);
+    // Without memory for the window, the fault itself is still answered.
+    hal.fail_after(Some(2));
+    assert_eq!(
+        space.handle_page_fault(gpa(MIB2 + 0x1fff), MappingFlags::READ),
+        Ok(FaultOutcome::Populated(LeafSize::Size4K))
+    );
+    assert_eq!(space.stats().table.leaves_4k, 510);
+    hal.fail_after(None);
+    assert_eq!(
+        space.handle_page_fault(gpa(MIB2), MappingFlags::READ),
+        Ok(FaultOutcome::Populated(LeafSize::Size4K))
+    );
+    // A window that large leaves fill costs one leaf each.
+    let options = AllocOptions { fault_around: LeafSize::Size1G, ..AllocOptions::default() };
+    space.map_alloc_with(gpa(GIB1), 8 * MIB2, RWX, options).expect("free");
+    assert_eq!(
+        space.handle_page_fault(gpa(GIB1 + MIB2 + 5), MappingFlags::READ),
+        Ok(FaultOutcome::Populated(LeafSize::Size2M))
+    );
+    assert_eq!(space.stats().table.leaves_2m, 8);
 }
 
 #[test]
@@ -126,7 +166,7 @@ fn threads_that_fault_together_share_one_frame() {
         let mut space = space(&hal);
         let pages = if largest_leaf == LeafSize::Size4K { 600 } else { 8 };
         let step = largest_leaf.bytes();
-        let options = AllocOptions { populate: false, largest_leaf };
+        let options = AllocOptions { populate: false, largest_leaf, ..AllocOptions::default() };
         space.map_alloc_with(gpa(0), pages * step, RWX, options).expect("free");
         let before = hal.in_use();
         let barrier = Barrier::new(THREADS);

@@ -263,7 +263,8 @@ fn forgotten(events: &[Event]) -> Option<Vec<u64>> {
 fn a_table_that_goes_whole_takes_all_its_pages_along() {
     let hal = HeapHal::new();
     let mut space = space(&hal);
-    let small = crate::AllocOptions { populate: true, largest_leaf: LeafSize::Size4K };
+    let small =
+        crate::AllocOptions { populate: true, largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
     space.map_alloc_with(gpa(0), 2 * MIB2, RWX, small).expect("free");
     hal.record();
     space.unmap(gpa(0), MIB2).expect("mapped");
@@ -275,7 +276,8 @@ fn the_smallest_leaf_of_a_batch_sets_the_step() {
     let hal = HeapHal::new();
     let mut space = space(&hal);
     space.map_alloc(gpa(0), 2 * MIB2, RWX, true).expect("free");
-    let small = crate::AllocOptions { populate: true, largest_leaf: LeafSize::Size4K };
+    let small =
+        crate::AllocOptions { populate: true, largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
     space.map_alloc_with(gpa(GIB1), 0x3000, RWX, small).expect("free");
     for small_first in [false, true] {
         let mut orders = [(0, MIB2), (GIB1, 0x3000)];

@@ -90,8 +90,12 @@ fn step<F: Format>(
             let populate = random.below(2) == 0;
             let largest_leaf = LeafSize::ALL[random.below(3) as usize];
             let flags = some_flags(space.format(), random);
-            let result =
-                space.map_alloc_with(at(start), size, flags, AllocOptions { populate, largest_leaf });
+            let result = space.map_alloc_with(
+                at(start),
+                size,
+                flags,
+                AllocOptions { populate, largest_leaf, ..AllocOptions::default() },
+            );
             assert_eq!(result.is_ok(), free);
             if free {
                 let contents = populate.then_some(0);

@@ -38,7 +38,7 @@ fn misaligned_linear_mappings_take_small_leaves() {
 fn populating_falls_back_to_what_the_host_has() {
     let hal = HeapHal::new();
     let mut space = space(&hal);
-    let giant = AllocOptions { populate: true, largest_leaf: LeafSize::Size1G };
+    let giant = AllocOptions { populate: true, largest_leaf: LeafSize::Size1G, ..AllocOptions::default() };
     hal.limit_runs(Some(512));
     space.map_alloc_with(gpa(GIB1), GIB1, RWX, giant).expect("in 2 MiB leaves");
     let stats = space.stats().table;
