@@ -1,4 +1,4 @@
-use super::build;
+use super::{PAYLOAD_SIZE, build};
 use cpio::newc::Reader;
 use std::io::{Cursor, Read};
 
@@ -28,7 +28,7 @@ fn the_archive_reads_back() {
     assert!(entries.contains(&("dev/console".to_owned(), 0o020_600, 5, 1, 0)));
     assert!(entries.contains(&("dev/kmsg".to_owned(), 0o020_600, 1, 11, 0)));
     assert!(entries.contains(&("bin/busybox".to_owned(), 0o100_755, 0, 0, 18)));
-    assert!(entries.contains(&("payload".to_owned(), 0o100_644, 0, 0, 1 << 20)));
+    assert!(entries.contains(&("payload".to_owned(), 0o100_644, 0, 0, PAYLOAD_SIZE)));
     assert_eq!(built.archive.len() % 512, 0);
 }
 
