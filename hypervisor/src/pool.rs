@@ -113,7 +113,9 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
         self.maintenance.maintain_cache(self.phys_to_virt(maintenance.start), maintenance);
     }
 
-    fn frames_zeroed(&self, _start: HostPhysAddr, count: usize) {
+    unsafe fn zero_frames(&self, start: HostPhysAddr, count: usize) {
+        // SAFETY: by the caller's contract the frames are taken and unused, and they are mapped one to one.
+        unsafe { slat::isa::zero(self.phys_to_virt(start), count * PAGE_SIZE as usize) };
         self.state.lock().counts.zeroed += count as u64;
     }
 }

@@ -11,7 +11,6 @@
 
 use crate::addr::{HostPhysAddr, PAGE_SIZE};
 use crate::hal::Hal;
-use crate::isa;
 
 /// Number of 4 KiB frames in a leaf of `level`.
 pub(crate) const fn frames_of_level(level: u8) -> usize {
@@ -60,10 +59,8 @@ impl<'h, H: Hal> OwnedFrames<'h, H> {
 
     /// Zeroes all of it, by the fastest way of the machine.
     pub(crate) fn zero(&mut self) {
-        let bytes = self.count * PAGE_SIZE as usize;
-        // SAFETY: the run is ours alone, and by promise 2 of `Hal` the pointer is valid for its whole length.
-        unsafe { isa::zero(self.hal.phys_to_virt(self.start), bytes) };
-        self.hal.frames_zeroed(self.start, self.count);
+        // SAFETY: the run was taken from this host and is ours alone.
+        unsafe { self.hal.zero_frames(self.start, self.count) };
     }
 
     /// The contents. The frames are ours alone, so no guest can change them meanwhile.

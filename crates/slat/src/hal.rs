@@ -80,8 +80,12 @@ pub unsafe trait Hal {
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8;
 
     /// Makes every CPU (or this one: see [`Invalidation::reach`]) forget the translations named. Called after the
-    /// stores to the table and before any frame is reused. The default executes the native sequence, which on Arm
-    /// reaches all CPUs of the inner shareable domain by itself.
+    /// stores to the table and before any frame is reused.
+    ///
+    /// The default executes the native sequence. On Arm that reaches all CPUs of the inner shareable domain by
+    /// itself; on x86 and RISC-V it reaches only this one, and a host with more CPUs sends it to the others too.
+    /// AMD has no instruction for it at all: there the host must override this, to set TLB_CONTROL at the next VMRUN
+    /// of each CPU, and the default panics.
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
         isa::invalidate(invalidation);
     }
@@ -98,17 +102,21 @@ pub unsafe trait Hal {
         isa::publish();
     }
 
+    /// Zeroes a run of frames that is about to be used. The default is the fastest way of the machine for frames
+    /// that are not in its caches; a host that recycles hot frames may prefer [`core::ptr::write_bytes`].
+    ///
+    /// # Safety
+    /// The frames are taken from this host and nobody uses them.
+    unsafe fn zero_frames(&self, start: HostPhysAddr, count: usize) {
+        // SAFETY: the run is taken and unused (the caller's promise), so by promise 2 the pointer is valid for it.
+        unsafe { isa::zero(self.phys_to_virt(start), count * crate::addr::PAGE_SIZE as usize) };
+    }
+
     /// Told of every store to table memory, after it: the host physical address of the 8-byte entry and its new
     /// value. For tests and tracing; the default does nothing and costs nothing.
     #[inline(always)]
     fn table_stored(&self, entry: HostPhysAddr, value: u64) {
         let _ = (entry, value);
-    }
-
-    /// Told that `count` frames from `start` on were zeroed. For statistics; the default costs nothing.
-    #[inline(always)]
-    fn frames_zeroed(&self, start: HostPhysAddr, count: usize) {
-        let _ = (start, count);
     }
 }
 
@@ -151,8 +159,9 @@ unsafe impl<H: Hal + ?Sized> Hal for &H {
     }
 
     #[inline]
-    fn frames_zeroed(&self, start: HostPhysAddr, count: usize) {
-        (**self).frames_zeroed(start, count);
+    unsafe fn zero_frames(&self, start: HostPhysAddr, count: usize) {
+        // SAFETY: the same contract.
+        unsafe { (**self).zero_frames(start, count) }
     }
 }
 

@@ -223,7 +223,9 @@ unsafe impl Hal for HeapHal {
         self.note(Event::Store(entry, value));
     }
 
-    fn frames_zeroed(&self, start: HostPhysAddr, count: usize) {
+    unsafe fn zero_frames(&self, start: HostPhysAddr, count: usize) {
+        // SAFETY: the frames are taken and unused (the caller's promise).
+        unsafe { crate::isa::zero(self.phys_to_virt(start), count * PAGE_SIZE as usize) };
         self.note(Event::Zeroed(start, count));
     }
 }

@@ -18,6 +18,7 @@ use crate::addr::{GuestPhysAddr, HostPhysAddr};
 use crate::error::UnsupportedFlags;
 use crate::flags::{LeafSize, MappingFlags, MemoryType, level_bytes};
 use crate::hal::CacheActions;
+use crate::tlb::{TableKind, TlbFeatures};
 use core::fmt::Debug;
 
 /// The shape of a table: how many levels, how wide, how large the root.
@@ -84,13 +85,15 @@ pub enum CacheEvent {
     FromGuest(MemoryType),
 }
 
-/// The format of the machine that this is built for. Arm stage 2 is the only format so far, on every machine.
-pub type Native = stage2::Stage2;
+pub use crate::isa::Native;
 
 /// A page-table format as one CPU model has it.
 pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     /// A bit of a present leaf that the hardware ignores. slat sets it on leaves whose frame it owns.
     const OWNED: u64;
+
+    /// Which kind of table this is.
+    const TABLE: TableKind;
 
     /// Levels, width, root.
     fn geometry(&self) -> Geometry;
@@ -141,8 +144,8 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     /// Whether user-mode execution has a permission of its own.
     fn separates_user_execute(&self) -> bool;
 
-    /// Whether the CPU has instructions that invalidate a range of addresses at once.
-    fn has_range_invalidation(&self) -> bool;
+    /// What the CPU's invalidation instructions can do beyond the least.
+    fn tlb_features(&self) -> TlbFeatures;
 
     /// Whether an invalidation by address also drops what a CPU remembers of the tables on the way. Where it does
     /// not, a table that is unlinked costs an invalidation of the whole space.

@@ -136,7 +136,7 @@ pub fn maintain_cache(start: *mut u8, bytes: usize, actions: CacheActions) {
 ///
 /// # Safety
 /// The memory is valid for writes, nobody else uses it, and it is mapped as Normal memory.
-pub(crate) unsafe fn zero(start: *mut u8, bytes: usize) {
+pub unsafe fn zero(start: *mut u8, bytes: usize) {
     let dczid = read_register!("dczid_el0");
     let block = 4usize << (dczid & 0xf);
     let prohibited = dczid & 1 << 4 != 0;

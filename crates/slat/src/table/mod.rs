@@ -177,7 +177,8 @@ impl<H: Hal, F: Format> Table<H, F> {
             root: self.root_register(),
             scope,
             reach,
-            has_range_instructions: self.format.has_range_invalidation(),
+            table: F::TABLE,
+            features: self.format.tlb_features(),
         });
     }
 

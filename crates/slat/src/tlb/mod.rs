@@ -10,6 +10,11 @@ pub(crate) use pending::Pending;
 
 use crate::addr::GuestPhysRange;
 use crate::flags::LeafSize;
+use bitflags::bitflags;
+
+/// More invalidations by address than this, and dropping the whole space is cheaper: on Arm each one is a broadcast
+/// that every CPU must answer.
+pub(crate) const BY_ADDRESS_LIMIT: u64 = 64;
 
 /// Which CPUs an invalidation must reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,32 @@ pub struct Invalidation<'a> {
     pub scope: Scope<'a>,
     /// Which CPUs must drop it.
     pub reach: Reach,
-    /// Whether the CPU has instructions that drop a range at once.
-    pub has_range_instructions: bool,
+    /// What kind of table it is, and so which instructions do it.
+    pub table: TableKind,
+    /// What this CPU's instructions can do beyond the least.
+    pub features: TlbFeatures,
+}
+
+/// The kinds of second-level tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableKind {
+    /// Arm stage 2.
+    Stage2,
+    /// Intel EPT.
+    Ept,
+    /// AMD nested page tables.
+    Npt,
+    /// RISC-V G-stage.
+    Gstage,
+}
+
+bitflags! {
+    /// What the invalidation instructions of a CPU can do beyond the least.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct TlbFeatures: u8 {
+        /// One instruction drops a range (Arm: FEAT_TLBIRANGE).
+        const RANGE = 1 << 0;
+        /// One instruction drops a single space (Intel: single-context INVEPT).
+        const SINGLE_CONTEXT = 1 << 1;
+    }
 }

@@ -8,6 +8,7 @@ use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;
 use crate::flags::{LeafSize, MappingFlags, MemoryType};
 use crate::hal::CacheActions;
+use crate::tlb::{TableKind, TlbFeatures};
 use thiserror::Error;
 
 // "Format of an EPT Page-Table Entry" and the tables beside it.
@@ -110,6 +111,7 @@ impl Default for Ept {
 
 impl Format for Ept {
     const OWNED: u64 = 1 << 52;
+    const TABLE: TableKind = TableKind::Ept;
 
     fn geometry(&self) -> Geometry {
         Geometry { levels: self.levels, gpa_bits: 12 + 9 * u32::from(self.levels), root_tables: 1 }
@@ -238,8 +240,9 @@ impl Format for Ept {
         self.capabilities.mode_based_execute
     }
 
-    fn has_range_invalidation(&self) -> bool {
-        false
+    fn tlb_features(&self) -> TlbFeatures {
+        // IA32_VMX_EPT_VPID_CAP bit 25.
+        if self.capabilities.has(25) { TlbFeatures::SINGLE_CONTEXT } else { TlbFeatures::empty() }
     }
 
     fn invalidation_by_address_reaches_tables(&self) -> bool {

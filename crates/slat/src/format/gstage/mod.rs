@@ -4,11 +4,16 @@
 //! access is checked as if made in user mode, so U is set on every leaf. Accessed and dirty are set beforehand, so
 //! neither Svade faults nor Svadu updates happen.
 
+mod fence;
+
+pub use fence::{Fence, fences};
+
 use super::{CacheEvent, Format, Geometry, Kind};
 use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;
 use crate::flags::{LeafSize, MappingFlags, MemoryType};
 use crate::hal::CacheActions;
+use crate::tlb::{TableKind, TlbFeatures};
 
 // "Sv39 page table entry", which the other modes share.
 const VALID: u64 = 1 << 0;
@@ -78,6 +83,7 @@ impl Default for Gstage {
 
 impl Format for Gstage {
     const OWNED: u64 = 1 << 8;
+    const TABLE: TableKind = TableKind::Gstage;
 
     fn geometry(&self) -> Geometry {
         let levels = match self.mode {
@@ -204,8 +210,8 @@ impl Format for Gstage {
         false
     }
 
-    fn has_range_invalidation(&self) -> bool {
-        false
+    fn tlb_features(&self) -> TlbFeatures {
+        TlbFeatures::empty()
     }
 
     fn invalidation_by_address_reaches_tables(&self) -> bool {

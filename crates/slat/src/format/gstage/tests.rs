@@ -97,3 +97,26 @@ fn what_the_hart_lacks_is_refused() {
     }
     assert_eq!(plain.tag_bits(), 0);
 }
+
+#[test]
+fn fences_take_shifted_addresses_and_the_vmid() {
+    use crate::addr::{GuestPhysAddr, GuestPhysRange};
+    use crate::tlb::{Invalidation, Reach, Scope, TableKind, TlbFeatures};
+    let format = Gstage::new(Mode::Sv48x4, Capabilities { svpbmt: false, vmid_bits: 14 });
+    let root = format.root_register(HostPhysAddr::new(0x8000_4000), 0x2abc);
+    let of = |ranges: &[GuestPhysRange], stride| -> Vec<Fence> {
+        let scope = if ranges.is_empty() { Scope::Space } else { Scope::Ranges { ranges, stride } };
+        let (table, features) = (TableKind::Gstage, TlbFeatures::empty());
+        fences(&Invalidation { root, scope, reach: Reach::AllCpus, table, features }).collect()
+    };
+    let range = |start, size| GuestPhysRange::new(GuestPhysAddr::new(start), size).expect("valid");
+    let vmid = 0x2abc;
+    let by_address = of(&[range(0x8000_0000, 0x2000), range(0x9000_0000, 0x1000)], LeafSize::Size4K);
+    let addresses =
+        [0x2000_0000, 0x2000_0400, 0x2400_0000].map(|address| Fence { address: Some(address), vmid });
+    assert_eq!(by_address, addresses);
+    assert_eq!(of(&[range(0x8000_0000, 0x40_0000)], LeafSize::Size2M).len(), 2, "one for each large leaf");
+    let whole = [Fence { address: None, vmid }];
+    assert_eq!(of(&[], LeafSize::Size4K), whole);
+    assert_eq!(of(&[range(0, 65 << 12)], LeafSize::Size4K), whole, "too many to name");
+}

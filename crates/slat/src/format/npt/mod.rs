@@ -9,6 +9,7 @@ use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;
 use crate::flags::{LeafSize, MappingFlags, MemoryType};
 use crate::hal::CacheActions;
+use crate::tlb::{TableKind, TlbFeatures};
 use thiserror::Error;
 
 // "Page-Translation-Table Entry Fields".
@@ -91,6 +92,7 @@ impl Default for Npt {
 
 impl Format for Npt {
     const OWNED: u64 = 1 << 52;
+    const TABLE: TableKind = TableKind::Npt;
 
     fn geometry(&self) -> Geometry {
         Geometry { levels: self.levels, gpa_bits: 12 + 9 * u32::from(self.levels), root_tables: 1 }
@@ -199,8 +201,8 @@ impl Format for Npt {
         false
     }
 
-    fn has_range_invalidation(&self) -> bool {
-        false
+    fn tlb_features(&self) -> TlbFeatures {
+        TlbFeatures::empty()
     }
 
     fn invalidation_by_address_reaches_tables(&self) -> bool {

@@ -18,6 +18,7 @@ use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;
 use crate::flags::{LeafSize, MappingFlags, MemoryType};
 use crate::hal::CacheActions;
+use crate::tlb::{TableKind, TlbFeatures};
 use thiserror::Error;
 
 // Descriptor fields: D8.3 "Translation table descriptor formats", stage 2.
@@ -149,6 +150,7 @@ impl Default for Stage2 {
 
 impl Format for Stage2 {
     const OWNED: u64 = 1 << 56;
+    const TABLE: TableKind = TableKind::Stage2;
 
     fn geometry(&self) -> Geometry {
         self.geometry
@@ -290,8 +292,8 @@ impl Format for Stage2 {
         self.features.xnx
     }
 
-    fn has_range_invalidation(&self) -> bool {
-        self.features.range_tlbi
+    fn tlb_features(&self) -> TlbFeatures {
+        if self.features.range_tlbi { TlbFeatures::RANGE } else { TlbFeatures::empty() }
     }
 
     fn invalidation_by_address_reaches_tables(&self) -> bool {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::fault::FaultCause;
-use crate::tlb::{Invalidation, Reach, Scope};
+use crate::tlb::{Invalidation, Reach, Scope, TableKind, TlbFeatures};
 use MappingFlags as M;
 
 /// A CPU with everything: 48 bits, FWB, XNX, TLBI by range.
@@ -179,9 +179,13 @@ fn range(start: u64, size: u64) -> GuestPhysRange {
     GuestPhysRange::new(GuestPhysAddr::new(start), size).expect("valid")
 }
 
-fn sequence(ranges: &[GuestPhysRange], stride: LeafSize, reach: Reach, has_range: bool) -> Vec<Instruction> {
-    let scope = Scope::Ranges { ranges, stride };
-    instructions(&Invalidation { root: 0, scope, reach, has_range_instructions: has_range }).collect()
+fn invalidation(scope: Scope<'_>, reach: Reach, by_range: bool) -> Invalidation<'_> {
+    let features = if by_range { TlbFeatures::RANGE } else { TlbFeatures::empty() };
+    Invalidation { root: 0, scope, reach, table: TableKind::Stage2, features }
+}
+
+fn sequence(ranges: &[GuestPhysRange], stride: LeafSize, reach: Reach, by_range: bool) -> Vec<Instruction> {
+    instructions(&invalidation(Scope::Ranges { ranges, stride }, reach, by_range)).collect()
 }
 
 use Instruction as I;
@@ -209,11 +213,10 @@ fn a_large_leaf_takes_one_and_a_large_range_drops_the_space() {
     assert_eq!(got[1..3], [I::Ipas2e1is(0x4_0000), I::Ipas2e1is(0x4_0200)]);
     assert_eq!(got.len(), 7);
     let whole = [I::DsbIshst, I::Vmalls12e1is, I::DsbIsh, I::Isb];
-    let limit = tlbi::BY_ADDRESS_LIMIT * PAGE_SIZE;
+    let limit = crate::tlb::BY_ADDRESS_LIMIT * PAGE_SIZE;
     assert_eq!(sequence(&[range(0, limit + PAGE_SIZE)], LeafSize::Size4K, Reach::AllCpus, false), whole);
     assert_eq!(sequence(&[range(0, limit)], LeafSize::Size4K, Reach::AllCpus, false).len(), 64 + 5);
-    let space =
-        Invalidation { root: 0, scope: Scope::Space, reach: Reach::AllCpus, has_range_instructions: true };
+    let space = invalidation(Scope::Space, Reach::AllCpus, true);
     assert_eq!(instructions(&space).collect::<Vec<_>>(), whole);
     let local = Invalidation { reach: Reach::ThisCpu, ..space };
     let local: Vec<_> = instructions(&local).collect();

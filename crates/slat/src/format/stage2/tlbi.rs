@@ -6,7 +6,7 @@
 //! TTL hints are left 0, "any level": a wrong hint may invalidate nothing, and a removed table has no level.
 
 use crate::addr::PAGE_SIZE;
-use crate::tlb::{Invalidation, Reach, Scope};
+use crate::tlb::{BY_ADDRESS_LIMIT, Invalidation, Reach, Scope, TlbFeatures};
 
 /// One instruction of a maintenance sequence. Operands are the value of the instruction's register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +61,6 @@ impl Instruction {
     }
 }
 
-/// More TLBIs by address than this, and dropping the whole VMID is cheaper: each one is a broadcast that every PE
-/// must answer, and a DSB waits for the slowest.
-pub(crate) const BY_ADDRESS_LIMIT: u64 = 64;
-
 /// Pages that one RIPAS2E1IS can cover: (NUM + 1) << (5 * SCALE + 1) with both at their maximum.
 const RANGE_MOST: u64 = 32 << 16;
 
@@ -95,6 +91,7 @@ enum Step<'a> {
 pub fn instructions<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<Item = Instruction> + 'a {
     use Instruction as I;
     let local = invalidation.reach == Reach::ThisCpu;
+    let by_range = invalidation.features.contains(TlbFeatures::RANGE);
     let (begin, by_address, whole): (I, &[I], &[I]) = if local {
         (I::DsbNshst, &[I::DsbNsh, I::Vmalle1, I::DsbNsh, I::Isb], &[I::Vmalls12e1, I::DsbNsh, I::Isb])
     } else {
@@ -105,11 +102,7 @@ pub fn instructions<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<Ite
         Scope::Ranges { ranges, stride } => {
             let count: u64 = ranges.iter().map(|range| range.size().div_ceil(stride.bytes())).sum();
             let pages: u64 = ranges.iter().map(|range| range.size() / PAGE_SIZE).sum();
-            let few = if invalidation.has_range_instructions {
-                pages <= RANGE_MOST
-            } else {
-                count <= BY_ADDRESS_LIMIT
-            };
+            let few = if by_range { pages <= RANGE_MOST } else { count <= BY_ADDRESS_LIMIT };
             if few { ranges } else { &[] }
         }
     };
@@ -137,7 +130,7 @@ pub fn instructions<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<Ite
                         }
                         continue;
                     }
-                    if invalidation.has_range_instructions {
+                    if by_range {
                         if let Some((operand, covered)) = range_operand(*page, end - *page) {
                             *page += covered;
                             return Some(if local { I::Ripas2e1(operand) } else { I::Ripas2e1is(operand) });

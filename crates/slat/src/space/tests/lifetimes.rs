@@ -247,7 +247,8 @@ fn forgotten(events: &[Event]) -> Option<Vec<u64>> {
     let event = events.iter().find(|event| is_invalidation(event)).expect("an invalidation");
     let Event::InvalidateRanges(ranges, stride, reach) = event else { return None };
     let scope = crate::tlb::Scope::Ranges { ranges, stride: *stride };
-    let invalidation = crate::Invalidation { root: 0, scope, reach: *reach, has_range_instructions: false };
+    let (table, features) = (crate::tlb::TableKind::Stage2, crate::tlb::TlbFeatures::empty());
+    let invalidation = crate::Invalidation { root: 0, scope, reach: *reach, table, features };
     let mut pages = Vec::new();
     for instruction in instructions(&invalidation) {
         match instruction {

@@ -1,12 +1,13 @@
 use super::*;
 use alloc::vec::Vec;
-use slat::tlb::{Reach, Scope};
+use slat::tlb::{Reach, Scope, TableKind, TlbFeatures};
 use slat::{GuestPhysAddr, GuestPhysRange, LeafSize};
 
 fn mnemonics(mistake: Mistake, reach: Reach) -> Vec<&'static str> {
     let range = GuestPhysRange::new(GuestPhysAddr::new(0x4000_3000), 4096).expect("a page");
     let scope = Scope::Ranges { ranges: &[range], stride: LeafSize::Size4K };
-    let invalidation = Invalidation { root: 0, scope, reach, has_range_instructions: false };
+    let (table, features) = (TableKind::Stage2, TlbFeatures::empty());
+    let invalidation = Invalidation { root: 0, scope, reach, table, features };
     steps(&invalidation, mistake)
         .map(Step::mnemonic)
         .filter(|mnemonic| mnemonic.starts_with("tlbi"))
