@@ -147,6 +147,31 @@ pub enum MigrateError {
     OutOfMemory,
 }
 
+/// Why a range could not be populated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PopulateError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// The host has no frame left for this page.
+    #[error("out of memory for guest-physical address {0:#x}")]
+    OutOfMemory(GuestPhysAddr),
+}
+
+/// Why the leaves of a range could not be joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CollapseError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+}
+
 /// Why an address has no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum QueryError {

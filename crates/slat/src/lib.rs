@@ -41,8 +41,8 @@ pub mod test_util;
 pub use addr::{GuestPhysAddr, GuestPhysRange, GuestVirtAddr, HostPhysAddr, PAGE_SIZE, RangeError};
 pub use dump::Dump;
 pub use error::{
-    BadRange, CreateError, FaultError, MapError, MigrateError, ProtectError, QueryError, UnmapError,
-    UnsupportedFlags,
+    BadRange, CollapseError, CreateError, FaultError, MapError, MigrateError, PopulateError, ProtectError,
+    QueryError, UnmapError, UnsupportedFlags,
 };
 pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 pub use flags::{LeafSize, MappingFlags, MemoryType};

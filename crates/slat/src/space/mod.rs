@@ -10,6 +10,7 @@
 mod change;
 mod debt;
 mod faults;
+mod populate;
 mod query;
 mod regions;
 

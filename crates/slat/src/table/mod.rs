@@ -6,6 +6,7 @@
 //! the format asks for it. Every verb takes the frames that it needs beforehand, so that it cannot fail half way.
 
 mod bbm;
+mod collapse;
 mod leaves;
 mod map;
 mod memory;

@@ -116,6 +116,12 @@ impl<H: Hal, F: Format> Table<H, F> {
         unsafe { self.hal.dealloc_frames(table, 1) };
     }
 
+    /// Gives back a table whose leaves another entry has taken over, and that no CPU can walk any more.
+    pub(super) fn free_emptied_table(&self, table: HostPhysAddr) {
+        // SAFETY: as in `free_table`; nothing below it is given up.
+        unsafe { self.hal.dealloc_frames(table, 1) };
+    }
+
     fn free_below(&self, level: u8, table: HostPhysAddr) {
         let entries = self.entries(level, table);
         for index in 0..entries.len() {

@@ -1,7 +1,7 @@
 //! Demand paging, alone and on many CPUs at once.
 
 use super::*;
-use crate::error::FaultError;
+use crate::error::{FaultError, PopulateError};
 use crate::fault::FaultOutcome;
 use crate::space::AllocOptions;
 use crate::test_util::Event;
@@ -217,4 +217,23 @@ fn two_spaces_with_two_hosts_run_side_by_side() {
         std::thread::scope(|scope| [scope.spawn(work), scope.spawn(work)].map(|thread| thread.join()));
     let [a, b] = counts.map(|count| count.expect("no panic"));
     assert_eq!(a, b, "neither saw anything of the other");
+}
+
+#[test]
+fn populating_ahead_saves_the_faults() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    space.map_alloc_with(gpa(0), 4 * KIB4, RWX, SMALL).expect("free");
+    space.map_linear(gpa(4 * KIB4), hpa(0), KIB4, RW).expect("free");
+    space.map_alloc_with(gpa(5 * KIB4), KIB4, MappingFlags::empty(), SMALL).expect("free");
+    space.map_alloc(gpa(MIB2), 3 * MIB2, RWX, false).expect("free");
+    space.handle_page_fault(gpa(KIB4), MappingFlags::READ).expect("lazy");
+    assert_eq!(space.populate(gpa(0), 6 * KIB4), Ok(3));
+    assert_eq!(space.populate(gpa(MIB2 + KIB4), MIB2), Ok(1024), "large leaves reach beyond the range");
+    assert_eq!(space.populate(gpa(MIB2), 2 * MIB2), Ok(0));
+    assert_eq!(space.handle_page_fault(gpa(2 * KIB4), MappingFlags::WRITE), Ok(FaultOutcome::Spurious));
+    assert_eq!(space.populate(gpa(0), 7 * KIB4), Err(PopulateError::NotMapped(gpa(6 * KIB4))));
+    hal.fail_after(Some(0));
+    assert_eq!(space.populate(gpa(MIB2), 3 * MIB2), Err(PopulateError::OutOfMemory(gpa(3 * MIB2))));
+    hal.fail_after(None);
 }

@@ -315,3 +315,54 @@ fn a_removed_table_costs_the_whole_space_where_addresses_do_not_reach_it() {
     assert!(!events(Stage2::default()).contains(&whole));
     assert!(events(Gstage::default()).contains(&whole), "HFENCE.GVMA by address orders leaves only");
 }
+
+#[test]
+fn collapse_is_the_way_back_from_a_split() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    space.map_alloc(gpa(0), 2 * MIB2, RWX, true).expect("free");
+    let before = (space.table.fingerprint(), space.stats());
+    let frame = space.translate(gpa(0x5000)).expect("populated");
+    hal.write(frame, b"stays");
+    space.protect(gpa(0x5000), 0x1000, MappingFlags::READ).expect("mapped");
+    assert_eq!(space.collapse(gpa(0), 2 * MIB2), Ok(0), "not uniform");
+    space.protect(gpa(0x5000), 0x1000, RWX).expect("mapped");
+    assert_eq!(space.collapse(gpa(0x1000), 2 * MIB2 - 0x1000), Ok(0), "the range must cover the larger leaf");
+    hal.record();
+    assert_eq!(space.collapse(gpa(0), 2 * MIB2), Ok(1));
+    let events = hal.events();
+    let [
+        Event::Store(broken_at, broken),
+        invalidation,
+        Event::Store(made_at, made),
+        Event::Dealloc(_, 1),
+        ..,
+    ] = &events[..]
+    else {
+        panic!("{events:?}");
+    };
+    assert_eq!((broken_at, broken & 1, made & 3), (made_at, 0, 1), "break, then make a block");
+    assert!(is_invalidation(invalidation) && forgotten(&events).is_none(), "512 pages and the walk to them");
+    assert_eq!((space.table.fingerprint(), space.stats()), before);
+    assert_eq!(space.translate(gpa(0x5000)), Some(frame));
+    assert_eq!(hal.read(frame, 5), b"stays");
+}
+
+#[test]
+fn collapse_climbs_to_the_largest_leaf_on_every_format() {
+    fn climb<F: Format>(format: F) {
+        let hal = HeapHal::new();
+        let mut space = Space::with_format(&hal, format, gpa(0), 4 * GIB1, 0).expect("a root");
+        space.map_linear(gpa(GIB1), hpa(2 * GIB1), GIB1, RW).expect("free");
+        let before = (space.table.fingerprint(), space.stats());
+        space.protect(gpa(GIB1 + 0x5000), 0x1000, MappingFlags::READ).expect("mapped");
+        space.protect(gpa(GIB1 + 0x5000), 0x1000, RW).expect("mapped");
+        let joined = space.collapse(gpa(GIB1), GIB1);
+        assert_eq!(joined, Ok(u64::from(format.largest_leaf().level())), "{format:?}");
+        assert_eq!((space.table.fingerprint(), space.stats()), before, "{format:?}");
+    }
+    formats().into_iter().for_each(climb);
+    ept_formats().into_iter().for_each(climb);
+    npt_formats().into_iter().for_each(climb);
+    gstage_formats().into_iter().for_each(climb);
+}

@@ -74,7 +74,7 @@ fn step<F: Format>(
     let size = length * PAGE_SIZE;
     let free = spec.range(pages.clone()).next().is_none();
     let covered = spec.range(pages.clone()).count() as u64 == length;
-    match random.below(9) {
+    match random.below(11) {
         0 => {
             // Congruent to the address modulo 2 MiB half of the time, so that blocks are possible.
             let hpa_start = 0x40_0000_0000 + BASE + start * PAGE_SIZE + random.below(2) * PAGE_SIZE;
@@ -125,6 +125,28 @@ fn step<F: Format>(
             let count = spec.range(pages).filter(|(_, page)| populated(page)).count() as u64;
             let result = space.migrate(at(start), size);
             assert_eq!(result.ok(), movable.then_some(count));
+        }
+        7 => {
+            // What the guest sees stays as it is, so the specification knows nothing of it.
+            assert_eq!(space.collapse(at(start), size).is_ok(), covered);
+        }
+        8 => {
+            let result = space.populate(at(start), size);
+            assert_eq!(result.is_ok(), covered);
+            let mut added = 0;
+            for page in pages.filter(|_| covered) {
+                // A large leaf at an edge reaches beyond the range.
+                let around = (page / 512 * 512)..(page / 512 + 1) * 512;
+                for page in around {
+                    if let Some(Page::Alloc { flags, contents: contents @ None }) = spec.get_mut(&page) {
+                        if flags.is_accessible() && space.translate(at(page)).is_some() {
+                            *contents = Some(0);
+                            added += 1;
+                        }
+                    }
+                }
+            }
+            assert_eq!(result.unwrap_or(0), added);
         }
         _ => fault(space, spec, hal, random, start),
     }

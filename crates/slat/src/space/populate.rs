@@ -1,0 +1,72 @@
+//! Populating ahead, and joining leaves again: neither changes what the guest sees.
+
+use super::{AddrSpace, Backend};
+use crate::addr::{GuestPhysAddr, PAGE_SIZE};
+use crate::error::{CollapseError, PopulateError};
+use crate::format::Format;
+use crate::hal::Hal;
+use crate::table::{Populated, Want};
+use log::{debug, trace};
+
+impl<H: Hal, F: Format> AddrSpace<H, F> {
+    /// Populates what is not yet populated of `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped, as
+    /// the faults of a guest would: so that it does not have to fault. Returns the number of 4 KiB pages added.
+    /// Lock-free, beside faults; linear regions and pages without access are passed over.
+    ///
+    /// Nothing is to be invalidated. Costs one walk for each leaf.
+    ///
+    /// # Errors
+    /// [`PopulateError`]: a bad range, [`PopulateError::NotMapped`], [`PopulateError::OutOfMemory`] with the page at
+    /// which the host ran out; what was populated before stays.
+    pub fn populate(&self, gpa: GuestPhysAddr, size: u64) -> Result<u64, PopulateError> {
+        let range = self.checked_range(gpa, size)?;
+        if let Some(hole) = self.regions.first_hole(range) {
+            return Err(PopulateError::NotMapped(hole));
+        }
+        let mut pages = 0;
+        let mut at = range.start();
+        while at < range.end() {
+            let Some(region) = self.region(at) else { return Err(PopulateError::NotMapped(at)) };
+            let mut next = region.range.end();
+            if let (Backend::Alloc { largest_leaf, .. }, true) =
+                (region.backend, region.flags.is_accessible())
+            {
+                let want = Want { gpa: at, region: region.range, flags: region.flags, largest: largest_leaf };
+                let step = match self.table.populate(&want, &mut |_, _| {}) {
+                    Ok(Populated::New(size)) => {
+                        pages += size.bytes() / PAGE_SIZE;
+                        size.bytes()
+                    }
+                    Ok(Populated::Present(_)) => self.query(at).map_or(PAGE_SIZE, |leaf| leaf.size.bytes()),
+                    Ok(Populated::Unsettled) => PAGE_SIZE,
+                    Err(_) => return Err(PopulateError::OutOfMemory(at)),
+                };
+                next = at.align_down(step).checked_add(step).map_or(next, |end| end.min(next));
+            }
+            at = next;
+        }
+        trace!("populate {range}: {pages} pages");
+        Ok(pages)
+    }
+
+    /// Joins leaves in `size` bytes at `gpa`, both multiples of 4 KiB, wherever 512 of them continue each other in
+    /// both address spaces with the same flags and make a larger leaf that lies in the range: the way back from the
+    /// splits of [`unmap`](Self::unmap) and [`protect`](Self::protect). Returns the number of larger leaves made.
+    ///
+    /// Takes no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
+    /// break-before-make, its pages fault for that moment.
+    ///
+    /// # Errors
+    /// [`CollapseError`]: a bad range, [`CollapseError::NotMapped`] with the first address that no region covers.
+    pub fn collapse(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, CollapseError> {
+        let range = self.checked_range(gpa, size)?;
+        if let Some(hole) = self.regions.first_hole(range) {
+            return Err(CollapseError::NotMapped(hole));
+        }
+        self.table.settle(&mut self.pending);
+        let joined = self.table.collapse(&mut self.pending, range);
+        self.table.settle(&mut self.pending);
+        debug!("collapse {range}: {joined} leaves");
+        Ok(joined)
+    }
+}
