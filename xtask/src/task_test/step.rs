@@ -34,8 +34,10 @@ pub(crate) enum Outcome {
     Passed(String),
     /// It failed, and this is why.
     Failed(String),
-    /// This machine cannot do it, and this is why.
+    /// This machine cannot do it, and this is why: a skip, but in CI a failure.
     Impossible(String),
+    /// There is nothing to do in the way that this machine is set up, and this is why: a skip everywhere.
+    Skipped(String),
     /// The step is many tests.
     Counted(Tally),
 }
@@ -148,11 +150,16 @@ impl Board {
                     self.verbose || tally.failed > 0,
                 )
             }
-            Outcome::Impossible(reason) if !self.ci => {
+            Outcome::Impossible(reason) if self.ci => {
+                state.tally.failed += 1;
+                state.failures.push(name.clone());
+                ("FAILED", reason, true)
+            }
+            Outcome::Impossible(reason) | Outcome::Skipped(reason) => {
                 state.tally.skipped += 1;
                 ("skipped", reason, self.verbose)
             }
-            Outcome::Failed(reason) | Outcome::Impossible(reason) => {
+            Outcome::Failed(reason) => {
                 state.tally.failed += 1;
                 state.failures.push(name.clone());
                 ("FAILED", reason, true)

@@ -22,6 +22,12 @@ pub(crate) fn steps() -> Vec<Step> {
             tool(context, output, "clippy", "clippy", &arguments, &[])
         }),
         Step::new("clippy for bare metal", bare_clippy),
+        Step::new("clippy of the library for x86-64", |context, output| {
+            library_clippy("x86_64-unknown-none", context, output)
+        }),
+        Step::new("clippy of the library for RISC-V", |context, output| {
+            library_clippy("riscv64gc-unknown-none-elf", context, output)
+        }),
         Step::new("documentation", |context, output| {
             let arguments = ["doc", "--workspace", "--no-deps"];
             simple(&mut cargo_command(context, &arguments, &[("RUSTDOCFLAGS", "-D warnings")]), output)
@@ -77,13 +83,27 @@ fn tool(
 }
 
 fn bare_clippy(context: &Context, output: &mut String) -> Outcome {
-    let Plan::Ready(toolchain) = toolchain::plan(&context.host) else {
+    let plan = toolchain::plan(&context.host);
+    if plan == Plan::Impossible {
         return Outcome::Impossible(toolchain::missing(&context.host).to_string());
-    };
-    match toolchain.clippy(&context.workspace, &BARE_PACKAGES) {
-        Some(mut command) => simple(&mut command, output),
-        None => Outcome::Impossible("the distribution's toolchain has no clippy for it".to_owned()),
     }
+    match toolchain::obtain(&context.host, &plan) {
+        Ok(toolchain) => match toolchain.clippy(&context.workspace, &BARE_PACKAGES) {
+            Some(mut command) => simple(&mut command, output),
+            None => Outcome::Skipped("the distribution's toolchain has no clippy for it".to_owned()),
+        },
+        Err(error) => Outcome::Impossible(format!("{error:#}")),
+    }
+}
+
+/// The library on an architecture that nothing here runs on: that it builds there at all.
+fn library_clippy(target: &str, context: &Context, output: &mut String) -> Outcome {
+    let added = process::capture(Command::new("rustup").args(["target", "add", target]));
+    if !added.is_ok_and(|captured| captured.success) {
+        return Outcome::Skipped(format!("rustup has no {target} here"));
+    }
+    let arguments = ["clippy", "--package", "slat", "--target", target, "--", "-D", "warnings"];
+    simple(&mut cargo_command(context, &arguments, &[]), output)
 }
 
 /// Unit tests, integration tests and documentation tests; each counts.
