@@ -161,6 +161,11 @@ pub enum PopulateError {
     OutOfMemory(GuestPhysAddr),
 }
 
+/// The host has no frame left to keep ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("out of memory for frames to keep ready")]
+pub struct TopUpError;
+
 /// Why the leaves of a range could not be joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CollapseError {

@@ -11,6 +11,7 @@
 
 use crate::addr::{HostPhysAddr, PAGE_SIZE};
 use crate::hal::Hal;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Number of 4 KiB frames in a leaf of `level`.
 pub(crate) const fn frames_of_level(level: u8) -> usize {
@@ -139,5 +140,52 @@ impl<'h, H: Hal> FrameStack<'h, H> {
 impl<H: Hal> Drop for FrameStack<'_, H> {
     fn drop(&mut self) {
         while self.pop().is_some() {}
+    }
+}
+
+/// Single frames kept ready for tables, shared by all CPUs: places that are taken and filled by one atomic exchange.
+pub(crate) struct Spares {
+    places: [AtomicU64; Self::PLACES],
+}
+
+impl Spares {
+    /// How many frames can be kept.
+    pub(crate) const PLACES: usize = 32;
+
+    const EMPTY: u64 = u64::MAX;
+
+    /// None are kept.
+    pub(crate) const fn new() -> Self {
+        Self { places: [const { AtomicU64::new(Self::EMPTY) }; Self::PLACES] }
+    }
+
+    /// How many are kept at this moment.
+    pub(crate) fn len(&self) -> usize {
+        self.places.iter().filter(|place| place.load(Ordering::Relaxed) != Self::EMPTY).count()
+    }
+
+    /// Takes one out.
+    pub(crate) fn take<'h, H: Hal>(&self, hal: &'h H) -> Option<OwnedFrames<'h, H>> {
+        for place in &self.places {
+            if place.load(Ordering::Relaxed) != Self::EMPTY {
+                let start = place.swap(Self::EMPTY, Ordering::Acquire);
+                if start != Self::EMPTY {
+                    // SAFETY: `put` let go of this frame of the same host, and the exchange made it ours alone.
+                    return Some(unsafe { OwnedFrames::from_raw(hal, HostPhysAddr::new(start), 1) });
+                }
+            }
+        }
+        None
+    }
+
+    /// Keeps a single frame; gives it back to the host if all places are taken.
+    pub(crate) fn put<H: Hal>(&self, frame: OwnedFrames<'_, H>) {
+        let start = frame.start().as_u64();
+        let exchange = |place: &AtomicU64| {
+            place.compare_exchange(Self::EMPTY, start, Ordering::Release, Ordering::Relaxed).is_ok()
+        };
+        if self.places.iter().any(exchange) {
+            frame.into_raw();
+        }
     }
 }

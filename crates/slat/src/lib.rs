@@ -42,7 +42,7 @@ pub use addr::{GuestPhysAddr, GuestPhysRange, GuestVirtAddr, HostPhysAddr, PAGE_
 pub use dump::Dump;
 pub use error::{
     BadRange, CollapseError, CreateError, FaultError, MapError, MigrateError, PopulateError, ProtectError,
-    QueryError, UnmapError, UnsupportedFlags,
+    QueryError, TopUpError, UnmapError, UnsupportedFlags,
 };
 pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 pub use flags::{LeafSize, MappingFlags, MemoryType};

@@ -180,6 +180,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         self.table.retire(&mut self.pending, self.range);
         self.table.settle(&mut self.pending);
         self.regions.clear(self.table.hal());
+        self.table.drop_spares();
         debug!("clear {}", self.range);
     }
 

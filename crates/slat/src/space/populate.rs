@@ -2,7 +2,7 @@
 
 use super::{AddrSpace, Backend};
 use crate::addr::{GuestPhysAddr, PAGE_SIZE};
-use crate::error::{CollapseError, PopulateError};
+use crate::error::{CollapseError, PopulateError, TopUpError};
 use crate::format::Format;
 use crate::hal::Hal;
 use crate::table::{Populated, Want};
@@ -47,6 +47,17 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         }
         trace!("populate {range}: {pages} pages");
         Ok(pages)
+    }
+
+    /// Takes frames ahead for the tables that `faults` faults at the same time can need at the worst (one less than
+    /// the levels each; 32 in all are kept), so that a fault takes nothing from the host but the guest's own frame.
+    /// To be called before a guest is entered, and again after it faulted. Lock-free; what is kept goes back with
+    /// [`clear`](Self::clear) and with the space.
+    ///
+    /// # Errors
+    /// [`TopUpError`] if the host has no frame left; what was taken before is kept.
+    pub fn top_up(&self, faults: usize) -> Result<(), TopUpError> {
+        self.table.top_up(faults).map_err(|_| TopUpError)
     }
 
     /// Joins leaves in `size` bytes at `gpa`, both multiples of 4 KiB, wherever 512 of them continue each other in

@@ -16,6 +16,8 @@ pub struct Stats {
     pub regions: usize,
     /// Frames of 4 KiB that hold the regions.
     pub region_frames: usize,
+    /// Frames of 4 KiB that are kept ready for tables.
+    pub spare_frames: usize,
 }
 
 impl<H: Hal, F: Format> AddrSpace<H, F> {
@@ -81,6 +83,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
             table: self.table.census(),
             regions: self.regions.as_slice().len(),
             region_frames: self.regions.frames(),
+            spare_frames: self.table.spares(),
         }
     }
 

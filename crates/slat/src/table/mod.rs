@@ -27,7 +27,7 @@ pub(crate) use soft::{Leaf, Soft};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
 use crate::flags::{LeafSize, MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format, Geometry, Kind};
-use crate::frame::{OwnedFrames, frames_of_level};
+use crate::frame::{OwnedFrames, Spares, frames_of_level};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
 use crate::tlb::{Invalidation, Pending, Reach, Scope};
 use memory::Entries;
@@ -42,6 +42,7 @@ pub(crate) struct Table<H: Hal, F: Format> {
     geometry: Geometry,
     root: HostPhysAddr,
     tag: u16,
+    spares: Spares,
 }
 
 /// What an entry means.
@@ -61,7 +62,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut root = OwnedFrames::alloc(&hal, tables, tables)?;
         root.zero();
         let root = root.into_raw();
-        Some(Self { hal, format, geometry, root, tag })
+        Some(Self { hal, format, geometry, root, tag, spares: Spares::new() })
     }
 
     pub(crate) fn hal(&self) -> &H {
@@ -160,6 +161,25 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
     }
 
+    /// Keeps frames ready for the tables that `faults` faults at the same time can need at the worst.
+    pub(crate) fn top_up(&self, faults: usize) -> Result<(), OutOfMemory> {
+        let wanted = faults.saturating_mul(usize::from(self.geometry.root_level())).min(Spares::PLACES);
+        while self.spares.len() < wanted {
+            self.spares.put(OwnedFrames::alloc(&self.hal, 1, 1).ok_or(OutOfMemory)?);
+        }
+        Ok(())
+    }
+
+    /// How many frames are kept ready.
+    pub(crate) fn spares(&self) -> usize {
+        self.spares.len()
+    }
+
+    /// Gives the frames that are kept ready back.
+    pub(crate) fn drop_spares(&self) {
+        while self.spares.take(&self.hal).is_some() {}
+    }
+
     /// Cache maintenance of the frames of a leaf for one or more events.
     fn maintain(&self, level: u8, hpa: HostPhysAddr, events: &[CacheEvent]) {
         let actions = events.iter().map(|event| self.format.cache_actions(*event));
@@ -239,6 +259,7 @@ impl<H: Hal, F: Format> Drop for Table<H, F> {
         // Whatever a CPU still caches under our tag must be gone before the frames have another owner.
         self.invalidate(Scope::Space, Reach::AllCpus);
         self.free_root();
+        self.drop_spares();
     }
 }
 

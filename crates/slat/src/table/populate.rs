@@ -7,7 +7,7 @@ use super::{Leaf, Soft, Table, View};
 use crate::addr::{GuestPhysAddr, GuestPhysRange};
 use crate::flags::{LeafSize, MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format};
-use crate::frame::{FrameStack, OwnedFrames};
+use crate::frame::OwnedFrames;
 use crate::hal::Hal;
 use crate::table::OutOfMemory;
 
@@ -66,13 +66,12 @@ impl<H: Hal, F: Format> Table<H, F> {
                     (level, frames)
                 }
             };
-            let tables = usize::from(slot.level - level);
-            let mut tables = FrameStack::with(&self.hal, 0, tables).ok_or(OutOfMemory)?;
             let leaf = Leaf { hpa: frames.start(), flags: want.flags, owned: true };
             let mut top = self.encode(level, leaf);
             let mut chain = [const { None }; 5];
             for (above, link) in (level..slot.level).zip(chain.iter_mut()) {
-                let Some(mut table) = tables.pop() else { unreachable!("one table for each level") };
+                let table = self.spares.take(&self.hal).or_else(|| OwnedFrames::alloc(&self.hal, 1, 1));
+                let mut table = table.ok_or(OutOfMemory)?;
                 table.zero();
                 let entries = self.entries(above, table.start());
                 entries.store_unlinked(&self.hal, self.geometry.index(above, want.gpa), top);

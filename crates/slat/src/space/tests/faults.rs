@@ -1,7 +1,7 @@
 //! Demand paging, alone and on many CPUs at once.
 
 use super::*;
-use crate::error::{FaultError, PopulateError};
+use crate::error::{FaultError, PopulateError, TopUpError};
 use crate::fault::FaultOutcome;
 use crate::space::AllocOptions;
 use crate::test_util::Event;
@@ -236,4 +236,30 @@ fn populating_ahead_saves_the_faults() {
     hal.fail_after(Some(0));
     assert_eq!(space.populate(gpa(MIB2), 3 * MIB2), Err(PopulateError::OutOfMemory(gpa(3 * MIB2))));
     hal.fail_after(None);
+}
+
+#[test]
+fn a_topped_up_fault_takes_only_the_guests_frame() {
+    for format in formats() {
+        let hal = HeapHal::new();
+        let mut space = Space::with_format(&hal, format, gpa(0), 8 * GIB1, 0).expect("a root");
+        space.map_alloc_with(gpa(0), 8 * GIB1, RWX, SMALL).expect("free");
+        let tables = usize::from(format.geometry().levels) - 1;
+        hal.fail_after(Some(1));
+        assert_eq!(space.top_up(1), if tables > 1 { Err(TopUpError) } else { Ok(()) });
+        hal.fail_after(None);
+        assert_eq!(space.top_up(1), Ok(()));
+        assert_eq!(space.stats().spare_frames, tables);
+        hal.fail_after(Some(1));
+        let fault = space.handle_page_fault(gpa(5 * GIB1), MappingFlags::READ);
+        assert_eq!(fault, Ok(FaultOutcome::Populated(LeafSize::Size4K)), "{format:?}");
+        assert_eq!(space.stats().spare_frames, 0, "the first fault of all needs every table");
+        hal.fail_after(None);
+        assert_eq!(space.top_up(usize::MAX), Ok(()), "as many as can be kept");
+        let kept = space.stats().spare_frames;
+        assert_eq!(kept, 32);
+        space.clear();
+        assert_eq!(space.stats().spare_frames, 0);
+        space.top_up(2).expect("memory");
+    }
 }

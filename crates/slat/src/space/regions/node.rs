@@ -1,0 +1,313 @@
+//! The nodes of the tree: one frame each, all integers, sorted by key.
+//!
+//! The keys of a node stand apart from its values, so that a search touches few cache lines. A region is packed into
+//! 24 bytes: its address is the key; size, flags and kind share a word, for sizes are multiples of 4 KiB. **Every bit
+//! pattern is a valid node**, so the accessors of [`Node`] are safe Rust; what a [`Link`] names is the tree's promise.
+
+#![expect(unsafe_code, reason = "keeps the regions in frames of the host")]
+
+use super::{Backend, Region};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
+use crate::flags::{LeafSize, MappingFlags};
+use core::ptr::NonNull;
+
+/// Entries sorted by key: regions in a leaf, children in an inner node.
+#[repr(C)]
+pub(super) struct Node<V, const N: usize> {
+    len: usize,
+    /// The frame that this is: what goes back to the host.
+    frame: HostPhysAddr,
+    keys: [u64; N],
+    values: [V; N],
+}
+
+/// A node at the bottom: regions by their first address.
+pub(super) type Leaf<const N: usize> = Node<Packed, N>;
+/// A node above: children by the first key in each.
+pub(super) type Inner<const N: usize> = Node<Option<Link>, N>;
+
+/// How a pair of neighbours was brought into shape.
+pub(super) enum Balanced {
+    /// The left node has everything; the right one is empty.
+    Merged,
+    /// Both have about half; the right one begins with this key.
+    Shared(u64),
+}
+
+impl<V: Copy, const N: usize> Node<V, N> {
+    /// Every node but the root and those at the right edge has at least this many entries.
+    pub(super) const LEAST: usize = N / 4;
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The frame that this node is.
+    pub(super) fn frame(&self) -> HostPhysAddr {
+        self.frame
+    }
+
+    /// The keys in use.
+    pub(super) fn keys(&self) -> &[u64] {
+        self.keys.get(..self.len).unwrap_or(&[])
+    }
+
+    /// Number of keys up to and including `key`.
+    pub(super) fn count_to(&self, key: u64) -> usize {
+        self.keys().partition_point(|other| *other <= key)
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<(u64, V)> {
+        if index < self.len { Some((*self.keys.get(index)?, *self.values.get(index)?)) } else { None }
+    }
+
+    /// Overwrites an entry that is in use.
+    pub(super) fn set(&mut self, index: usize, key: u64, value: V) {
+        assert!(index < self.len, "an entry that is not in use");
+        self.keys[index] = key;
+        self.values[index] = value;
+    }
+
+    /// Adds an entry where there is room for it.
+    pub(super) fn insert(&mut self, index: usize, key: u64, value: V) {
+        self.keys.copy_within(index..self.len, index + 1);
+        self.values.copy_within(index..self.len, index + 1);
+        self.len += 1;
+        self.set(index, key, value);
+    }
+
+    /// Removes the entries from `from` up to, not including, `to`.
+    pub(super) fn remove(&mut self, from: usize, to: usize) {
+        if from < to {
+            self.keys.copy_within(to..self.len, from);
+            self.values.copy_within(to..self.len, from);
+            self.len -= to - from;
+        }
+    }
+
+    /// Adds an entry to a full node, whose upper part moves to the empty `next`. `edge`: entries that `next` gets if
+    /// this node is the last one of its level and the new entry comes after all others.
+    ///
+    /// Keys that come in ascending order thus leave full nodes behind. Elsewhere the cut is near the new entry, as far
+    /// as both parts get [`LEAST`](Self::LEAST): runs in either direction leave nodes three quarters full.
+    pub(super) fn insert_split(&mut self, index: usize, key: u64, value: V, next: &mut Self, edge: Option<usize>) {
+        let at = match edge {
+            Some(edge) if index == N => N + 1 - edge,
+            _ => index.clamp(Self::LEAST, N + 1 - Self::LEAST),
+        };
+        // The new entry counts: one entry fewer moves if it goes to the lower part.
+        let kept = if index < at { at - 1 } else { at };
+        next.append(self, kept);
+        if index < at {
+            self.insert(index, key, value);
+        } else {
+            next.insert(index - at, key, value);
+        }
+    }
+
+    /// Moves the entries of `other` from `from` on to the end of this node.
+    fn append(&mut self, other: &mut Self, from: usize) {
+        let end = self.len + other.len - from;
+        self.keys[self.len..end].copy_from_slice(&other.keys[from..other.len]);
+        self.values[self.len..end].copy_from_slice(&other.values[from..other.len]);
+        (self.len, other.len) = (end, from);
+    }
+
+    /// Merges with `next`, the neighbour behind, or shares the entries evenly if they would nearly fill one node:
+    /// after either, it takes many more changes until the pair has to be touched again.
+    pub(super) fn balance(&mut self, next: &mut Self) -> Balanced {
+        let total = self.len + next.len;
+        if total <= N / 4 * 3 {
+            self.append(next, 0);
+            return Balanced::Merged;
+        }
+        let half = total / 2;
+        if self.len < half {
+            let missing = half - self.len;
+            self.keys[self.len..half].copy_from_slice(&next.keys[..missing]);
+            self.values[self.len..half].copy_from_slice(&next.values[..missing]);
+            self.len = half;
+            next.remove(0, missing);
+        } else {
+            let surplus = self.len - half;
+            next.keys.copy_within(..next.len, surplus);
+            next.values.copy_within(..next.len, surplus);
+            next.keys[..surplus].copy_from_slice(&self.keys[half..self.len]);
+            next.values[..surplus].copy_from_slice(&self.values[half..self.len]);
+            next.len += surplus;
+            self.len = half;
+        }
+        Balanced::Shared(next.keys[0])
+    }
+}
+
+impl<const N: usize> Leaf<N> {
+    /// The region at `index`.
+    pub(super) fn region(&self, index: usize) -> Option<Region> {
+        let (start, packed) = self.get(index)?;
+        packed.unpack(start)
+    }
+
+    /// Overwrites the region at `index`.
+    pub(super) fn set_region(&mut self, index: usize, region: &Region) {
+        self.set(index, region.range.start().as_u64(), Packed::new(region));
+    }
+
+    /// Changes the regions from `from` on that begin before `end`, removes those of which `change` makes nothing, and
+    /// joins what then is one, with the neighbours before and behind too. Returns how many regions went.
+    pub(super) fn rewrite(
+        &mut self,
+        from: usize,
+        end: u64,
+        change: &mut impl FnMut(Region) -> Option<Region>,
+    ) -> usize {
+        let (mut read, mut kept) = (from, from);
+        while let Some(region) = self.region(read).filter(|region| region.range.start().as_u64() < end) {
+            read += 1;
+            let Some(new) = change(region) else { continue };
+            debug_assert_eq!(new.range, region.range, "a change moves nothing");
+            if !self.extend_before(kept, &new) {
+                self.set_region(kept, &new);
+                kept += 1;
+            }
+        }
+        if let Some(behind) = self.region(read) {
+            read += usize::from(self.extend_before(kept, &behind));
+        }
+        self.remove(kept, read);
+        read - kept
+    }
+
+    /// Extends the region before `index` by `next`, if the two are really one.
+    pub(super) fn extend_before(&mut self, index: usize, next: &Region) -> bool {
+        let Some(before) = index.checked_sub(1) else { return false };
+        let joined = self.region(before).and_then(|region| region.joined(next));
+        if let Some(joined) = &joined {
+            self.set_region(before, joined);
+        }
+        joined.is_some()
+    }
+}
+
+/// A region without its address: size, flags, kind of the backend, and what the backend is about.
+#[derive(Clone, Copy)]
+pub(super) struct Packed {
+    /// Size in bytes; in its low 12 bits the flags and [`ALLOC`].
+    size: u64,
+    /// [`Backend::Linear`]: the host physical address. [`Backend::Alloc`]: the levels of its leaf sizes.
+    backend: u64,
+}
+
+/// Bit of [`Packed::size`], above the flags: the backend is [`Backend::Alloc`].
+const ALLOC: u64 = 1 << 8;
+
+impl Packed {
+    pub(super) fn new(region: &Region) -> Self {
+        debug_assert!(region.range.is_aligned(PAGE_SIZE), "the low bits are taken");
+        let size = region.range.size() | u64::from(region.flags.bits());
+        match region.backend {
+            Backend::Linear { hpa } => Self { size, backend: hpa.as_u64() },
+            Backend::Alloc { largest_leaf, fault_around } => {
+                let levels = u64::from(largest_leaf.level()) | u64::from(fault_around.level()) << 8;
+                Self { size: size | ALLOC, backend: levels }
+            }
+        }
+    }
+
+    /// The region at `start`; `None` for no bits that [`new`](Self::new) makes.
+    fn unpack(self, start: u64) -> Option<Region> {
+        let range = GuestPhysRange::new(GuestPhysAddr::new(start), self.size & !(PAGE_SIZE - 1)).ok()?;
+        let flags = MappingFlags::from_bits_retain(self.size as u8);
+        let backend = if self.size & ALLOC == 0 {
+            Backend::Linear { hpa: HostPhysAddr::new(self.backend) }
+        } else {
+            let largest_leaf = LeafSize::from_level(self.backend as u8)?;
+            Backend::Alloc { largest_leaf, fault_around: LeafSize::from_level((self.backend >> 8) as u8)? }
+        };
+        Some(Region { range, flags, backend })
+    }
+}
+
+/// The address of a node, or of a spare frame that may become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Link(NonNull<u8>);
+
+// SAFETY: a link is only an address; whoever follows it answers for what is there.
+unsafe impl Send for Link {}
+// SAFETY: as above.
+unsafe impl Sync for Link {}
+
+/// What a frame holds while it is spare.
+#[repr(C)]
+struct Spare {
+    frame: HostPhysAddr,
+    next: Option<Link>,
+}
+
+impl Link {
+    /// Makes the frame `frame`, at `pointer`, a spare one with `next` behind it.
+    ///
+    /// # Safety
+    /// The pointer is to all of that frame, which is taken and belongs to the caller alone.
+    pub(super) unsafe fn spare(pointer: NonNull<u8>, frame: HostPhysAddr, next: Option<Self>) -> Self {
+        // SAFETY: the frame is 4 KiB of memory of the caller, aligned to as much.
+        unsafe { pointer.cast().write(Spare { frame, next }) };
+        Self(pointer)
+    }
+
+    /// The frame of a spare one, and the spare one behind it.
+    ///
+    /// # Safety
+    /// The link was made by [`spare`](Self::spare), and nothing was done with it since.
+    pub(super) unsafe fn into_spare(self) -> (HostPhysAddr, Option<Self>) {
+        // SAFETY: `spare` wrote it.
+        let Spare { frame, next } = unsafe { self.0.cast().read() };
+        (frame, next)
+    }
+
+    /// Makes a spare frame an empty node; returns the spare one behind it.
+    ///
+    /// # Safety
+    /// As for [`into_spare`](Self::into_spare).
+    pub(super) unsafe fn into_node<V, const N: usize>(self) -> Option<Self> {
+        const { assert!(size_of::<Node<V, N>>() <= PAGE_SIZE as usize && N >= 8) };
+        // SAFETY: the same contract.
+        let (frame, next) = unsafe { self.into_spare() };
+        let node = self.0.cast::<Node<V, N>>();
+        // SAFETY: a node fits into the frame, which belongs to the caller alone.
+        unsafe { node.write_bytes(0, 1) };
+        // SAFETY: zeroes are an empty node: integers, and links that are `None`.
+        unsafe { node.as_ptr().as_mut() }.into_iter().for_each(|node| node.frame = frame);
+        next
+    }
+
+    /// Gives up a node: its frame is spare now, with `next` behind it.
+    ///
+    /// # Safety
+    /// The link is of a node that belongs to the caller and that nothing refers to any more.
+    pub(super) unsafe fn retire<V, const N: usize>(self, next: Option<Self>) -> Self {
+        // SAFETY: it is a node, by the caller's promise.
+        let frame = unsafe { self.node::<V, N>() }.frame;
+        // SAFETY: a node is all of its frame, and nothing refers to it any more.
+        unsafe { Self::spare(self.0, frame, next) }
+    }
+
+    /// The node.
+    ///
+    /// # Safety
+    /// The link is of a node of these very parameters, which nobody changes or retires while the reference lives.
+    pub(super) unsafe fn node<'t, V, const N: usize>(self) -> &'t Node<V, N> {
+        // SAFETY: the caller's promise; `into_node` made all of it valid.
+        unsafe { self.0.cast().as_ref() }
+    }
+
+    /// The node, to be changed.
+    ///
+    /// # Safety
+    /// As for [`node`](Self::node), and no other reference to the node exists while this one lives.
+    pub(super) unsafe fn node_mut<'t, V, const N: usize>(self) -> &'t mut Node<V, N> {
+        // SAFETY: the caller's promise; `into_node` made all of it valid.
+        unsafe { self.0.cast().as_mut() }
+    }
+}
