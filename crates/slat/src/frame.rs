@@ -64,6 +64,13 @@ impl<'h, H: Hal> OwnedFrames<'h, H> {
         unsafe { self.hal.zero_frames(self.start, self.count) };
     }
 
+    /// Zeroes all of it through the caches: for a table, which is written and walked at once.
+    pub(crate) fn zero_table(&mut self) {
+        let bytes = self.count * PAGE_SIZE as usize;
+        // SAFETY: the run is ours alone, and by promise 2 of `Hal` the pointer is valid for its whole length.
+        unsafe { self.hal.phys_to_virt(self.start).write_bytes(0, bytes) };
+    }
+
     /// The contents. The frames are ours alone, so no guest can change them meanwhile.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         let bytes = self.count * PAGE_SIZE as usize;

@@ -95,6 +95,12 @@ pub(crate) fn leaves_survive_the_round_trip<F: Format>(format: F) {
             for hpa in addresses(&format, level_bytes(level)) {
                 let leaf = format.leaf(level, hpa, flags);
                 assert_eq!(format.address(leaf), hpa, "{leaf:#x} at level {level}");
+                // What the loops over many leaves build on.
+                let template = format.leaf(level, HostPhysAddr::new(0), flags);
+                assert_eq!(template + (hpa.as_u64() >> F::ADDRESS_SHIFT), leaf, "{flags} at level {level}");
+                let other = format.leaf(level, hpa, MappingFlags::READ | MappingFlags::EXECUTE) | F::OWNED;
+                assert_eq!(template & F::KEPT, 0, "{template:#x} at level {level}");
+                assert_eq!(other & F::KEPT | template, leaf | F::OWNED, "{flags} at level {level}");
                 assert_eq!(format.flags(leaf), expressed(&format, flags), "{leaf:#x} at level {level}");
                 assert_eq!(format.flags(leaf | F::OWNED), expressed(&format, flags));
                 round_trips += 1;

@@ -92,6 +92,12 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     /// A bit of a present leaf that the hardware ignores. slat sets it on leaves whose frame it owns.
     const OWNED: u64;
 
+    /// The bits of a present leaf that do not depend on its flags: address, [`OWNED`](Self::OWNED).
+    const KEPT: u64;
+
+    /// By how much a leaf grows when its address grows by one byte, as a right shift of the address.
+    const ADDRESS_SHIFT: u32;
+
     /// Which kind of table this is.
     const TABLE: TableKind;
 

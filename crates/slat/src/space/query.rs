@@ -23,8 +23,7 @@ pub struct Stats {
 impl<H: Hal, F: Format> AddrSpace<H, F> {
     /// The host physical address of `gpa`, or `None` if the guest has no access to it now. One walk.
     pub fn translate(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
-        let mapping = self.mapping(gpa)?;
-        mapping.hpa.checked_add(gpa.checked_offset_from(mapping.gpa)?)
+        if self.range.contains(gpa) { self.table.translate(gpa) } else { None }
     }
 
     /// The host physical address of `gpa`, and how many bytes from there on are contiguous both for the guest and

@@ -3,9 +3,10 @@
 //! [`plan`](Table::plan) counts the tables that a range needs and takes the frames of its leaves;
 //! [`fill`](Table::fill) then cannot fail. A new table is filled by one loop before it is linked by one store.
 
+use super::memory::Entries;
 use super::{Leaf, Table, View, pieces};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
-use crate::flags::MappingFlags;
+use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format, fits};
 use crate::frame::FrameStack;
 use crate::hal::Hal;
@@ -25,6 +26,10 @@ pub(crate) trait Source {
 
     /// Plans 4 KiB leaves for a range.
     fn plan_pages(&mut self, range: GuestPhysRange) -> Result<(), OutOfMemory>;
+
+    /// The first host physical address and the number of leaves of `level` with which `range` begins, if they are
+    /// contiguous and all of them were planned so.
+    fn run(&mut self, level: u8, range: GuestPhysRange) -> Option<(HostPhysAddr, usize)>;
 
     /// The frames of a leaf that was planned; `None` where smaller ones were.
     fn next(&mut self, level: u8, gpa: GuestPhysAddr) -> Option<HostPhysAddr>;
@@ -53,6 +58,12 @@ impl Source for Linear {
 
     fn plan_pages(&mut self, _range: GuestPhysRange) -> Result<(), OutOfMemory> {
         Ok(())
+    }
+
+    fn run(&mut self, level: u8, range: GuestPhysRange) -> Option<(HostPhysAddr, usize)> {
+        let hpa = self.hpa_of(range.start());
+        let fits = level <= self.largest && fits(level, range.start(), range.end(), hpa);
+        fits.then(|| (hpa, (range.size() / level_bytes(level)) as usize))
     }
 
     fn next(&mut self, level: u8, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
@@ -95,6 +106,10 @@ impl<H: Hal, F: Format> Source for Frames<'_, H, F> {
             pages.take_one().ok_or(OutOfMemory)?;
         }
         Ok(())
+    }
+
+    fn run(&mut self, _level: u8, _range: GuestPhysRange) -> Option<(HostPhysAddr, usize)> {
+        None
     }
 
     fn next(&mut self, level: u8, _gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
@@ -142,7 +157,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     fn takes_leaf(&self, level: u8, piece: GuestPhysRange) -> bool {
-        level <= self.format.largest_leaf().level() && piece.size() == crate::flags::level_bytes(level)
+        level <= self.format.largest_leaf().level() && piece.size() == level_bytes(level)
     }
 
     /// Maps `range` as it was planned, with as many frames for tables as [`plan`](Self::plan) asked for.
@@ -169,8 +184,22 @@ impl<H: Hal, F: Format> Table<H, F> {
         tables: &mut FrameStack<'_, H>,
     ) {
         let entries = self.entries(level, table);
-        for (index, piece) in pieces(self.geometry, level, range) {
-            if level > 0 {
+        let mut rest = Some(range);
+        while let Some(range) = rest {
+            if let Some((hpa, count)) = source.run(level, range) {
+                let leaf = Leaf { hpa, flags, owned: S::OWNED };
+                let first = self.geometry.index(level, range.start());
+                let done = self.fill_run(level, entries, linked, first..first + count, leaf);
+                if done > 0 {
+                    let next = range.start().checked_add(done as u64 * level_bytes(level));
+                    rest = next.and_then(|next| GuestPhysRange::between(next, range.end()));
+                    continue;
+                }
+            }
+            let Some((index, piece)) = pieces(self.geometry, level, range).next() else { return };
+            rest = GuestPhysRange::between(piece.end(), range.end());
+            // A table that is not linked yet is new: nothing in it means anything.
+            if level > 0 && linked {
                 if let View::Table(next) = self.view(level, entries.load(index)) {
                     self.fill_in(level - 1, next, linked, piece, flags, source, tables);
                     continue;
@@ -185,7 +214,10 @@ impl<H: Hal, F: Format> Table<H, F> {
                 self.encode(level, Leaf { hpa, flags, owned: S::OWNED })
             } else {
                 let Some(mut frame) = tables.pop() else { unreachable!("plan counted the tables") };
-                frame.zero();
+                if piece.size() < level_bytes(level) {
+                    // Otherwise every entry of it is about to be written.
+                    frame.zero_table();
+                }
                 let next = frame.into_raw();
                 self.fill_in(level - 1, next, false, piece, flags, source, tables);
                 self.format.table(next)
@@ -196,5 +228,33 @@ impl<H: Hal, F: Format> Table<H, F> {
                 entries.store_unlinked(&self.hal, index, entry);
             }
         }
+    }
+
+    /// Writes contiguous leaves, the first of which is `leaf`, into `indices`, up to the first table that stands
+    /// there; returns how many.
+    fn fill_run(
+        &self,
+        level: u8,
+        entries: Entries,
+        linked: bool,
+        indices: core::ops::Range<usize>,
+        leaf: Leaf,
+    ) -> usize {
+        let count = indices.len();
+        // Software entries hold the address unshifted.
+        let shift = if leaf.flags.is_accessible() { F::ADDRESS_SHIFT } else { 0 };
+        let step = level_bytes(level) >> shift;
+        let mut entry = self.encode(level, leaf);
+        for (done, index) in indices.enumerate() {
+            if !linked {
+                entries.store_unlinked(&self.hal, index, entry);
+            } else if level == 0 || entries.load(index) == 0 {
+                entries.store(&self.hal, index, entry);
+            } else {
+                return done;
+            }
+            entry = entry.wrapping_add(step);
+        }
+        count
     }
 }

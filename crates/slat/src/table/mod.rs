@@ -60,7 +60,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let geometry = format.geometry();
         let tables = usize::from(geometry.root_tables);
         let mut root = OwnedFrames::alloc(&hal, tables, tables)?;
-        root.zero();
+        root.zero_table();
         let root = root.into_raw();
         Some(Self { hal, format, geometry, root, tag, spares: Spares::new() })
     }
@@ -137,6 +137,15 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
     }
 
+    /// Where `gpa` is mapped to, if the guest has access to it.
+    #[inline]
+    pub(crate) fn translate(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
+        let (slot, entry) = self.walk(gpa);
+        let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
+        let leaf = self.format.kind(slot.level, entry) == Kind::Leaf;
+        leaf.then(|| HostPhysAddr::new(self.format.address(entry).as_u64() | offset))
+    }
+
     /// Calls `visit` for every entry of the range that is neither absent nor a table, with the part of the range
     /// that the entry covers.
     fn visit(&self, range: GuestPhysRange, visit: &mut impl FnMut(Slot, u64, GuestPhysRange)) {
@@ -153,10 +162,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         let entries = self.entries(level, table);
         for (index, piece) in pieces(self.geometry, level, range) {
             let entry = entries.load(index);
-            match self.view(level, entry) {
-                View::Absent => {}
-                View::Table(next) => self.visit_in(level - 1, next, piece, visit),
-                View::Leaf(_) | View::Soft(_) => visit(Slot { entries, index, level }, entry, piece),
+            if entry == 0 {
+                continue;
+            }
+            if level > 0 && self.format.kind(level, entry) == Kind::Table {
+                self.visit_in(level - 1, self.format.address(entry), piece, visit);
+            } else {
+                visit(Slot { entries, index, level }, entry, piece);
             }
         }
     }

@@ -72,7 +72,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             for (above, link) in (level..slot.level).zip(chain.iter_mut()) {
                 let table = self.spares.take(&self.hal).or_else(|| OwnedFrames::alloc(&self.hal, 1, 1));
                 let mut table = table.ok_or(OutOfMemory)?;
-                table.zero();
+                table.zero_table();
                 let entries = self.entries(above, table.start());
                 entries.store_unlinked(&self.hal, self.geometry.index(above, want.gpa), top);
                 top = self.format.table(table.start());

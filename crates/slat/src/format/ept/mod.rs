@@ -111,6 +111,8 @@ impl Default for Ept {
 
 impl Format for Ept {
     const OWNED: u64 = 1 << 52;
+    const KEPT: u64 = ADDRESS | Self::OWNED;
+    const ADDRESS_SHIFT: u32 = 0;
     const TABLE: TableKind = TableKind::Ept;
 
     fn geometry(&self) -> Geometry {

@@ -92,6 +92,8 @@ impl Default for Npt {
 
 impl Format for Npt {
     const OWNED: u64 = 1 << 52;
+    const KEPT: u64 = ADDRESS | Self::OWNED;
+    const ADDRESS_SHIFT: u32 = 0;
     const TABLE: TableKind = TableKind::Npt;
 
     fn geometry(&self) -> Geometry {

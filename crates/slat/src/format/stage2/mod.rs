@@ -150,6 +150,8 @@ impl Default for Stage2 {
 
 impl Format for Stage2 {
     const OWNED: u64 = 1 << 56;
+    const KEPT: u64 = ADDRESS | Self::OWNED;
+    const ADDRESS_SHIFT: u32 = 0;
     const TABLE: TableKind = TableKind::Stage2;
 
     fn geometry(&self) -> Geometry {
