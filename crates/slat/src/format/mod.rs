@@ -139,23 +139,38 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
 
     /// Whether replacing the present entry `old` by the present entry `new` in a table of `level` must go through
     /// an invalid entry and an invalidation (Arm: break-before-make).
-    fn needs_break(&self, level: u8, old: u64, new: u64) -> bool;
+    ///
+    /// The least, where the architecture asks for nothing: a leaf never jumps to another frame, because two CPUs
+    /// would write to both until the invalidation.
+    fn needs_break(&self, level: u8, old: u64, new: u64) -> bool {
+        let leaves = self.kind(level, old) == Kind::Leaf && self.kind(level, new) == Kind::Leaf;
+        leaves && self.address(old) != self.address(new)
+    }
 
     /// The value of the register that points the hardware to the root (Arm: VTTBR_EL2).
     fn root_register(&self, root: HostPhysAddr, tag: u16) -> u64;
 
-    /// Which cache maintenance a frame needs.
-    fn cache_actions(&self, event: CacheEvent) -> CacheActions;
+    /// Which cache maintenance a frame needs; none where the hardware keeps its caches coherent.
+    fn cache_actions(&self, event: CacheEvent) -> CacheActions {
+        let _ = event;
+        CacheActions::empty()
+    }
 
     /// Whether user-mode execution has a permission of its own.
-    fn separates_user_execute(&self) -> bool;
+    fn separates_user_execute(&self) -> bool {
+        false
+    }
 
     /// What the CPU's invalidation instructions can do beyond the least.
-    fn tlb_features(&self) -> TlbFeatures;
+    fn tlb_features(&self) -> TlbFeatures {
+        TlbFeatures::empty()
+    }
 
     /// Whether an invalidation by address also drops what a CPU remembers of the tables on the way. Where it does
     /// not, a table that is unlinked costs an invalidation of the whole space.
-    fn invalidation_by_address_reaches_tables(&self) -> bool;
+    fn invalidation_by_address_reaches_tables(&self) -> bool {
+        true
+    }
 }
 
 /// Whether a mapping with the flags `allowed` lets the access `access` pass on this format. `USER` in an access

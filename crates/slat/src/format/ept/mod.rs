@@ -3,11 +3,10 @@
 //! Four or five levels, mode-based execute control, memory types with and without the guest's PAT. Hardware update of
 //! accessed and dirty flags stays off: EPTP bit 6 is 0, so bits 8 and 9 are ignored.
 
-use super::{CacheEvent, Format, Geometry, Kind};
+use super::{Format, Geometry, Kind};
 use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;
 use crate::flags::{LeafSize, MappingFlags, MemoryType};
-use crate::hal::CacheActions;
 use crate::tlb::{TableKind, TlbFeatures};
 use thiserror::Error;
 
@@ -221,21 +220,9 @@ impl Format for Ept {
         flags | memory_type.flags()
     }
 
-    fn needs_break(&self, level: u8, old: u64, new: u64) -> bool {
-        // The architecture asks for none. slat never lets a present leaf jump to another frame, though: two CPUs
-        // would write to both until the invalidation.
-        let leaves = self.kind(level, old) == Kind::Leaf && self.kind(level, new) == Kind::Leaf;
-        leaves && self.address(old) != self.address(new)
-    }
-
     fn root_register(&self, root: HostPhysAddr, _tag: u16) -> u64 {
         // EPTP: memory type of the tables in 2:0, page-walk length less one in 5:3, A/D (bit 6) off.
         root.as_u64() & ADDRESS | u64::from(self.levels - 1) << 3 | WB
-    }
-
-    fn cache_actions(&self, _event: CacheEvent) -> CacheActions {
-        // x86 keeps its caches coherent with each other and with instruction fetches.
-        CacheActions::empty()
     }
 
     fn separates_user_execute(&self) -> bool {
@@ -245,11 +232,6 @@ impl Format for Ept {
     fn tlb_features(&self) -> TlbFeatures {
         // IA32_VMX_EPT_VPID_CAP bit 25.
         if self.capabilities.has(25) { TlbFeatures::SINGLE_CONTEXT } else { TlbFeatures::empty() }
-    }
-
-    fn invalidation_by_address_reaches_tables(&self) -> bool {
-        // There is none by guest-physical address: every invalidation drops the whole space.
-        true
     }
 }
 

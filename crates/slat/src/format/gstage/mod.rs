@@ -13,7 +13,7 @@ use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;
 use crate::flags::{LeafSize, MappingFlags, MemoryType};
 use crate::hal::CacheActions;
-use crate::tlb::{TableKind, TlbFeatures};
+use crate::tlb::TableKind;
 
 // "Sv39 page table entry", which the other modes share.
 const VALID: u64 = 1 << 0;
@@ -182,12 +182,6 @@ impl Format for Gstage {
         flags | memory_type.flags()
     }
 
-    fn needs_break(&self, level: u8, old: u64, new: u64) -> bool {
-        // The architecture asks for none; as on x86 a leaf never jumps to another frame.
-        let leaves = self.kind(level, old) == Kind::Leaf && self.kind(level, new) == Kind::Leaf;
-        leaves && self.address(old) != self.address(new)
-    }
-
     fn root_register(&self, root: HostPhysAddr, tag: u16) -> u64 {
         // hgatp: MODE in 63:60, VMID in 57:44, PPN in 43:0.
         let mode: u64 = match self.mode {
@@ -206,14 +200,6 @@ impl Format for Gstage {
             }
             _ => CacheActions::empty(),
         }
-    }
-
-    fn separates_user_execute(&self) -> bool {
-        false
-    }
-
-    fn tlb_features(&self) -> TlbFeatures {
-        TlbFeatures::empty()
     }
 
     fn invalidation_by_address_reaches_tables(&self) -> bool {

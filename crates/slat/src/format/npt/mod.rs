@@ -4,12 +4,11 @@
 //! hardware has nothing to update, so it never writes to a table beside us. Memory types select entries of the
 //! host's PAT as it is after reset.
 
-use super::{CacheEvent, Format, Geometry, Kind};
+use super::{Format, Geometry, Kind};
 use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;
 use crate::flags::{LeafSize, MappingFlags, MemoryType};
-use crate::hal::CacheActions;
-use crate::tlb::{TableKind, TlbFeatures};
+use crate::tlb::TableKind;
 use thiserror::Error;
 
 // "Page-Translation-Table Entry Fields".
@@ -184,32 +183,9 @@ impl Format for Npt {
         flags | memory_type.flags()
     }
 
-    fn needs_break(&self, level: u8, old: u64, new: u64) -> bool {
-        // As on EPT: only a leaf that would jump to another frame.
-        let leaves = self.kind(level, old) == Kind::Leaf && self.kind(level, new) == Kind::Leaf;
-        leaves && self.address(old) != self.address(new)
-    }
-
     fn root_register(&self, root: HostPhysAddr, _tag: u16) -> u64 {
         // nCR3, as CR3: PWT and PCD clear, so the tables are read write-back.
         root.as_u64() & ADDRESS
-    }
-
-    fn cache_actions(&self, _event: CacheEvent) -> CacheActions {
-        CacheActions::empty()
-    }
-
-    fn separates_user_execute(&self) -> bool {
-        false
-    }
-
-    fn tlb_features(&self) -> TlbFeatures {
-        TlbFeatures::empty()
-    }
-
-    fn invalidation_by_address_reaches_tables(&self) -> bool {
-        // There is none by guest-physical address: every invalidation drops the whole space.
-        true
     }
 }
 

@@ -297,11 +297,6 @@ impl Format for Stage2 {
     fn tlb_features(&self) -> TlbFeatures {
         if self.features.range_tlbi { TlbFeatures::RANGE } else { TlbFeatures::empty() }
     }
-
-    fn invalidation_by_address_reaches_tables(&self) -> bool {
-        // IPAS2E1IS, with its level hint left out, drops the walks of its address as well.
-        true
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,81 @@
+//! What a contender has to do.
+
+use crate::work::Work;
+
+/// A guest-physical address space or page table, empty at first. All sizes and addresses are in bytes and multiples
+/// of 4 KiB; failures panic.
+pub(crate) trait Contender: Sized {
+    /// The name in the table, crate and version.
+    const NAME: &'static str;
+    /// The name at the head of a column.
+    const SHORT: &'static str;
+    /// Whether [`fault_shared`](Self::fault_shared) exists; others are put behind a spin lock.
+    const CONCURRENT: bool = false;
+    /// Whether [`protect_atomic`](Self::protect_atomic) exists.
+    const ATOMIC_PROTECT: bool = false;
+    /// The same contender on a host that zeroes frames, for works with zeroed frames.
+    type OnZeroingHost: Contender;
+
+    /// Whether the contender can do this at all.
+    fn can(work: Work) -> bool;
+
+    /// An empty one.
+    fn new() -> Self;
+
+    /// Maps a range linearly in the largest leaves that both addresses allow.
+    fn map(&mut self, gpa: u64, hpa: u64, bytes: u64);
+
+    /// The host physical address of `gpa`.
+    fn translate(&self, gpa: u64) -> Option<u64>;
+
+    /// Declares a range to be populated page by page.
+    fn declare(&mut self, _gpa: u64, _bytes: u64) {}
+
+    /// Populates the page of `gpa`, which is inside a declared range and absent, in a 4 KiB leaf.
+    fn fault(&mut self, gpa: u64);
+
+    /// As [`fault`](Self::fault), the frame zeroed. For contenders that zero it themselves, or whose
+    /// [`OnZeroingHost`](Self::OnZeroingHost) does, this is the same.
+    fn fault_zeroed(&mut self, gpa: u64) {
+        self.fault(gpa);
+    }
+
+    /// As [`fault`](Self::fault), beside other threads.
+    fn fault_shared(&self, _gpa: u64) {
+        unreachable!("{} has no concurrent faults", Self::NAME)
+    }
+
+    /// Populates a range with zeroed frames in 4 KiB leaves.
+    fn populate(&mut self, gpa: u64, bytes: u64);
+
+    /// Makes a range, which is mapped readable and writable, read-only.
+    fn protect(&mut self, _gpa: u64, _bytes: u64) {
+        unreachable!("{} cannot protect", Self::NAME)
+    }
+
+    /// As [`protect`](Self::protect), where the hardware may set accessed and dirty bits meanwhile: none is lost.
+    fn protect_atomic(&mut self, _gpa: u64, _bytes: u64) {
+        unreachable!("{} cannot protect beside the hardware", Self::NAME)
+    }
+
+    /// Unmaps a range that was mapped linearly.
+    fn unmap(&mut self, gpa: u64, bytes: u64);
+
+    /// Unmaps a range that was populated in 4 KiB leaves, and gives its frames back to the host.
+    fn unmap_free(&mut self, gpa: u64, bytes: u64);
+
+    /// Unmaps one 4 KiB page in the middle of a leaf of 1 GiB; the rest of the leaf stays mapped.
+    fn unmap_inside(&mut self, gpa: u64) {
+        self.unmap(gpa, 4096);
+    }
+
+    /// Maps a range as one region of many.
+    fn map_region(&mut self, gpa: u64, hpa: u64, bytes: u64) {
+        self.map(gpa, hpa, bytes);
+    }
+
+    /// Removes a region of [`map_region`](Self::map_region).
+    fn unmap_region(&mut self, gpa: u64, bytes: u64) {
+        self.unmap(gpa, bytes);
+    }
+}

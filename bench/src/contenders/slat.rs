@@ -1,0 +1,127 @@
+//! slat, in the formats of Intel EPT and of Arm stage 2, four levels each.
+
+use crate::contender::Contender;
+use crate::frames;
+use crate::work::Work;
+use slat::format::Format;
+use slat::format::ept::{Capabilities, Ept};
+use slat::format::stage2::{Features, Stage2};
+use slat::{AddrSpace, AllocOptions, GuestPhysAddr, Hal, HostPhysAddr, LeafSize, MappingFlags};
+
+pub(crate) struct Host;
+
+// SAFETY: frames are those of the arena, identity-mapped; no CPU ever walks the tables.
+unsafe impl Hal for Host {
+    #[inline]
+    fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
+        frames::alloc_run(count, align).map(HostPhysAddr::new)
+    }
+
+    #[inline]
+    unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize) {
+        frames::free_run(start.as_u64(), count);
+    }
+
+    #[inline]
+    fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+        hpa.as_u64() as *mut u8
+    }
+}
+
+/// A format, ready to use.
+pub(crate) trait Ready: Format {
+    const NAME: &'static str;
+    const SHORT: &'static str;
+    fn ready() -> Self;
+}
+
+impl Ready for Ept {
+    const NAME: &'static str = super::SLAT;
+    const SHORT: &'static str = super::SLAT;
+
+    fn ready() -> Self {
+        // Four levels, write-back tables, leaves of 2 MiB and 1 GiB.
+        let ept_vpid_cap = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17;
+        let capabilities = Capabilities { ept_vpid_cap, physical_bits: 52, ..Capabilities::BASELINE };
+        Self::new(capabilities, 4).expect("the capabilities cover four levels")
+    }
+}
+
+impl Ready for Stage2 {
+    const NAME: &'static str = "slat-stage2";
+    const SHORT: &'static str = "slat-s2";
+
+    fn ready() -> Self {
+        let features = Features { pa_bits: 48, fwb: true, idc: true, dic: true, ..Features::BASELINE };
+        Self::new(features, Some(48)).expect("48 bits are within the width of the CPU")
+    }
+}
+
+pub(crate) struct Slat<F: Format>(AddrSpace<Host, F>);
+
+pub(crate) type SlatEpt = Slat<Ept>;
+pub(crate) type SlatStage2 = Slat<Stage2>;
+
+const RWX: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE).union(MappingFlags::EXECUTE);
+
+fn gpa_of(gpa: u64) -> GuestPhysAddr {
+    GuestPhysAddr::new(gpa)
+}
+
+impl<F: Ready> Contender for Slat<F> {
+    const NAME: &'static str = F::NAME;
+    const SHORT: &'static str = F::SHORT;
+    const CONCURRENT: bool = true;
+    type OnZeroingHost = Self;
+
+    fn can(_work: Work) -> bool {
+        true
+    }
+
+    fn new() -> Self {
+        let space = AddrSpace::with_format(Host, F::ready(), gpa_of(0), 1 << 47, 1);
+        Self(space.expect("an empty space"))
+    }
+
+    fn map(&mut self, gpa: u64, hpa: u64, bytes: u64) {
+        self.0.map_linear(gpa_of(gpa), HostPhysAddr::new(hpa), bytes, RWX).expect("map_linear");
+    }
+
+    #[inline]
+    fn translate(&self, gpa: u64) -> Option<u64> {
+        self.0.translate(gpa_of(gpa)).map(HostPhysAddr::as_u64)
+    }
+
+    fn declare(&mut self, gpa: u64, bytes: u64) {
+        let options = AllocOptions { largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
+        self.0.map_alloc_with(gpa_of(gpa), bytes, RWX, options).expect("map_alloc_with");
+    }
+
+    #[inline]
+    fn fault(&mut self, gpa: u64) {
+        self.fault_shared(gpa);
+    }
+
+    #[inline]
+    fn fault_shared(&self, gpa: u64) {
+        self.0.handle_page_fault(gpa_of(gpa), MappingFlags::WRITE).expect("handle_page_fault");
+    }
+
+    fn populate(&mut self, gpa: u64, bytes: u64) {
+        let options =
+            AllocOptions { populate: true, largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
+        self.0.map_alloc_with(gpa_of(gpa), bytes, RWX, options).expect("map_alloc_with");
+    }
+
+    fn protect(&mut self, gpa: u64, bytes: u64) {
+        self.0.protect(gpa_of(gpa), bytes, MappingFlags::READ).expect("protect");
+    }
+
+    fn unmap(&mut self, gpa: u64, bytes: u64) {
+        self.0.unmap(gpa_of(gpa), bytes).expect("unmap");
+    }
+
+    fn unmap_free(&mut self, gpa: u64, bytes: u64) {
+        self.unmap(gpa, bytes);
+    }
+}
