@@ -31,8 +31,8 @@ fn has_regions(contender: &str) -> bool {
 const NOTES: [Note; 9] = [
     Note {
         mark: 'a',
-        text: "slat zeroes every frame before the guest can see it; the others in the row are given theirs as they \
-               are. Nothing was subtracted.",
+        text: "slat always zeroes; here its host says that frames come zeroed, so that it leaves them as they are, \
+               like the others in the row.",
         applies: |work, contender| is_fault(work) && is_ours(contender),
     },
     Note {

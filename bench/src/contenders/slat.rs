@@ -8,10 +8,11 @@ use slat::format::ept::{Capabilities, Ept};
 use slat::format::stage2::{Features, Stage2};
 use slat::{AddrSpace, AllocOptions, GuestPhysAddr, Hal, HostPhysAddr, LeafSize, MappingFlags};
 
-pub(crate) struct Host;
+/// The arena as a host; with `ZERO` unset its frames count as zeroed already, as they do for the peers.
+pub(crate) struct Host<const ZERO: bool>;
 
 // SAFETY: frames are those of the arena, identity-mapped; no CPU ever walks the tables.
-unsafe impl Hal for Host {
+unsafe impl<const ZERO: bool> Hal for Host<ZERO> {
     #[inline]
     fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
         frames::alloc_run(count, align).map(HostPhysAddr::new)
@@ -25,6 +26,14 @@ unsafe impl Hal for Host {
     #[inline]
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
         hpa.as_u64() as *mut u8
+    }
+
+    #[inline]
+    unsafe fn zero_frames(&self, start: HostPhysAddr, count: usize) {
+        if ZERO {
+            // SAFETY: the frames are taken and unused (the caller's promise).
+            unsafe { slat::isa::zero(self.phys_to_virt(start), count * 4096) };
+        }
     }
 }
 
@@ -57,7 +66,7 @@ impl Ready for Stage2 {
     }
 }
 
-pub(crate) struct Slat<F: Format>(AddrSpace<Host, F>);
+pub(crate) struct Slat<F: Format, const ZERO: bool = false>(AddrSpace<Host<ZERO>, F>);
 
 pub(crate) type SlatEpt = Slat<Ept>;
 pub(crate) type SlatStage2 = Slat<Stage2>;
@@ -68,18 +77,18 @@ fn gpa_of(gpa: u64) -> GuestPhysAddr {
     GuestPhysAddr::new(gpa)
 }
 
-impl<F: Ready> Contender for Slat<F> {
+impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
     const NAME: &'static str = F::NAME;
     const SHORT: &'static str = F::SHORT;
     const CONCURRENT: bool = true;
-    type OnZeroingHost = Self;
+    type OnZeroingHost = Slat<F, true>;
 
     fn can(_work: Work) -> bool {
         true
     }
 
     fn new() -> Self {
-        let space = AddrSpace::with_format(Host, F::ready(), gpa_of(0), 1 << 47, 1);
+        let space = AddrSpace::with_format(Host::<ZERO>, F::ready(), gpa_of(0), 1 << 47, 1);
         Self(space.expect("an empty space"))
     }
 

@@ -1,8 +1,8 @@
 //! Frames that give themselves back, and stacks of frames taken ahead.
 //!
 //! An operation first takes all the frames that it needs into a [`FrameStack`]; if one is missing, dropping the
-//! stack gives all back. The stack costs no memory: the frames are linked through their own first word, which is
-//! sound because nobody sees them yet.
+//! stack gives all back. The stack costs no memory: some of its frames list the others, which is sound because nobody
+//! sees them yet.
 
 #![expect(
     unsafe_code,
@@ -100,11 +100,19 @@ impl<H: Hal> Drop for OwnedFrames<'_, H> {
 }
 
 /// Runs of frames taken ahead, all for leaves of one level (level 0: single frames, also for tables).
+///
+/// Every 511th run is the list of the next ones until its own turn comes, so that the others stay untouched: a frame
+/// that is not in the caches is not brought there for a link.
 pub(crate) struct FrameStack<'h, H: Hal> {
     hal: &'h H,
     level: u8,
-    head: Option<HostPhysAddr>,
+    /// The run that is the list at present, and how many runs it names.
+    head: Option<(HostPhysAddr, usize)>,
 }
+
+/// Words of a frame that is a list: the list below it, then the runs that it names. The list below is full.
+const LIST_WORDS: usize = PAGE_SIZE as usize / size_of::<u64>();
+const NO_LIST: u64 = u64::MAX;
 
 impl<'h, H: Hal> FrameStack<'h, H> {
     /// An empty stack.
@@ -121,24 +129,44 @@ impl<'h, H: Hal> FrameStack<'h, H> {
         Some(stack)
     }
 
+    /// The `index`th word of a list.
+    fn word(&self, list: HostPhysAddr, index: usize) -> *mut u64 {
+        debug_assert!(index < LIST_WORDS);
+        self.hal.phys_to_virt(list).cast::<u64>().wrapping_add(index)
+    }
+
     /// Takes one more run from the host.
     pub(crate) fn take_one(&mut self) -> Option<()> {
         let start = OwnedFrames::alloc_leaf(self.hal, self.level)?.into_raw();
-        let link = self.hal.phys_to_virt(start).cast::<u64>();
-        let next = self.head.map_or(u64::MAX, HostPhysAddr::as_u64);
-        // SAFETY: the run is ours alone and at least one aligned frame long, so its first word is ours to write.
-        unsafe { link.write(next) };
-        self.head = Some(start);
+        match &mut self.head {
+            Some((list, named)) if *named + 1 < LIST_WORDS => {
+                *named += 1;
+                let (list, named) = (*list, *named);
+                // SAFETY: the list is the first frame of a run that is ours alone, and the word lies inside.
+                unsafe { self.word(list, named).write(start.as_u64()) };
+            }
+            head => {
+                let below = head.map_or(NO_LIST, |(list, _)| list.as_u64());
+                *head = Some((start, 0));
+                // SAFETY: as above, for the run that was just taken.
+                unsafe { self.word(start, 0).write(below) };
+            }
+        }
         Some(())
     }
 
     /// Takes the top run off the stack.
     pub(crate) fn pop(&mut self) -> Option<OwnedFrames<'h, H>> {
-        let start = self.head?;
-        let link = self.hal.phys_to_virt(start).cast::<u64>();
-        // SAFETY: the run on the stack is ours alone; `take_one` wrote its first word.
-        let next = unsafe { link.read() };
-        self.head = (next != u64::MAX).then_some(HostPhysAddr::new(next));
+        let (list, named) = self.head?;
+        // SAFETY: `take_one` wrote the first `named + 1` words of the list, which is ours alone.
+        let word = unsafe { self.word(list, named).read() };
+        let start = if named > 0 {
+            self.head = Some((list, named - 1));
+            HostPhysAddr::new(word)
+        } else {
+            self.head = (word != NO_LIST).then_some((HostPhysAddr::new(word), LIST_WORDS - 1));
+            list
+        };
         // SAFETY: the stack owned the run and has just let go of it.
         Some(unsafe { OwnedFrames::from_raw(self.hal, start, frames_of_level(self.level)) })
     }

@@ -103,7 +103,8 @@ pub unsafe trait Hal {
     }
 
     /// Zeroes a run of frames that is about to be used. The default is the fastest way of the machine for frames
-    /// that are not in its caches; a host that recycles hot frames may prefer [`core::ptr::write_bytes`].
+    /// that are not in its caches; a host that recycles hot frames may prefer [`core::ptr::write_bytes`], and one
+    /// that hands out zeroed frames does nothing here.
     ///
     /// # Safety
     /// The frames are taken from this host and nobody uses them.

@@ -140,7 +140,7 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
                     Soft::NoAccess(leaf),
                     Soft::Broken(leaf),
                     Soft::RetiredLeaf(leaf),
-                    Soft::RetiredTable(hpa),
+                    Soft::RetiredTable { hpa, owned: leaf.owned },
                 ];
                 for soft in soft {
                     let entry = soft.encode();

@@ -30,7 +30,13 @@ pub(crate) use x86_64::{invalidate, maintain_cache, publish};
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_os = "none"))))]
 pub use portable::zero;
 #[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::order_zeroing;
+#[cfg(target_arch = "x86_64")]
 pub use x86_64::zero;
+
+/// Orders zeroing before every store with release ordering that follows: nothing to do where it is ordinary stores.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn order_zeroing() {}
 
 /// The format of the machine that this is built for: EPT on x86-64, the G-stage on RISC-V, Arm stage 2 elsewhere.
 #[cfg(target_arch = "x86_64")]

@@ -12,6 +12,9 @@ use core::arch::asm;
 /// Zeroes `bytes` bytes from `start` on past the caches: a frame that a guest will use later would only push useful
 /// lines out. (Intel SDM vol. 1, "Programming with Non-temporal Data"; MOVNTI needs no vector registers.)
 ///
+/// The stores are weakly ordered: [`order_zeroing`] or an atomic read-modify-write comes before anything that lets
+/// others see the memory.
+///
 /// # Safety
 /// The memory is valid for writes and nobody else uses it.
 pub unsafe fn zero(start: *mut u8, bytes: usize) {
@@ -20,8 +23,7 @@ pub unsafe fn zero(start: *mut u8, bytes: usize) {
         unsafe { core::ptr::write_bytes(start, 0, bytes) };
         return;
     }
-    // SAFETY: whole lines inside the memory that the caller gave us; the fence orders the weakly ordered stores
-    // before everything that follows.
+    // SAFETY: whole lines inside the memory that the caller gave us.
     unsafe {
         asm!(
             "2:",
@@ -38,13 +40,18 @@ pub unsafe fn zero(start: *mut u8, bytes: usize) {
             "add {at}, 64",
             "jmp 2b",
             "3:",
-            "sfence",
             at = inout(reg) start => _,
             end = in(reg) start.wrapping_add(bytes),
             zero = in(reg) 0u64,
             options(nostack),
         );
     }
+}
+
+/// Orders what [`zero`] did before every store that follows.
+pub(crate) fn order_zeroing() {
+    // SAFETY: a fence.
+    unsafe { asm!("sfence", options(nostack, preserves_flags)) };
 }
 
 /// What only runs in VMX root operation.

@@ -63,7 +63,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
         self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
         self.table.fill(range, flags, &mut source, &mut tables);
-        self.regions.insert(Region { range, flags, backend: Backend::Linear { hpa } });
+        self.regions.insert(self.table.hal(), Region { range, flags, backend: Backend::Linear { hpa } });
         debug!("map_linear {range} -> {hpa:#x} {flags}");
         Ok(())
     }
@@ -110,7 +110,10 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         } else {
             self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
         }
-        self.regions.insert(Region { range, flags, backend: Backend::Alloc { largest_leaf, fault_around } });
+        self.regions.insert(
+            self.table.hal(),
+            Region { range, flags, backend: Backend::Alloc { largest_leaf, fault_around } },
+        );
         debug!("map_alloc {range} {flags} {options:?}");
         Ok(())
     }
@@ -160,8 +163,8 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         if let Some(hole) = self.regions.first_hole(range) {
             return Err(MigrateError::NotMapped(hole));
         }
-        let linear = |region: &&Region| matches!(region.backend, Backend::Linear { .. });
-        if let Some(region) = self.regions.overlapping(range).iter().find(linear) {
+        let linear = |region: &Region| matches!(region.backend, Backend::Linear { .. });
+        if let Some(region) = self.regions.overlapping(range).find(linear) {
             return Err(MigrateError::NotOwned(region.range));
         }
         self.table.settle(&mut self.pending);
@@ -177,7 +180,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
 
     /// Unmaps everything. Every frame but the root's goes back to the host, after one invalidation. Cannot fail.
     pub fn clear(&mut self) {
-        self.table.retire(&mut self.pending, self.range);
+        self.table.retire(&mut self.pending, self.range, true);
         self.table.settle(&mut self.pending);
         self.regions.clear(self.table.hal());
         self.table.drop_spares();
@@ -197,7 +200,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     ) -> Result<GuestPhysRange, MapError> {
         let range = self.checked_range(gpa, size)?;
         self.format().check_flags(flags)?;
-        if let Some(existing) = self.regions.overlapping(range).first() {
+        if let Some(existing) = self.regions.overlapping(range).next() {
             return Err(MapError::AlreadyMapped { wanted: range, existing: existing.range });
         }
         // What an earlier batch left behind may stand where this wants to map.
@@ -214,8 +217,10 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         let mut tables = planned.map_err(|OutOfMemory| UnmapError::OutOfMemory)?;
         self.table.split_at(&mut self.pending, range.start(), &mut tables);
         self.table.split_at(&mut self.pending, range.end(), &mut tables);
-        self.table.retire(&mut self.pending, range);
-        self.regions.update(range, |_| None);
+        let owned = |region: Region| matches!(region.backend, Backend::Alloc { .. });
+        let owned = self.regions.overlapping(range).any(owned);
+        self.table.retire(&mut self.pending, range, owned);
+        self.regions.update(self.table.hal(), range, |_| None);
         debug!("unmap {range}");
         Ok(())
     }
@@ -236,7 +241,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         self.table.split_at(&mut self.pending, range.start(), &mut tables);
         self.table.split_at(&mut self.pending, range.end(), &mut tables);
         self.table.protect(&mut self.pending, range, flags);
-        self.regions.update(range, |region| Some(Region { flags, ..region }));
+        self.regions.update(self.table.hal(), range, |region| Some(Region { flags, ..region }));
         trace!("protect {range} {flags}");
         Ok(())
     }

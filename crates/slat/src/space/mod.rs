@@ -142,8 +142,8 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     }
 
     /// The regions in ascending order.
-    pub fn regions(&self) -> &[Region] {
-        self.regions.as_slice()
+    pub fn regions(&self) -> impl Iterator<Item = Region> + '_ {
+        self.regions.iter()
     }
 
     fn checked_range(&self, gpa: GuestPhysAddr, size: u64) -> Result<GuestPhysRange, BadRange> {
@@ -170,7 +170,7 @@ impl<H: Hal, F: Format> fmt::Debug for AddrSpace<H, F> {
             .field("format", self.table.format())
             .field("root", &self.table.root())
             .field("tag", &self.table.tag())
-            .field("regions", &self.regions.as_slice())
+            .field("regions", &self.regions)
             .finish()
     }
 }

@@ -65,7 +65,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     }
 
     /// The region around `gpa`. Logarithmic.
-    pub fn region(&self, gpa: GuestPhysAddr) -> Option<&Region> {
+    pub fn region(&self, gpa: GuestPhysAddr) -> Option<Region> {
         self.regions.find(gpa)
     }
 
@@ -80,7 +80,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     pub fn stats(&self) -> Stats {
         Stats {
             table: self.table.census(),
-            regions: self.regions.as_slice().len(),
+            regions: self.regions.len(),
             region_frames: self.regions.frames(),
             spare_frames: self.table.spares(),
         }

@@ -69,7 +69,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         for index in 0..entries.len() {
             match self.view(level, entries.load(index)) {
                 View::Absent => {}
-                View::Table(next) | View::Soft(Soft::RetiredTable(next)) => {
+                View::Table(next) | View::Soft(Soft::RetiredTable { hpa: next, .. }) => {
                     census.table_frames += 1;
                     self.count(level - 1, next, census);
                 }

@@ -10,6 +10,7 @@ use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format, fits};
 use crate::frame::FrameStack;
 use crate::hal::Hal;
+use crate::isa;
 
 /// The host has no frame left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,14 +145,40 @@ impl<H: Hal, F: Format> Table<H, F> {
         if level == 0 {
             return source.plan_pages(range).map(|()| 0);
         }
-        let entries = table.map(|table| self.entries(level, table));
+        let Some(table) = table else { return self.plan_new(level, range, source) };
+        let entries = self.entries(level, table);
         let mut tables = 0;
         for (index, piece) in pieces(self.geometry, level, range) {
-            match entries.map_or(View::Absent, |entries| self.view(level, entries.load(index))) {
+            match self.view(level, entries.load(index)) {
                 View::Table(next) => tables += self.plan_in(level - 1, Some(next), piece, source)?,
                 _ if self.takes_leaf(level, piece) && source.plan(level, piece.start()) => {}
                 _ => tables += 1 + self.plan_in(level - 1, None, piece, source)?,
             }
+        }
+        Ok(tables)
+    }
+
+    /// Plans in a table that is still to be made.
+    fn plan_new<S: Source>(
+        &self,
+        level: u8,
+        range: GuestPhysRange,
+        source: &mut S,
+    ) -> Result<usize, OutOfMemory> {
+        let mut tables = 0;
+        let mut rest = Some(range);
+        while let Some(range) = rest {
+            let run = source.run(level, range).map(|(_, count)| count as u64 * level_bytes(level));
+            let end = if let Some(end) = run.and_then(|bytes| range.start().checked_add(bytes)) {
+                end
+            } else {
+                let Some((_, piece)) = pieces(self.geometry, level, range).next() else { break };
+                if !(self.takes_leaf(level, piece) && source.plan(level, piece.start())) {
+                    tables += 1 + self.plan_in(level - 1, None, piece, source)?;
+                }
+                piece.end()
+            };
+            rest = GuestPhysRange::between(end, range.end());
         }
         Ok(tables)
     }
@@ -223,6 +250,9 @@ impl<H: Hal, F: Format> Table<H, F> {
                 self.format.table(next)
             };
             if linked {
+                if S::OWNED {
+                    isa::order_zeroing();
+                }
                 entries.store(&self.hal, index, entry);
             } else {
                 entries.store_unlinked(&self.hal, index, entry);

@@ -93,6 +93,14 @@ impl<H: Hal, F: Format> Table<H, F> {
         unsafe { Entries::new(&self.hal, hpa, self.geometry.entries(level)) }
     }
 
+    /// As [`entries`](Self::entries) for a table below the root.
+    #[inline]
+    #[expect(unsafe_code, reason = "names table memory, which memory.rs then reaches")]
+    fn lower_entries(&self, hpa: HostPhysAddr) -> Entries {
+        // SAFETY: as in `entries`; every table below the root has 512 entries.
+        unsafe { Entries::new(&self.hal, hpa, 512) }
+    }
+
     fn slot(&self, level: u8, table: HostPhysAddr, gpa: GuestPhysAddr) -> Slot {
         Slot { entries: self.entries(level, table), index: self.geometry.index(level, gpa), level }
     }
@@ -125,15 +133,15 @@ impl<H: Hal, F: Format> Table<H, F> {
     #[inline]
     pub(crate) fn walk(&self, gpa: GuestPhysAddr) -> (Slot, u64) {
         let mut level = self.geometry.root_level();
-        let mut table = self.root;
+        let mut slot = self.slot(level, self.root, gpa);
         loop {
-            let slot = self.slot(level, table, gpa);
             let entry = slot.load();
-            if level == 0 || entry == 0 || self.format.kind(level, entry) != Kind::Table {
+            if level == 0 || self.format.kind(level, entry) != Kind::Table {
                 return (slot, entry);
             }
-            table = self.format.address(entry);
             level -= 1;
+            let index = (gpa.as_u64() >> (12 + 9 * u32::from(level))) as usize % 512;
+            slot = Slot { entries: self.lower_entries(self.format.address(entry)), index, level };
         }
     }
 
@@ -149,26 +157,46 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Calls `visit` for every entry of the range that is neither absent nor a table, with the part of the range
     /// that the entry covers.
     fn visit(&self, range: GuestPhysRange, visit: &mut impl FnMut(Slot, u64, GuestPhysRange)) {
-        self.visit_in(self.geometry.root_level(), self.root, range, visit);
+        self.visit_runs(range, &mut |level, entries, indices, run| {
+            for (index, (_, piece)) in indices.zip(pieces(self.geometry, level, run)) {
+                let entry = entries.load(index);
+                if entry != 0 {
+                    visit(Slot { entries, index, level }, entry, piece);
+                }
+            }
+        });
     }
 
-    fn visit_in(
+    /// Calls `visit` for every run of neighbouring entries of one table that are not tables themselves, with the
+    /// part of the range that the run covers. Absent entries may be among them.
+    fn visit_runs(
+        &self,
+        range: GuestPhysRange,
+        visit: &mut impl FnMut(u8, Entries, core::ops::Range<usize>, GuestPhysRange),
+    ) {
+        self.visit_runs_in(self.geometry.root_level(), self.root, range, visit);
+    }
+
+    fn visit_runs_in(
         &self,
         level: u8,
         table: HostPhysAddr,
         range: GuestPhysRange,
-        visit: &mut impl FnMut(Slot, u64, GuestPhysRange),
+        visit: &mut impl FnMut(u8, Entries, core::ops::Range<usize>, GuestPhysRange),
     ) {
         let entries = self.entries(level, table);
+        if level == 0 {
+            let first = self.geometry.index(0, range.start());
+            let count = (range.size() / crate::PAGE_SIZE) as usize;
+            visit(0, entries, first..first + count, range);
+            return;
+        }
         for (index, piece) in pieces(self.geometry, level, range) {
             let entry = entries.load(index);
-            if entry == 0 {
-                continue;
-            }
-            if level > 0 && self.format.kind(level, entry) == Kind::Table {
-                self.visit_in(level - 1, self.format.address(entry), piece, visit);
-            } else {
-                visit(Slot { entries, index, level }, entry, piece);
+            if self.format.kind(level, entry) == Kind::Table {
+                self.visit_runs_in(level - 1, self.format.address(entry), piece, visit);
+            } else if entry != 0 {
+                visit(level, entries, index..index + 1, piece);
             }
         }
     }
@@ -193,6 +221,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Cache maintenance of the frames of a leaf for one or more events.
+    #[inline]
     fn maintain(&self, level: u8, hpa: HostPhysAddr, events: &[CacheEvent]) {
         let actions = events.iter().map(|event| self.format.cache_actions(*event));
         let actions = actions.fold(CacheActions::empty(), CacheActions::union);

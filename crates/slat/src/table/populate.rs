@@ -3,7 +3,7 @@
 //! The frame and every missing table are taken and linked to each other first; one compare-exchange then makes all
 //! of it visible. Whoever loses gives everything back and looks again. Nothing is half done at any time.
 
-use super::{Leaf, Soft, Table, View};
+use super::{Leaf, Slot, Table, View};
 use crate::addr::{GuestPhysAddr, GuestPhysRange};
 use crate::flags::{LeafSize, MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format};
@@ -45,14 +45,11 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut ready: Option<(u8, OwnedFrames<'_, H>)> = None;
         loop {
             let (slot, entry) = self.walk(want.gpa);
-            match self.view(slot.level, entry) {
-                View::Absent => {}
-                View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
-                View::Table(_) => continue,
-                View::Soft(
-                    Soft::NoAccess(_) | Soft::Broken(_) | Soft::RetiredLeaf(_) | Soft::RetiredTable(_),
-                ) => {
-                    return Ok(Populated::Unsettled);
+            if entry != 0 {
+                match self.view(slot.level, entry) {
+                    View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
+                    View::Soft(_) => return Ok(Populated::Unsettled),
+                    View::Absent | View::Table(_) => {}
                 }
             }
             // A frame from a lost race serves again if it still fits.
@@ -66,28 +63,51 @@ impl<H: Hal, F: Format> Table<H, F> {
                     (level, frames)
                 }
             };
-            let leaf = Leaf { hpa: frames.start(), flags: want.flags, owned: true };
-            let mut top = self.encode(level, leaf);
-            let mut chain = [const { None }; 5];
-            for (above, link) in (level..slot.level).zip(chain.iter_mut()) {
-                let table = self.spares.take(&self.hal).or_else(|| OwnedFrames::alloc(&self.hal, 1, 1));
-                let mut table = table.ok_or(OutOfMemory)?;
-                table.zero_table();
-                let entries = self.entries(above, table.start());
-                entries.store_unlinked(&self.hal, self.geometry.index(above, want.gpa), top);
-                top = self.format.table(table.start());
-                *link = Some(table);
-            }
-            if slot.compare_exchange(&self.hal, entry, top) {
+            let leaf = self.encode(level, Leaf { hpa: frames.start(), flags: want.flags, owned: true });
+            // As a read-modify-write this also orders the zeroing.
+            let done = if level == slot.level {
+                slot.compare_exchange(&self.hal, entry, leaf)
+            } else {
+                self.link_below(want.gpa, slot, entry, level, leaf)?
+            };
+            if done {
                 frames.into_raw();
-                for table in chain.into_iter().flatten() {
-                    table.into_raw();
-                }
                 self.hal.publish();
                 return Ok(Populated::New(Self::leaf_size(level)));
             }
             ready = Some((level, frames));
         }
+    }
+
+    /// Puts `leaf` into a new table of `level`, that into one of the level above and so on up to `slot`, which is
+    /// changed last; returns whether it still was `entry`.
+    #[cold]
+    fn link_below(
+        &self,
+        gpa: GuestPhysAddr,
+        slot: Slot,
+        entry: u64,
+        level: u8,
+        leaf: u64,
+    ) -> Result<bool, OutOfMemory> {
+        let mut top = leaf;
+        let mut chain = [const { None }; 5];
+        for (above, link) in (level..slot.level).zip(chain.iter_mut()) {
+            let table = self.spares.take(&self.hal).or_else(|| OwnedFrames::alloc(&self.hal, 1, 1));
+            let mut table = table.ok_or(OutOfMemory)?;
+            table.zero_table();
+            let entries = self.lower_entries(table.start());
+            entries.store_unlinked(&self.hal, self.geometry.index(above, gpa), top);
+            top = self.format.table(table.start());
+            *link = Some(table);
+        }
+        let done = slot.compare_exchange(&self.hal, entry, top);
+        if done {
+            for table in chain.into_iter().flatten() {
+                table.into_raw();
+            }
+        }
+        Ok(done)
     }
 
     /// Takes the frames for the largest leaf that `want`, an entry of level `most` and the host allow.

@@ -3,9 +3,9 @@
 //! Permissions change in place. A new memory type goes through break-before-make where the format asks for it: all
 //! leaves of the range are broken, one invalidation, all are made again.
 
-use super::{Leaf, Slot, Soft, Table, View, caches_differ};
+use super::{Leaf, Slot, Soft, Table, View, caches_differ, pieces};
 use crate::addr::GuestPhysRange;
-use crate::flags::MappingFlags;
+use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format};
 use crate::hal::Hal;
 use crate::tlb::Pending;
@@ -27,39 +27,36 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut broken = false;
         // Neighbours nearly always have the same attributes: what was found out for one holds for the next.
         let mut rule = Rule { level: u8::MAX, old: 0, new: None };
-        let mut run: Option<(GuestPhysRange, u8)> = None;
-        self.visit(range, &mut |slot, entry, piece| {
-            if (rule.level, rule.old) != (slot.level, entry & !F::KEPT) {
-                rule = Rule {
-                    level: slot.level,
-                    old: entry & !F::KEPT,
-                    new: self.in_place(slot.level, entry, flags),
-                };
-            }
-            let Some(new) = rule.new else {
-                broken |= self.protect_one(pending, slot, entry, piece, flags);
-                return;
-            };
-            let replacement = entry & F::KEPT | new;
-            if replacement == entry {
-                return;
-            }
-            slot.store(&self.hal, replacement);
-            run = match run {
-                Some((before, level)) if before.end() == piece.start() && level == slot.level => {
-                    Some((before.hull(piece), level))
+        self.visit_runs(range, &mut |level, entries, indices, run| {
+            let mut changed: Option<(usize, usize)> = None;
+            let mut current = rule;
+            for index in indices.clone() {
+                let entry = entries.load(index);
+                let attributes = entry & !F::KEPT;
+                if (current.level, current.old) != (level, attributes) {
+                    current = Rule { level, old: attributes, new: self.in_place(level, entry, flags) };
                 }
-                other => {
-                    if let Some((before, level)) = other {
-                        pending.add(before, Self::leaf_size(level));
+                if let Some(new) = current.new {
+                    if new != attributes {
+                        entries.store(&self.hal, index, entry & F::KEPT | new);
+                        changed = Some((changed.map_or(index, |(first, _)| first), index));
                     }
-                    Some((piece, slot.level))
+                } else if let Some((_, piece)) = pieces(self.geometry, level, run).nth(index - indices.start)
+                {
+                    let slot = Slot { entries, index, level };
+                    broken |= self.protect_one(pending, slot, entry, piece, flags);
                 }
-            };
+            }
+            rule = current;
+            if let Some((first, last)) = changed {
+                let at = |index: usize| (index - indices.start) as u64 * level_bytes(level);
+                let start = run.start().checked_add(at(first));
+                let size = (at(last) - at(first) + level_bytes(level)).min(run.size());
+                if let Some(Ok(part)) = start.map(|start| GuestPhysRange::new(start, size)) {
+                    pending.add(part, Self::leaf_size(level));
+                }
+            }
         });
-        if let Some((before, level)) = run {
-            pending.add(before, Self::leaf_size(level));
-        }
         if broken {
             self.settle(pending);
             self.visit(range, &mut |slot, entry, _| {
@@ -75,7 +72,12 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// The attributes that replace those of `entry` by a single store, if that is all there is to do.
     fn in_place(&self, level: u8, entry: u64, flags: MappingFlags) -> Option<u64> {
-        let View::Leaf(old) = self.view(level, entry) else { return None };
+        let old = match self.view(level, entry) {
+            View::Leaf(old) => old,
+            // Nothing there: nothing to change.
+            View::Absent => return Some(entry & !F::KEPT),
+            _ => return None,
+        };
         let new = self.encode(level, Leaf { flags, ..old });
         let simple = flags.is_accessible()
             && !self.format.needs_break(level, entry, new)

@@ -15,9 +15,10 @@ use crate::hal::Hal;
 use crate::tlb::Pending;
 
 impl<H: Hal, F: Format> Table<H, F> {
-    /// Takes everything in `range` out; large leaves at its edges have been split. The invalidation is owed.
-    pub(crate) fn retire(&self, pending: &mut Pending, range: GuestPhysRange) {
-        self.retire_in(pending, self.geometry.root_level(), self.root, range);
+    /// Takes everything in `range` out; large leaves at its edges have been split. The invalidation is owed. If
+    /// `owned` is false, no leaf in the range owns its frames, and leaf tables need not be looked at.
+    pub(crate) fn retire(&self, pending: &mut Pending, range: GuestPhysRange, owned: bool) {
+        self.retire_in(pending, self.geometry.root_level(), self.root, range, owned);
     }
 
     /// Returns whether the table is empty now.
@@ -27,21 +28,24 @@ impl<H: Hal, F: Format> Table<H, F> {
         level: u8,
         table: HostPhysAddr,
         range: GuestPhysRange,
+        owned: bool,
     ) -> bool {
         let entries = self.entries(level, table);
         for (index, piece) in pieces(self.geometry, level, range) {
             let slot = Slot { entries, index, level };
             let entry = slot.load();
             match self.view(level, entry) {
-                View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable(_)) => {}
+                View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }) => {}
                 View::Table(next) => {
                     let whole = piece.size() == level_bytes(level);
                     if whole {
                         // Its leaves stay as they are, so the range has to be invalidated page by page.
                         pending.add(piece, LeafSize::Size4K);
                     }
-                    if whole || self.retire_in(pending, level - 1, next, piece) {
-                        slot.store(&self.hal, Soft::RetiredTable(next).encode());
+                    if whole || self.retire_in(pending, level - 1, next, piece, owned) {
+                        // An emptied table may hold entries of earlier operations that still wait.
+                        let owned = owned || !whole;
+                        slot.store(&self.hal, Soft::RetiredTable { hpa: next, owned }.encode());
                         pending.add_retired(piece);
                         if !self.format.invalidation_by_address_reaches_tables() {
                             pending.add_whole();
@@ -58,9 +62,12 @@ impl<H: Hal, F: Format> Table<H, F> {
                 }
             }
         }
-        (0..entries.len()).all(|index| {
-            let view = self.view(level, entries.load(index));
-            matches!(view, View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable(_)))
+        // The entry behind the range is the likeliest to be alive, so the search begins there.
+        let behind = self.geometry.index(level, range.end());
+        (behind..entries.len()).chain(0..behind).all(|index| {
+            let entry = entries.load(index);
+            let waits = |view| matches!(view, View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }));
+            entry == 0 || waits(self.view(level, entry))
         })
     }
 
@@ -89,9 +96,9 @@ impl<H: Hal, F: Format> Table<H, F> {
                     slot.store(&self.hal, 0);
                     self.give_back(level, leaf);
                 }
-                View::Soft(Soft::RetiredTable(next)) => {
+                View::Soft(Soft::RetiredTable { hpa, owned }) => {
                     slot.store(&self.hal, 0);
-                    self.free_table(level - 1, next);
+                    self.free_table(level - 1, hpa, owned);
                 }
                 View::Absent | View::Leaf(_) | View::Soft(Soft::NoAccess(_) | Soft::Broken(_)) => {}
             }
@@ -109,8 +116,10 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Gives back a table of `level` that no CPU can walk any more, with all below it.
-    fn free_table(&self, level: u8, table: HostPhysAddr) {
-        self.free_below(level, table);
+    fn free_table(&self, level: u8, table: HostPhysAddr, owned: bool) {
+        if level > 0 || owned {
+            self.free_below(level, table, owned);
+        }
         // SAFETY: the table was a single frame from this host; it is unlinked, and after the invalidation no CPU
         // walks it.
         unsafe { self.hal.dealloc_frames(table, 1) };
@@ -122,12 +131,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         unsafe { self.hal.dealloc_frames(table, 1) };
     }
 
-    fn free_below(&self, level: u8, table: HostPhysAddr) {
+    fn free_below(&self, level: u8, table: HostPhysAddr, owned: bool) {
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
             match self.view(level, entries.load(index)) {
                 View::Absent => {}
-                View::Table(next) | View::Soft(Soft::RetiredTable(next)) => self.free_table(level - 1, next),
+                View::Table(next) => self.free_table(level - 1, next, owned),
+                View::Soft(Soft::RetiredTable { hpa, owned }) => self.free_table(level - 1, hpa, owned),
                 View::Leaf(leaf)
                 | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
                     self.give_back(level, leaf);
@@ -138,7 +148,7 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Gives back the root with all below it: the end of the table.
     pub(super) fn free_root(&self) {
-        self.free_below(self.geometry.root_level(), self.root);
+        self.free_below(self.geometry.root_level(), self.root, true);
         // SAFETY: the root's frames came from this host in one run; the table is being dropped, and the space was
         // invalidated as a whole.
         unsafe { self.hal.dealloc_frames(self.root, usize::from(self.geometry.root_tables)) };

@@ -40,7 +40,12 @@ pub(crate) enum Soft {
     /// A leaf that was unmapped, its frame to be given back after the invalidation.
     RetiredLeaf(Leaf),
     /// A table that was unlinked, to be given back with all below it after the invalidation.
-    RetiredTable(HostPhysAddr),
+    RetiredTable {
+        /// The table.
+        hpa: HostPhysAddr,
+        /// Whether frames of leaves below it may belong to the space.
+        owned: bool,
+    },
 }
 
 impl Soft {
@@ -50,7 +55,7 @@ impl Soft {
             Self::NoAccess(leaf) => (1, leaf.hpa, leaf.flags, leaf.owned),
             Self::Broken(leaf) => (2, leaf.hpa, leaf.flags, leaf.owned),
             Self::RetiredLeaf(leaf) => (3, leaf.hpa, leaf.flags, leaf.owned),
-            Self::RetiredTable(hpa) => (4, hpa, MappingFlags::empty(), true),
+            Self::RetiredTable { hpa, owned } => (4, hpa, MappingFlags::empty(), owned),
         };
         let owned = if owned { OWNED } else { 0 };
         kind << KIND_SHIFT | owned | hpa.as_u64() & ADDRESS | (flags.bits() as u64) << FLAGS_SHIFT
@@ -67,7 +72,7 @@ impl Soft {
             1 => Some(Self::NoAccess(leaf)),
             2 => Some(Self::Broken(leaf)),
             3 => Some(Self::RetiredLeaf(leaf)),
-            4 => Some(Self::RetiredTable(leaf.hpa)),
+            4 => Some(Self::RetiredTable { hpa: leaf.hpa, owned: leaf.owned }),
             _ => None,
         }
     }

@@ -69,6 +69,8 @@ pub enum ConfigError {
 pub struct Ept {
     capabilities: Capabilities,
     levels: u8,
+    /// The bits of which one makes an entry present.
+    present: u64,
 }
 
 impl Ept {
@@ -91,7 +93,7 @@ impl Ept {
         if capabilities.physical_bits < 32 || capabilities.physical_bits > 52 {
             return Err(ConfigError::PhysicalBits(capabilities.physical_bits));
         }
-        Ok(Self { capabilities, levels })
+        Ok(Self { capabilities, levels, present: present_bits(capabilities) })
     }
 
     /// What the CPU offers.
@@ -101,10 +103,15 @@ impl Ept {
     }
 }
 
+const fn present_bits(capabilities: Capabilities) -> u64 {
+    READ | WRITE | EXECUTE | if capabilities.mode_based_execute { EXECUTE_USER } else { 0 }
+}
+
 impl Default for Ept {
     /// Four levels on a CPU of the [baseline](Capabilities::BASELINE), which has no large leaves.
     fn default() -> Self {
-        Self { capabilities: Capabilities::BASELINE, levels: 4 }
+        let capabilities = Capabilities::BASELINE;
+        Self { capabilities, levels: 4, present: present_bits(capabilities) }
     }
 }
 
@@ -183,20 +190,20 @@ impl Format for Ept {
     #[inline]
     fn table(&self, hpa: HostPhysAddr) -> u64 {
         // A permission that a table entry lacks is lacking below it, so all are given.
-        let user = if self.capabilities.mode_based_execute { EXECUTE_USER } else { 0 };
-        hpa.as_u64() & ADDRESS | READ | WRITE | EXECUTE | user
+        hpa.as_u64() & ADDRESS | self.present
     }
 
     #[inline]
     fn kind(&self, level: u8, entry: u64) -> Kind {
-        let user = if self.capabilities.mode_based_execute { EXECUTE_USER } else { 0 };
-        match (entry & (READ | WRITE | EXECUTE | user) != 0, level, entry & LARGE != 0) {
-            (false, ..) => Kind::Absent,
+        if entry & self.present == 0 {
+            return Kind::Absent;
+        }
+        match (level, entry & LARGE != 0) {
             // Bit 7 is ignored in the last level.
-            (true, 0, _) | (true, 1 | 2, true) => Kind::Leaf,
-            (true, _, false) => Kind::Table,
+            (0, _) | (1 | 2, true) => Kind::Leaf,
+            (_, false) => Kind::Table,
             // Reserved: a misconfiguration.
-            (true, _, true) => Kind::Absent,
+            (_, true) => Kind::Absent,
         }
     }
 

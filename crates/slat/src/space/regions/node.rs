@@ -42,11 +42,6 @@ impl<V: Copy, const N: usize> Node<V, N> {
         self.len
     }
 
-    /// The frame that this node is.
-    pub(super) fn frame(&self) -> HostPhysAddr {
-        self.frame
-    }
-
     /// The keys in use.
     pub(super) fn keys(&self) -> &[u64] {
         self.keys.get(..self.len).unwrap_or(&[])
@@ -68,6 +63,11 @@ impl<V: Copy, const N: usize> Node<V, N> {
         self.values[index] = value;
     }
 
+    /// Lowers the first key to `key`, if it is above.
+    pub(super) fn lower_first(&mut self, key: u64) {
+        self.keys[0] = self.keys[0].min(key);
+    }
+
     /// Adds an entry where there is room for it.
     pub(super) fn insert(&mut self, index: usize, key: u64, value: V) {
         self.keys.copy_within(index..self.len, index + 1);
@@ -85,12 +85,19 @@ impl<V: Copy, const N: usize> Node<V, N> {
         }
     }
 
-    /// Adds an entry to a full node, whose upper part moves to the empty `next`. `edge`: entries that `next` gets if
-    /// this node is the last one of its level and the new entry comes after all others.
+    /// Adds an entry to a full node, whose upper part moves to the empty `next`. `edge` is given for the last node of
+    /// its level: the number of entries that `next` gets if the new one comes after all others.
     ///
     /// Keys that come in ascending order thus leave full nodes behind. Elsewhere the cut is near the new entry, as far
     /// as both parts get [`LEAST`](Self::LEAST): runs in either direction leave nodes three quarters full.
-    pub(super) fn insert_split(&mut self, index: usize, key: u64, value: V, next: &mut Self, edge: Option<usize>) {
+    pub(super) fn insert_split(
+        &mut self,
+        index: usize,
+        key: u64,
+        value: V,
+        next: &mut Self,
+        edge: Option<usize>,
+    ) {
         let at = match edge {
             Some(edge) if index == N => N + 1 - edge,
             _ => index.clamp(Self::LEAST, N + 1 - Self::LEAST),
@@ -269,28 +276,27 @@ impl Link {
     /// Makes a spare frame an empty node; returns the spare one behind it.
     ///
     /// # Safety
-    /// As for [`into_spare`](Self::into_spare).
+    /// As for [`into_spare`](Self::into_spare), and zeroes are a `V`.
     pub(super) unsafe fn into_node<V, const N: usize>(self) -> Option<Self> {
         const { assert!(size_of::<Node<V, N>>() <= PAGE_SIZE as usize && N >= 8) };
         // SAFETY: the same contract.
         let (frame, next) = unsafe { self.into_spare() };
-        let node = self.0.cast::<Node<V, N>>();
         // SAFETY: a node fits into the frame, which belongs to the caller alone.
-        unsafe { node.write_bytes(0, 1) };
-        // SAFETY: zeroes are an empty node: integers, and links that are `None`.
-        unsafe { node.as_ptr().as_mut() }.into_iter().for_each(|node| node.frame = frame);
+        unsafe { self.0.cast::<Node<V, N>>().write_bytes(0, 1) };
+        // SAFETY: zeroes are an empty node: integers, and values of which the caller promised it.
+        unsafe { self.node_mut::<V, N>() }.frame = frame;
         next
     }
 
     /// Gives up a node: its frame is spare now, with `next` behind it.
     ///
     /// # Safety
-    /// The link is of a node that belongs to the caller and that nothing refers to any more.
-    pub(super) unsafe fn retire<V, const N: usize>(self, next: Option<Self>) -> Self {
+    /// The link is of a node of these very parameters that belongs to the caller; nobody will use it any more.
+    pub(super) unsafe fn retire<V, const N: usize>(self, next: Option<Self>) {
         // SAFETY: it is a node, by the caller's promise.
         let frame = unsafe { self.node::<V, N>() }.frame;
-        // SAFETY: a node is all of its frame, and nothing refers to it any more.
-        unsafe { Self::spare(self.0, frame, next) }
+        // SAFETY: a node has a frame to itself, and nobody uses it any more.
+        unsafe { Self::spare(self.0, frame, next) };
     }
 
     /// The node.

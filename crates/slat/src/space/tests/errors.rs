@@ -40,7 +40,7 @@ fn wrong_arguments_change_nothing() {
     let mut space = space(&hal);
     space.map_linear(gpa(0x10_0000), hpa(0x5000), 0x4000, RW).expect("free");
     space.map_alloc(gpa(MIB2), MIB2, RWX, true).expect("free");
-    let before = (space.table.fingerprint(), space.regions().to_vec(), hal.in_use());
+    let before = (space.table.fingerprint(), space.regions().collect::<Vec<_>>(), hal.in_use());
 
     let outside = |start, size| BadRange::OutsideSpace { range: range(start, size), space: space.range };
     let map_cases = [
@@ -77,7 +77,7 @@ fn wrong_arguments_change_nothing() {
     let linear = range(0x10_0000, 0x4000);
     assert_eq!(space.migrate(gpa(0x10_1000), 0x1000), Err(MigrateError::NotOwned(linear)));
 
-    assert_eq!((space.table.fingerprint(), space.regions().to_vec(), hal.in_use()), before);
+    assert_eq!((space.table.fingerprint(), space.regions().collect::<Vec<_>>(), hal.in_use()), before);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn every_single_allocation_may_fail<F: Format>(formats: impl IntoIterator<Item =
                 space.map_alloc_with(gpa(2 * GIB1), GIB1, RWX, small).expect("free");
                 space.map_alloc(gpa(3 * GIB1), GIB1, RWX, false).expect("free");
                 space.map_linear(gpa(4 * GIB1), hpa(0), GIB1, RW).expect("free");
-                let before = (space.table.fingerprint(), space.regions().to_vec(), hal.in_use());
+                let before = (space.table.fingerprint(), space.regions().collect::<Vec<_>>(), hal.in_use());
                 hal.fail_after(Some(n));
                 let result = operation(&mut space);
                 hal.fail_after(None);
@@ -183,7 +183,7 @@ fn every_single_allocation_may_fail<F: Format>(formats: impl IntoIterator<Item =
                     }
                 }
                 failures += 1;
-                let after = (space.table.fingerprint(), space.regions().to_vec(), hal.in_use());
+                let after = (space.table.fingerprint(), space.regions().collect::<Vec<_>>(), hal.in_use());
                 assert_eq!(after, before, "{name}: allocation {n} failed");
                 operation(&mut space).expect("with memory it goes through afterwards");
             }

@@ -1,0 +1,223 @@
+//! The regions of a space: what is mapped where, by which backend, with which flags.
+//!
+//! A tree of nodes of one frame each, so that a space needs no heap: up to 170 regions are a single sorted node, and
+//! 100,000 take three steps. Finding and changing cost the logarithm of the number of regions; a change of many costs
+//! as much as there are. **Invariants:** regions never overlap, and neighbours that could be one region are one. A
+//! change is made in two steps: [`reserve`](Tree::reserve) takes all frames that it may need, and nothing after that
+//! can fail.
+
+mod node;
+mod tree;
+
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
+use crate::flags::{LeafSize, MappingFlags};
+use crate::hal::Hal;
+use core::fmt;
+use tree::{Place, Tree};
+
+/// Regions in a leaf: 24 bytes each, and 16 of the node.
+pub(crate) const LEAF: usize = 170;
+/// Children of an inner node: 16 bytes each, and as many of the node.
+const INNER: usize = 255;
+
+/// The regions of a space.
+pub(crate) type Regions = Tree<LEAF, INNER>;
+
+/// Where the frames of a region come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A run of host physical memory of the caller.
+    Linear {
+        /// Host physical address of the region's first byte.
+        hpa: HostPhysAddr,
+    },
+    /// Frames taken from the host, at once or on the first access, and given back with the region.
+    Alloc {
+        /// The largest leaf to use.
+        largest_leaf: LeafSize,
+        /// What a fault populates, if that is more than a leaf.
+        fault_around: LeafSize,
+    },
+}
+
+/// A range of guest-physical addresses with one backend and one set of flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The addresses.
+    pub range: GuestPhysRange,
+    /// What the guest may do, and the memory type.
+    pub flags: MappingFlags,
+    /// Where the frames come from.
+    pub backend: Backend,
+}
+
+impl Region {
+    /// The part of this region that lies in `range`.
+    pub(crate) fn part(&self, range: GuestPhysRange) -> Option<Self> {
+        let part = self.range.intersection(range)?;
+        let backend = match self.backend {
+            Backend::Linear { hpa } => {
+                let offset = part.start().as_u64() - self.range.start().as_u64();
+                Backend::Linear { hpa: HostPhysAddr::new(hpa.as_u64() + offset) }
+            }
+            alloc @ Backend::Alloc { .. } => alloc,
+        };
+        Some(Self { range: part, backend, ..*self })
+    }
+
+    /// This region and `next`, if the two are really one.
+    fn joined(&self, next: &Self) -> Option<Self> {
+        if self.range.end() != next.range.start() || self.flags != next.flags {
+            return None;
+        }
+        let continues = match (self.backend, next.backend) {
+            (Backend::Linear { hpa }, Backend::Linear { hpa: other }) => {
+                hpa.checked_add(self.range.size()) == Some(other)
+            }
+            (one, other) => one == other,
+        };
+        continues.then(|| Self { range: self.range.hull(next.range), ..*self })
+    }
+}
+
+impl<const L: usize, const I: usize> Tree<L, I> {
+    /// The region that contains `gpa`. Logarithmic.
+    #[inline]
+    pub(crate) fn find(&self, gpa: GuestPhysAddr) -> Option<Region> {
+        let leaf = self.leaf(self.descend(gpa.as_u64())?.leaf);
+        let region = leaf.region(leaf.count_to(gpa.as_u64()).checked_sub(1)?)?;
+        region.range.contains(gpa).then_some(region)
+    }
+
+    /// All regions in ascending order.
+    pub(crate) fn iter(&self) -> Iter<'_, L, I> {
+        Iter { tree: self, place: self.descend(0), index: 0, end: u64::MAX }
+    }
+
+    /// The regions that overlap `range`, in ascending order. Finding the first one is logarithmic.
+    pub(crate) fn overlapping(&self, range: GuestPhysRange) -> Iter<'_, L, I> {
+        let start = range.start().as_u64();
+        let place = self.descend(start);
+        let index = place.map_or(0, |place| {
+            let leaf = self.leaf(place.leaf);
+            let behind = leaf.count_to(start);
+            let before = behind.checked_sub(1).and_then(|before| leaf.region(before));
+            behind - usize::from(before.is_some_and(|region| region.range.end() > range.start()))
+        });
+        Iter { tree: self, place, index, end: range.end().as_u64() }
+    }
+
+    /// The first address of `range` that no region covers.
+    pub(crate) fn first_hole(&self, range: GuestPhysRange) -> Option<GuestPhysAddr> {
+        let mut covered = range.start();
+        for region in self.overlapping(range) {
+            if region.range.start() > covered {
+                return Some(covered);
+            }
+            covered = region.range.end();
+            if covered >= range.end() {
+                return None;
+            }
+        }
+        Some(covered)
+    }
+
+    /// Adds a region in a hole and joins it with its neighbours; room for one was reserved.
+    pub(crate) fn insert<H: Hal>(&mut self, hal: &H, region: Region) {
+        let (key, end) = (region.range.start().as_u64(), region.range.end().as_u64());
+        let (mut extended, mut touches) = (false, false);
+        if let Some(Place { leaf, next }) = self.descend(key) {
+            let leaf = self.leaf_mut(leaf);
+            let index = leaf.count_to(key);
+            touches = leaf.keys().get(index).copied().or(next) == Some(end);
+            extended = leaf.extend_before(index, &region);
+        }
+        if !extended {
+            self.add(&region);
+        }
+        if touches {
+            self.rewrite(region.range, Some);
+        }
+        self.trim(hal);
+    }
+
+    /// Replaces what the regions say about `range`, which they cover, by `change` of each part, a region with the same
+    /// addresses or nothing; room for two more was reserved.
+    pub(crate) fn update<H: Hal>(
+        &mut self,
+        hal: &H,
+        range: GuestPhysRange,
+        change: impl FnMut(Region) -> Option<Region>,
+    ) {
+        match self.place_of(range) {
+            Some((place, index)) => self.rewrite_from(place, index, range, change),
+            None => {
+                self.cut_at(range.start());
+                self.cut_at(range.end());
+                self.rewrite(range, change);
+            }
+        }
+        self.trim(hal);
+    }
+
+    /// Where the region is whose addresses are `range`, if it is one and has a neighbour before it in its leaf. So
+    /// that the most frequent change costs one descent.
+    fn place_of(&self, range: GuestPhysRange) -> Option<(Place, usize)> {
+        let place = self.descend(range.start().as_u64())?;
+        let leaf = self.leaf(place.leaf);
+        let index = leaf.count_to(range.start().as_u64()).checked_sub(1)?;
+        (index > 0 && leaf.region(index)?.range == range).then_some((place, index))
+    }
+
+    /// Splits the region around `gpa` so that one begins there.
+    fn cut_at(&mut self, gpa: GuestPhysAddr) {
+        let Some(Place { leaf, .. }) = self.descend(gpa.as_u64()) else { return };
+        let leaf = self.leaf_mut(leaf);
+        let Some(index) = leaf.count_to(gpa.as_u64()).checked_sub(1) else { return };
+        let Some(region) = leaf.region(index) else { return };
+        let halves = (
+            GuestPhysRange::between(region.range.start(), gpa).and_then(|range| region.part(range)),
+            GuestPhysRange::between(gpa, region.range.end()).and_then(|range| region.part(range)),
+        );
+        if let (Some(below), Some(above)) = halves {
+            leaf.set_region(index, &below);
+            self.add(&above);
+        }
+    }
+}
+
+impl<const L: usize, const I: usize> fmt::Debug for Tree<L, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// Regions in ascending order.
+pub(crate) struct Iter<'t, const L: usize, const I: usize> {
+    tree: &'t Tree<L, I>,
+    place: Option<Place>,
+    index: usize,
+    /// Regions that begin here or above do not count.
+    end: u64,
+}
+
+impl<const L: usize, const I: usize> Iterator for Iter<'_, L, I> {
+    type Item = Region;
+
+    fn next(&mut self) -> Option<Region> {
+        loop {
+            let place = self.place?;
+            if let Some(region) = self.tree.leaf(place.leaf).region(self.index) {
+                self.index += 1;
+                return Some(region).filter(|region| region.range.start().as_u64() < self.end);
+            }
+            // The leaf behind is found by its first key: leaves that are not linked are easier to split and merge.
+            let next = place.next.filter(|next| *next < self.end);
+            self.place = next.and_then(|next| self.tree.descend(next));
+            self.index = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
