@@ -1,5 +1,5 @@
 //! The tasks of this workspace: `cargo xtask run` boots a Linux guest under slat, `cargo xtask test` checks
-//! everything.
+//! everything, `cargo xtask bench` measures slat beside other crates.
 //!
 //! Invariant: every failure ends as one line `error: …` on stderr and a non-zero exit code; things that the
 //! machine lacks come before it, one line `missing: …` each.
@@ -12,6 +12,7 @@ mod process;
 mod progress;
 mod random;
 mod setup;
+mod task_bench;
 mod task_run;
 mod task_test;
 mod toolchain;
@@ -22,7 +23,8 @@ use std::process::ExitCode;
 
 /// The tasks of the slat workspace.
 ///
-/// `cargo xtask run` shows an unmodified Linux under slat; `cargo xtask test` runs every test there is.
+/// `cargo xtask run` shows an unmodified Linux under slat; `cargo xtask test` runs every test there is; `cargo xtask
+/// bench` measures slat beside its peers.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 struct Arguments {
@@ -34,6 +36,7 @@ struct Arguments {
 enum Task {
     Run(task_run::Options),
     Test(task_test::Options),
+    Bench(task_bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let done = match arguments.task {
         Task::Run(options) => task_run::run(&options),
         Task::Test(options) => task_test::run(&options),
+        Task::Bench(options) => task_bench::run(&options),
     };
     match done {
         Ok(code) => code,

@@ -12,7 +12,7 @@ use core::arch::asm;
 /// Zeroes `bytes` bytes from `start` on past the caches: a frame that a guest will use later would only push useful
 /// lines out. (Intel SDM vol. 1, "Programming with Non-temporal Data"; MOVNTI needs no vector registers.)
 ///
-/// The stores are weakly ordered: [`order_zeroing`] or an atomic read-modify-write comes before anything that lets
+/// The stores are weakly ordered: a store fence or an atomic read-modify-write comes before anything that lets
 /// others see the memory.
 ///
 /// # Safety

@@ -31,9 +31,11 @@ impl<H: Hal, F: Format> Table<H, F> {
         owned: bool,
     ) -> bool {
         let entries = self.entries(level, table);
+        let mut changed = false;
         for (index, piece) in pieces(self.geometry, level, range) {
             let slot = Slot { entries, index, level };
             let entry = slot.load();
+            changed |= entry != 0;
             match self.view(level, entry) {
                 View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }) => {}
                 View::Table(next) => {
@@ -61,6 +63,10 @@ impl<H: Hal, F: Format> Table<H, F> {
                     self.retire_leaf(pending, slot, leaf, piece);
                 }
             }
+        }
+        if !changed || level == self.geometry.root_level() {
+            // No linked table is empty to begin with, and the root stays in any case.
+            return false;
         }
         // The entry behind the range is the likeliest to be alive, so the search begins there.
         let behind = self.geometry.index(level, range.end());

@@ -1,0 +1,38 @@
+//! `cargo xtask bench`: slat side by side with the crates that a user would pick instead.
+//!
+//! The benchmark is a workspace of its own; this only starts it, so that its options are its own too.
+
+use crate::process;
+use crate::workspace::{Workspace, cargo};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+/// Measures slat beside its peers and a raw-loop floor: `cargo xtask bench --quick`, `--only WORK`, `--json FILE`
+///
+/// All options are those of bench/ itself: `cargo xtask bench --help` shows them. x86-64 hosts only.
+#[derive(Clone, Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Options {
+    /// Options of the benchmark
+    #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Carries out `cargo xtask bench`.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let directory = workspace.root.join("bench");
+    let here = std::env::current_dir().context("the current directory is gone")?;
+    // Built where its configuration is found, run where the user stands: file names are the user's.
+    let mut build = Command::new(cargo());
+    build
+        .args(["build", "--release", "--target-dir"])
+        .arg(workspace.target.join("bench"))
+        .current_dir(&directory);
+    process::run_visibly(&mut build).context("the benchmark does not build")?;
+    let mut bench = Command::new(workspace.target.join("bench/release/slat-bench"));
+    bench.args(&options.arguments).current_dir(here);
+    let status = bench.status().context("the benchmark cannot be started")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
