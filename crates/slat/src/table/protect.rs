@@ -3,6 +3,7 @@
 //! Permissions change in place. A new memory type goes through break-before-make where the format asks for it: all
 //! leaves of the range are broken, one invalidation, all are made again.
 
+use super::memory::Entries;
 use super::{Leaf, Slot, Soft, Table, View, caches_differ, pieces};
 use crate::addr::GuestPhysRange;
 use crate::flags::{MappingFlags, level_bytes};
@@ -28,30 +29,35 @@ impl<H: Hal, F: Format> Table<H, F> {
         // Neighbours nearly always have the same attributes: what was found out for one holds for the next.
         let mut rule = Rule { level: u8::MAX, old: 0, new: None };
         self.visit_runs(range, &mut |level, entries, indices, run| {
-            let mut changed: Option<(usize, usize)> = None;
-            let mut current = rule;
-            for index in indices.clone() {
+            let mut changed: Option<core::ops::Range<usize>> = None;
+            let mut index = indices.start;
+            while index < indices.end {
                 let entry = entries.load(index);
-                let attributes = entry & !F::KEPT;
-                if (current.level, current.old) != (level, attributes) {
-                    current = Rule { level, old: attributes, new: self.in_place(level, entry, flags) };
+                let old = entry & !F::KEPT;
+                if (rule.level, rule.old) != (level, old) {
+                    rule = Rule { level, old, new: self.in_place(level, entry, flags) };
                 }
-                if let Some(new) = current.new {
-                    if new != attributes {
-                        entries.store(&self.hal, index, entry & F::KEPT | new);
-                        changed = Some((changed.map_or(index, |(first, _)| first), index));
+                let begin = index;
+                match rule.new {
+                    Some(new) if new == old => index += 1,
+                    Some(new) => {
+                        index = self.replace_run(entries, index..indices.end, old, new);
+                        changed = Some(changed.map_or(begin, |changed| changed.start)..index);
                     }
-                } else if let Some((_, piece)) = pieces(self.geometry, level, run).nth(index - indices.start)
-                {
-                    let slot = Slot { entries, index, level };
-                    broken |= self.protect_one(pending, slot, entry, piece, flags);
+                    None => {
+                        if let Some((_, piece)) = pieces(self.geometry, level, run).nth(index - indices.start)
+                        {
+                            let slot = Slot { entries, index, level };
+                            broken |= self.protect_one(pending, slot, entry, piece, flags);
+                        }
+                        index += 1;
+                    }
                 }
             }
-            rule = current;
-            if let Some((first, last)) = changed {
+            if let Some(changed) = changed {
                 let at = |index: usize| (index - indices.start) as u64 * level_bytes(level);
-                let start = run.start().checked_add(at(first));
-                let size = (at(last) - at(first) + level_bytes(level)).min(run.size());
+                let start = run.start().checked_add(at(changed.start));
+                let size = (at(changed.end) - at(changed.start)).min(run.size());
                 if let Some(Ok(part)) = start.map(|start| GuestPhysRange::new(start, size)) {
                     pending.add(part, Self::leaf_size(level));
                 }
@@ -68,6 +74,19 @@ impl<H: Hal, F: Format> Table<H, F> {
             });
         }
         self.hal.publish();
+    }
+
+    /// Replaces the attributes `old` by `new` from the first of `indices` on, as long as the entries have them;
+    /// returns the index behind the last one replaced.
+    fn replace_run(&self, entries: Entries, indices: core::ops::Range<usize>, old: u64, new: u64) -> usize {
+        for index in indices.clone() {
+            let entry = entries.load(index);
+            if entry & !F::KEPT != old {
+                return index;
+            }
+            entries.store(&self.hal, index, entry & F::KEPT | new);
+        }
+        indices.end
     }
 
     /// The attributes that replace those of `entry` by a single store, if that is all there is to do.
