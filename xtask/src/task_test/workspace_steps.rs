@@ -28,6 +28,7 @@ pub(crate) fn steps() -> Vec<Step> {
         Step::new("clippy of the library for RISC-V", |context, output| {
             library_clippy("riscv64gc-unknown-none-elf", context, output)
         }),
+        Step::new("the library with the oldest Rust", oldest_rust),
         Step::new("documentation", |context, output| {
             let arguments = ["doc", "--workspace", "--no-deps"];
             simple(&mut cargo_command(context, &arguments, &[("RUSTDOCFLAGS", "-D warnings")]), output)
@@ -104,6 +105,20 @@ fn library_clippy(target: &str, context: &Context, output: &mut String) -> Outco
     }
     let arguments = ["clippy", "--package", "slat", "--target", target, "--", "-D", "warnings"];
     simple(&mut cargo_command(context, &arguments, &[]), output)
+}
+
+/// The library with the compiler that its manifest promises (`rust-version`).
+fn oldest_rust(context: &Context, output: &mut String) -> Outcome {
+    const TOOLCHAIN: &str = "1.85.0";
+    let install = ["toolchain", "install", TOOLCHAIN, "--profile", "minimal", "--no-self-update"];
+    let installed = process::capture(Command::new("rustup").args(install));
+    if !installed.is_ok_and(|captured| captured.success) {
+        return Outcome::Skipped(format!("rustup has no {TOOLCHAIN} here"));
+    }
+    let mut command = Command::new("rustup");
+    command.args(["run", TOOLCHAIN, "cargo", "check", "--package", "slat", "--target-dir"]);
+    command.arg(context.workspace.target.join("oldest")).current_dir(&context.workspace.root);
+    simple(&mut command, output)
 }
 
 /// Unit tests, integration tests and documentation tests; each counts.
