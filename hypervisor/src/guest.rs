@@ -32,8 +32,9 @@ impl<'a> Content<'a> {
             let skip = |from: u64, to: u64| usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
             let source = bytes.get(skip(start, gpa)..).unwrap_or_default();
             let target = memory.get_mut(skip(gpa, start)..).unwrap_or_default();
-            for (to, from) in target.iter_mut().zip(source) {
-                *to = *from;
+            let length = target.len().min(source.len());
+            if let (Some(target), Some(source)) = (target.get_mut(..length), source.get(..length)) {
+                target.copy_from_slice(source);
             }
         }
     }
