@@ -57,7 +57,9 @@ use bitflags::bitflags;
 /// # Safety
 /// The implementor promises:
 /// 1. A run of frames returned by [`alloc_frames`](Hal::alloc_frames) is 4 KiB-granular RAM, aligned as asked, used
-///    by nobody else until it is given to [`dealloc_frames`](Hal::dealloc_frames).
+///    by nobody else until it is given to [`dealloc_frames`](Hal::dealloc_frames). It lies within the
+///    [`hpa_bits`](crate::format::Format::hpa_bits) of every format that the host is used with: an address beyond
+///    them would be cut.
 /// 2. [`phys_to_virt`](Hal::phys_to_virt) of an address inside such a run returns a pointer that is valid for reads
 ///    and writes up to the end of the run, the same one each time, for as long as the run is taken.
 /// 3. [`invalidate`](Hal::invalidate), when it returns, has made every CPU forget what the argument names; an

@@ -184,7 +184,7 @@ pub(crate) fn allows<F: Format>(format: &F, allowed: MappingFlags, access: Mappi
     allowed.contains(needed)
 }
 
-/// The largest leaf level, at most `max`, with which a block of `size` bytes at `gpa` and `hpa` can begin.
+/// Whether a mapping of `gpa` up to `end` to `hpa` can begin with a leaf of `level`.
 pub(crate) fn fits(level: u8, gpa: GuestPhysAddr, end: GuestPhysAddr, hpa: HostPhysAddr) -> bool {
     let bytes = level_bytes(level);
     gpa.is_aligned(bytes)

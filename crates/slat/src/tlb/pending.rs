@@ -4,7 +4,7 @@ use super::Scope;
 use crate::addr::{GuestPhysAddr, GuestPhysRange};
 use crate::flags::LeafSize;
 
-/// Ranges kept apart; beyond that, the two that lie closest are merged.
+/// Ranges kept apart; beyond that, further ones are merged into the last, and the whole space is invalidated.
 const RANGES: usize = 8;
 
 /// The debt of a space: where to invalidate, and where frames and tables wait to be given back.
