@@ -37,12 +37,52 @@ pub(crate) enum Populated {
 impl<H: Hal, F: Format> Table<H, F> {
     /// Maps the leaf around `want.gpa` to a fresh, zeroed frame, unless one is there. `init` may fill the frame
     /// before the guest can see it; it gets the leaf's first address and all of its bytes.
+    #[inline(always)]
     pub(crate) fn populate(
         &self,
         want: &Want,
-        init: &mut dyn FnMut(GuestPhysAddr, &mut [u8]),
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<Populated, OutOfMemory> {
-        let mut ready: Option<(u8, OwnedFrames<'_, H>)> = None;
+        // The way of nearly all faults: only a page is missing.
+        let Some(slot) = self.page_slot(want.gpa) else { return self.populate_leaf(want, init) };
+        if slot.load() != 0 {
+            return self.populate_leaf(want, init);
+        }
+        let mut frame = OwnedFrames::alloc_leaf(&self.hal, 0).ok_or(OutOfMemory)?;
+        let leaf = self.prepare(want, 0, &mut frame, init);
+        // As a read-modify-write this also orders the zeroing.
+        if !slot.compare_exchange(&self.hal, 0, leaf) {
+            // Another CPU was faster, and has mapped a leaf.
+            return self.populate_leaf(want, init);
+        }
+        frame.into_raw();
+        self.hal.publish();
+        Ok(Populated::New(LeafSize::Size4K))
+    }
+
+    /// Makes frames ready for the guest; returns the leaf.
+    #[inline(always)]
+    fn prepare(
+        &self,
+        want: &Want,
+        level: u8,
+        frames: &mut OwnedFrames<'_, H>,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> u64 {
+        frames.zero();
+        init(want.gpa.align_down(level_bytes(level)), frames.as_mut_slice());
+        self.maintain(level, frames.start(), &[CacheEvent::ToGuest(want.flags)]);
+        self.encode(level, Leaf::new(frames.start(), want.flags, true))
+    }
+
+    /// As [`populate`](Self::populate), for every case.
+    #[cold]
+    fn populate_leaf(
+        &self,
+        want: &Want,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<Populated, OutOfMemory> {
+        let mut ready: Option<(u8, OwnedFrames<'_, H>, u64)> = None;
         loop {
             let (slot, entry) = self.walk(want.gpa);
             if entry != 0 {
@@ -53,18 +93,14 @@ impl<H: Hal, F: Format> Table<H, F> {
                 }
             }
             // A frame from a lost race serves again if it still fits.
-            let (level, frames) = match ready.take() {
-                Some((level, frames)) if level <= slot.level => (level, frames),
+            let (level, frames, leaf) = match ready.take() {
+                Some((level, frames, leaf)) if level <= slot.level => (level, frames, leaf),
                 _ => {
                     let (level, mut frames) = self.take_leaf(want, slot.level)?;
-                    frames.zero();
-                    init(want.gpa.align_down(level_bytes(level)), frames.as_mut_slice());
-                    self.maintain(level, frames.start(), &[CacheEvent::ToGuest(want.flags)]);
-                    (level, frames)
+                    let leaf = self.prepare(want, level, &mut frames, init);
+                    (level, frames, leaf)
                 }
             };
-            let leaf = self.encode(level, Leaf { hpa: frames.start(), flags: want.flags, owned: true });
-            // As a read-modify-write this also orders the zeroing.
             let done = if level == slot.level {
                 slot.compare_exchange(&self.hal, entry, leaf)
             } else {
@@ -75,7 +111,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 self.hal.publish();
                 return Ok(Populated::New(Self::leaf_size(level)));
             }
-            ready = Some((level, frames));
+            ready = Some((level, frames, leaf));
         }
     }
 

@@ -112,6 +112,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Gives back the frames of a leaf that no CPU can reach any more, if they belong to the space.
+    #[inline]
     pub(super) fn give_back(&self, level: u8, leaf: Leaf) {
         if leaf.owned {
             self.maintain(level, leaf.hpa, &[CacheEvent::FromGuest(leaf.flags.memory_type())]);
@@ -138,6 +139,9 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     fn free_below(&self, level: u8, table: HostPhysAddr, owned: bool) {
+        if level == 0 {
+            return self.free_pages(table);
+        }
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
             match self.view(level, entries.load(index)) {
@@ -148,6 +152,20 @@ impl<H: Hal, F: Format> Table<H, F> {
                 | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
                     self.give_back(level, leaf);
                 }
+            }
+        }
+    }
+
+    /// As [`free_below`](Self::free_below) for level 0, where nearly all entries are alike.
+    fn free_pages(&self, table: HostPhysAddr) {
+        let entries = self.lower_entries(table);
+        for index in 0..512 {
+            match self.view(0, entries.load(index)) {
+                View::Leaf(leaf)
+                | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
+                    self.give_back(0, leaf);
+                }
+                View::Absent | View::Table(_) | View::Soft(Soft::RetiredTable { .. }) => {}
             }
         }
     }

@@ -82,11 +82,11 @@ impl Region {
 
 impl<const L: usize, const I: usize> Tree<L, I> {
     /// The region that contains `gpa`. Logarithmic.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, gpa: GuestPhysAddr) -> Option<Region> {
-        let leaf = self.leaf(self.descend(gpa.as_u64())?.leaf);
-        let region = leaf.region(leaf.count_to(gpa.as_u64()).checked_sub(1)?)?;
-        region.range.contains(gpa).then_some(region)
+        let leaf = self.leaf(self.leaf_of(gpa.as_u64())?);
+        let (start, packed) = leaf.before(gpa.as_u64())?;
+        if packed.covers(start, gpa.as_u64()) { packed.unpack(start) } else { None }
     }
 
     /// All regions in ascending order.

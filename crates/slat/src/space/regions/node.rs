@@ -43,13 +43,23 @@ impl<V: Copy, const N: usize> Node<V, N> {
     }
 
     /// The keys in use.
+    #[inline]
     pub(super) fn keys(&self) -> &[u64] {
         self.keys.get(..self.len).unwrap_or(&[])
     }
 
     /// Number of keys up to and including `key`.
+    #[inline]
     pub(super) fn count_to(&self, key: u64) -> usize {
         self.keys().partition_point(|other| *other <= key)
+    }
+
+    /// The entry with the last key up to and including `key`.
+    #[inline]
+    pub(super) fn before(&self, key: u64) -> Option<(u64, V)> {
+        let keys = self.keys();
+        let index = keys.partition_point(|other| *other <= key).checked_sub(1)?;
+        Some((*keys.get(index)?, *self.values.get(index)?))
     }
 
     pub(super) fn get(&self, index: usize) -> Option<(u64, V)> {
@@ -221,15 +231,26 @@ impl Packed {
         }
     }
 
+    /// Whether `address`, which is not below `start`, lies in the region at `start`.
+    #[inline]
+    pub(super) fn covers(self, start: u64, address: u64) -> bool {
+        address - start < self.size & !(PAGE_SIZE - 1)
+    }
+
     /// The region at `start`; `None` for no bits that [`new`](Self::new) makes.
-    fn unpack(self, start: u64) -> Option<Region> {
+    #[inline]
+    pub(super) fn unpack(self, start: u64) -> Option<Region> {
         let range = GuestPhysRange::new(GuestPhysAddr::new(start), self.size & !(PAGE_SIZE - 1)).ok()?;
         let flags = MappingFlags::from_bits_retain(self.size as u8);
         let backend = if self.size & ALLOC == 0 {
             Backend::Linear { hpa: HostPhysAddr::new(self.backend) }
         } else {
-            let largest_leaf = LeafSize::from_level(self.backend as u8)?;
-            Backend::Alloc { largest_leaf, fault_around: LeafSize::from_level((self.backend >> 8) as u8)? }
+            let [largest_leaf, fault_around] = [self.backend, self.backend >> 8].map(|level| match level & 3 {
+                0 => LeafSize::Size4K,
+                1 => LeafSize::Size2M,
+                _ => LeafSize::Size1G,
+            });
+            Backend::Alloc { largest_leaf, fault_around }
         };
         Some(Region { range, flags, backend })
     }

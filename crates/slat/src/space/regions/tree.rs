@@ -54,6 +54,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
     }
 
     /// A node of this tree: `V` and `N` are those of its height.
+    #[inline]
     fn node<V: Copy, const N: usize>(&self, link: Link) -> &Node<V, N> {
         // SAFETY: links of the tree are of live nodes (see the module), and `&self` keeps everyone from changing them.
         unsafe { link.node() }
@@ -73,6 +74,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         (first, second)
     }
 
+    #[inline]
     pub(super) fn leaf(&self, link: Link) -> &Leaf<L> {
         self.node(link)
     }
@@ -94,8 +96,14 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         self.inner(link).get(index).and_then(|(_, child)| child).expect("an inner node has children")
     }
 
-    /// The leaf to which `key` leads: the one with the last region that begins at or below it, or else the first.
+    /// The leaf to which `key` leads.
     #[inline]
+    pub(super) fn leaf_of(&self, key: u64) -> Option<Link> {
+        let root = self.root?;
+        Some(if self.height <= 1 { root } else { self.descend(key)?.leaf })
+    }
+
+    /// The leaf to which `key` leads: the one with the last region that begins at or below it, or else the first.
     pub(super) fn descend(&self, key: u64) -> Option<Place> {
         let mut place = Place { leaf: self.root?, next: None };
         for _ in 1..self.height {
