@@ -66,7 +66,9 @@ impl MappingFlags {
     /// The memory type that these flags ask for.
     #[must_use]
     pub const fn memory_type(self) -> MemoryType {
-        match self.intersection(Self::DEVICE.union(Self::UNCACHED)).bits() >> Self::DEVICE.bits().trailing_zeros() {
+        match self.intersection(Self::DEVICE.union(Self::UNCACHED)).bits()
+            >> Self::DEVICE.bits().trailing_zeros()
+        {
             0 => MemoryType::WriteBack,
             1 => MemoryType::Device,
             2 => MemoryType::NonCacheable,

@@ -44,6 +44,23 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         access: MappingFlags,
         mut init: impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<FaultOutcome, FaultError> {
+        // Nearly all faults find a region and all tables, and miss a page.
+        if let Some(flags) = self.regions.single_page_flags(gpa) {
+            if allows(self.format(), flags, access) && self.table.populate_page(gpa, flags, &mut init) {
+                trace!("fault `{access}` at {gpa:#x}: populated a page");
+                return Ok(FaultOutcome::Populated(LeafSize::Size4K));
+            }
+        }
+        self.handle_unusual_fault(gpa, access, &mut init)
+    }
+
+    #[inline(never)]
+    fn handle_unusual_fault(
+        &self,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<FaultOutcome, FaultError> {
         // Regions lie inside the space, so only the unusual case asks where its edges are.
         let Some(region) = self.regions.find(gpa) else { return Err(self.no_region(gpa)) };
         if !allows(self.format(), region.flags, access) {
@@ -54,10 +71,10 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
             return Ok(self.spurious(gpa, access));
         };
         let want = Want { gpa, region: region.range, flags: region.flags, largest: largest_leaf };
-        match self.table.populate(&want, &mut init) {
+        match self.table.populate(&want, init) {
             Ok(Populated::New(size)) => {
                 if fault_around > size {
-                    self.populate_around(&want, fault_around, &mut init);
+                    self.populate_around(&want, fault_around, init);
                 }
                 trace!("fault `{access}` at {gpa:#x}: populated {size}");
                 Ok(FaultOutcome::Populated(size))

@@ -132,6 +132,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         range: GuestPhysRange,
         source: &mut S,
     ) -> Result<usize, OutOfMemory> {
+        if self.page_run(range).is_some() {
+            return source.plan_pages(range).map(|()| 0);
+        }
         self.plan_in(self.geometry.root_level(), Some(self.root), range, source)
     }
 
@@ -195,7 +198,11 @@ impl<H: Hal, F: Format> Table<H, F> {
         source: &mut S,
         tables: &mut FrameStack<'_, H>,
     ) {
-        self.fill_in(self.geometry.root_level(), self.root, true, range, flags, source, tables);
+        let (level, table) = match self.page_run(range) {
+            Some((slot, _)) => (0, slot.entries.hpa()),
+            None => (self.geometry.root_level(), self.root),
+        };
+        self.fill_in(level, table, true, range, flags, source, tables);
         self.hal.publish();
     }
 

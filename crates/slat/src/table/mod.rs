@@ -132,6 +132,12 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
     }
 
+    /// The entry of a fresh leaf with flags that allow something, its frame the space's.
+    #[inline(always)]
+    fn owned_leaf(&self, level: u8, hpa: HostPhysAddr, flags: MappingFlags) -> u64 {
+        self.format.leaf(level, hpa, flags) | F::OWNED
+    }
+
     /// The entry of a leaf: present if the flags allow anything, a software entry otherwise.
     fn encode(&self, level: u8, leaf: Leaf) -> u64 {
         if !leaf.flags.is_accessible() {
@@ -206,9 +212,18 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut slot = Slot { entries: self.root_table(), index, level: root_level };
         for level in (0..root_level).rev() {
             let entries = self.lower_entries(format.next_table(slot.load())?);
-            slot = Slot { entries, index: (gpa.as_u64() >> (12 + 9 * u32::from(level))) as usize % 512, level };
+            slot =
+                Slot { entries, index: (gpa.as_u64() >> (12 + 9 * u32::from(level))) as usize % 512, level };
         }
         Some(slot)
+    }
+
+    /// The first 4 KiB entry of `range`, if the entries of all of it stand in one table that is there.
+    #[inline]
+    fn page_run(&self, range: GuestPhysRange) -> Option<(Slot, usize)> {
+        let slot = self.page_slot(range.start())?;
+        let count = range.size() / crate::PAGE_SIZE;
+        (slot.index as u64 + count <= 512).then_some((slot, count as usize))
     }
 
     /// Where `gpa` is mapped to, if the guest has access to it; `None` for every address outside of the space.

@@ -35,49 +35,50 @@ pub(crate) enum Populated {
 }
 
 impl<H: Hal, F: Format> Table<H, F> {
-    /// Maps the leaf around `want.gpa` to a fresh, zeroed frame, unless one is there. `init` may fill the frame
-    /// before the guest can see it; it gets the leaf's first address and all of its bytes.
+    /// Maps the page of `gpa` to a fresh, zeroed frame if only its entry is missing: the way of nearly all faults.
+    /// Returns whether it did; where not, [`populate`](Self::populate) finds out what there is to do. `init` is as
+    /// there.
     #[inline(always)]
-    pub(crate) fn populate(
+    pub(crate) fn populate_page(
         &self,
-        want: &Want,
+        gpa: GuestPhysAddr,
+        flags: MappingFlags,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
-    ) -> Result<Populated, OutOfMemory> {
-        // The way of nearly all faults: only a page is missing.
-        let Some(slot) = self.page_slot(want.gpa) else { return self.populate_leaf(want, init) };
-        if slot.load() != 0 {
-            return self.populate_leaf(want, init);
+    ) -> bool {
+        let Some(slot) = self.page_slot(gpa) else { return false };
+        if slot.load() != 0 || !flags.is_accessible() {
+            return false;
         }
-        let mut frame = OwnedFrames::alloc_leaf(&self.hal, 0).ok_or(OutOfMemory)?;
-        let leaf = self.prepare(want, 0, &mut frame, init);
+        let Some(mut frame) = OwnedFrames::alloc_leaf(&self.hal, 0) else { return false };
+        self.prepare(gpa, flags, 0, &mut frame, init);
+        let leaf = self.owned_leaf(0, frame.start(), flags);
         // As a read-modify-write this also orders the zeroing.
         if !slot.compare_exchange(&self.hal, 0, leaf) {
-            // Another CPU was faster, and has mapped a leaf.
-            return self.populate_leaf(want, init);
+            return false;
         }
         frame.into_raw();
         self.hal.publish();
-        Ok(Populated::New(LeafSize::Size4K))
+        true
     }
 
-    /// Makes frames ready for the guest; returns the leaf.
+    /// Makes frames ready for the guest.
     #[inline(always)]
     fn prepare(
         &self,
-        want: &Want,
+        gpa: GuestPhysAddr,
+        flags: MappingFlags,
         level: u8,
         frames: &mut OwnedFrames<'_, H>,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
-    ) -> u64 {
+    ) {
         frames.zero();
-        init(want.gpa.align_down(level_bytes(level)), frames.as_mut_slice());
-        self.maintain(level, frames.start(), &[CacheEvent::ToGuest(want.flags)]);
-        self.encode(level, Leaf::new(frames.start(), want.flags, true))
+        init(gpa.align_down(level_bytes(level)), frames.as_mut_slice());
+        self.maintain(level, frames.start(), &[CacheEvent::ToGuest(flags)]);
     }
 
-    /// As [`populate`](Self::populate), for every case.
-    #[cold]
-    fn populate_leaf(
+    /// Maps the leaf around `want.gpa` to a fresh, zeroed frame, unless one is there. `init` may fill the frame
+    /// before the guest can see it; it gets the leaf's first address and all of its bytes.
+    pub(crate) fn populate(
         &self,
         want: &Want,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
@@ -97,7 +98,8 @@ impl<H: Hal, F: Format> Table<H, F> {
                 Some((level, frames, leaf)) if level <= slot.level => (level, frames, leaf),
                 _ => {
                     let (level, mut frames) = self.take_leaf(want, slot.level)?;
-                    let leaf = self.prepare(want, level, &mut frames, init);
+                    self.prepare(want.gpa, want.flags, level, &mut frames, init);
+                    let leaf = self.encode(level, Leaf::new(frames.start(), want.flags, true));
                     (level, frames, leaf)
                 }
             };

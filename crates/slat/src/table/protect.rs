@@ -3,6 +3,8 @@
 //! Permissions change in place. A new memory type goes through break-before-make where the format asks for it: all
 //! leaves of the range are broken, one invalidation, all are made again.
 
+#![expect(unsafe_code, reason = "reads a whole table faster than entry by entry")]
+
 use super::memory::Entries;
 use super::{Leaf, Slot, Soft, Table, View, caches_differ};
 use crate::addr::GuestPhysRange;
@@ -11,6 +13,9 @@ use crate::format::{CacheEvent, Format};
 use crate::hal::Hal;
 use crate::tlb::Pending;
 use core::ops::Range;
+
+/// Entries that are looked at before any of them is changed: few enough that the CPU reads ahead while it writes.
+const CHUNK: usize = 128;
 
 /// What to do with leaves of one level and one set of attributes.
 #[derive(Clone, Copy)]
@@ -43,22 +48,22 @@ impl<H: Hal, F: Format> Table<H, F> {
                 if (rule.level, rule.old) != (level, old) {
                     rule = Rule { level, old, new: self.in_place(level, entry, flags) };
                 }
-                let same = self.like_first(entries, next..indices.end, old, next == indices.start);
-                match rule.new {
-                    Some(new) if new == old => {}
+                let first = next;
+                next = match rule.new {
+                    Some(new) if new == old => next + 1,
                     Some(new) => {
-                        self.replace(entries, same.clone(), old ^ new);
-                        changed = Some(changed.map_or(same.start, |changed| changed.start)..same.end);
+                        let end = self.replace_all(entries, next..indices.end, old, new);
+                        changed = Some(changed.map_or(first, |changed| changed.start)..end);
+                        end
                     }
                     None => {
-                        for index in same.clone() {
-                            let Some(piece) = part(&(index..index + 1)) else { continue };
-                            let slot = Slot { entries, index, level };
-                            broken |= self.protect_one(pending, slot, slot.load(), piece, flags);
+                        if let Some(piece) = part(&(next..next + 1)) {
+                            let slot = Slot { entries, index: next, level };
+                            broken |= self.protect_one(pending, slot, entry, piece, flags);
                         }
+                        next + 1
                     }
-                }
-                next = same.end;
+                };
             }
             if let Some(part) = changed.and_then(|changed| part(&changed)) {
                 pending.add(part, Self::leaf_size(level));
@@ -77,14 +82,31 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.hal.publish();
     }
 
-    /// The indices from the first one on whose entries have its attributes, `old`. `all` says that it may well be all
-    /// of them: that is found out in half the time.
-    fn like_first(&self, entries: Entries, indices: Range<usize>, old: u64, all: bool) -> Range<usize> {
-        if all && entries.differences(indices.clone(), old) & !self.kept() == 0 {
-            return indices;
+    /// Replaces the attributes `old` by `new` from the first of `indices`, which has them, on as long as the entries
+    /// have them; returns where it stopped, which may be before the last one.
+    fn replace_all(&self, entries: Entries, indices: Range<usize>, old: u64, new: u64) -> usize {
+        let kept = self.kept();
+        let (mut next, end) = (indices.start, indices.end);
+        while next < end {
+            let chunk = next..end.min(next + CHUNK);
+            let differences = if self.marks() == 0 {
+                // SAFETY: changes have the space for themselves, and this hardware marks nothing.
+                unsafe { entries.differences_unwatched(chunk.clone(), old) }
+            } else {
+                entries.differences(chunk.clone(), old)
+            };
+            if differences & !kept != 0 {
+                break;
+            }
+            next = chunk.end;
+            self.replace(entries, chunk, old ^ new);
         }
-        let differs = |index: &usize| entries.load(*index) & !self.kept() != old;
-        indices.start..indices.clone().find(differs).unwrap_or(indices.end)
+        if next == indices.start {
+            let differs = |index: &usize| entries.load(*index) & !kept != old;
+            next = indices.clone().find(differs).unwrap_or(end);
+            self.replace(entries, indices.start..next, old ^ new);
+        }
+        next
     }
 
     /// The bits of a present leaf that a change of its flags leaves alone.
@@ -94,6 +116,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Inverts `bits` in present leaves, whatever the hardware marks meanwhile.
+    #[inline]
     fn replace(&self, entries: Entries, indices: Range<usize>, bits: u64) {
         if self.marks() == 0 {
             entries.invert(&self.hal, indices, bits);

@@ -14,6 +14,9 @@ use crate::tlb::Pending;
 impl<H: Hal, F: Format> Table<H, F> {
     /// The number of tables that [`split_at`](Self::split_at) both ends of `range` can need.
     pub(crate) fn plan_split(&self, range: GuestPhysRange) -> usize {
+        if self.page_run(range).is_some() {
+            return 0;
+        }
         let cuts = [range.start(), range.end()].map(|gpa| {
             let (slot, entry) = self.walk(gpa);
             let cut = self.splittable(slot, entry).is_some();
@@ -78,7 +81,9 @@ impl<H: Hal, F: Format> Table<H, F> {
             let mut known = entry;
             while !slot.compare_exchange(&self.hal, known, linked) {
                 known = slot.load();
-                let View::Leaf(marked) = self.view(slot.level, known) else { unreachable!("marks change no kind") };
+                let View::Leaf(marked) = self.view(slot.level, known) else {
+                    unreachable!("marks change no kind")
+                };
                 self.fill_split(slot.level - 1, table, marked);
             }
             pending.add(piece, Self::leaf_size(slot.level));

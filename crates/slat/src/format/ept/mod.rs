@@ -27,7 +27,8 @@ const DIRTY: u64 = 1 << 9;
 const EXECUTE_USER: u64 = 1 << 10;
 /// From [`MappingFlags::USER`] to [`EXECUTE_USER`].
 const USER_SHIFT: u32 = 7;
-const _: () = assert!(MappingFlags::READ.bits() as u64 == READ && MappingFlags::EXECUTE.bits() as u64 == EXECUTE);
+const _: () =
+    assert!(MappingFlags::READ.bits() as u64 == READ && MappingFlags::EXECUTE.bits() as u64 == EXECUTE);
 const _: () = assert!(MappingFlags::WRITE.bits() as u64 == WRITE);
 const _: () = assert!((MappingFlags::USER.bits() as u64) << USER_SHIFT == EXECUTE_USER);
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -38,8 +39,12 @@ const WC: u64 = 1;
 const WB: u64 = 6;
 
 /// In the order of [`MemoryType`].
-const MEMORY_TYPES: [u64; 4] =
-    [WB << MEMORY_TYPE_SHIFT, UC << MEMORY_TYPE_SHIFT, WC << MEMORY_TYPE_SHIFT, UC << MEMORY_TYPE_SHIFT | IGNORE_PAT];
+const MEMORY_TYPES: [u64; 4] = [
+    WB << MEMORY_TYPE_SHIFT,
+    UC << MEMORY_TYPE_SHIFT,
+    WC << MEMORY_TYPE_SHIFT,
+    UC << MEMORY_TYPE_SHIFT | IGNORE_PAT,
+];
 
 /// What of EPT a CPU offers (IA32_VMX_EPT_VPID_CAP, the physical address width), and which of its options will be on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

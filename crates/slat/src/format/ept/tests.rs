@@ -13,7 +13,9 @@ fn formats() -> Vec<Ept> {
     let plain = Capabilities { ept_vpid_cap: five.ept_vpid_cap & !1 & !(1 << 17), ..five };
     let mut formats = vec![Ept::default()];
     for capabilities in [TIGER_LAKE, five, plain] {
-        for (mode_based_execute, accessed_dirty) in [(false, false), (true, false), (false, true), (true, true)] {
+        for (mode_based_execute, accessed_dirty) in
+            [(false, false), (true, false), (false, true), (true, true)]
+        {
             for levels in [4, 5] {
                 let options = Capabilities { mode_based_execute, accessed_dirty, ..capabilities };
                 formats.extend(Ept::new(options, levels));

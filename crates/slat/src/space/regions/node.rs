@@ -45,7 +45,7 @@ impl<V: Copy, const N: usize> Node<V, N> {
     /// The keys in use.
     #[inline]
     pub(super) fn keys(&self) -> &[u64] {
-        self.keys.get(..self.len).unwrap_or(&[])
+        &self.keys[..self.len]
     }
 
     /// Number of keys up to and including `key`.
@@ -209,7 +209,7 @@ impl<const N: usize> Leaf<N> {
 /// A region without its address: size, flags, kind of the backend, and what the backend is about.
 #[derive(Clone, Copy)]
 pub(super) struct Packed {
-    /// Size in bytes; in its low 12 bits the flags and [`ALLOC`].
+    /// Size in bytes; in its low 12 bits the flags, [`ALLOC`] and [`WINDOW`].
     size: u64,
     /// [`Backend::Linear`]: the host physical address. [`Backend::Alloc`]: the levels of its leaf sizes.
     backend: u64,
@@ -217,6 +217,8 @@ pub(super) struct Packed {
 
 /// Bit of [`Packed::size`], above the flags: the backend is [`Backend::Alloc`].
 const ALLOC: u64 = 1 << 8;
+/// Bit of [`Packed::size`]: a fault populates more than a leaf of 4 KiB at once.
+const WINDOW: u64 = 1 << 9;
 
 impl Packed {
     pub(super) fn new(region: &Region) -> Self {
@@ -226,9 +228,21 @@ impl Packed {
             Backend::Linear { hpa } => Self { size, backend: hpa.as_u64() },
             Backend::Alloc { largest_leaf, fault_around } => {
                 let levels = u64::from(largest_leaf.level()) | u64::from(fault_around.level()) << 8;
-                Self { size: size | ALLOC, backend: levels }
+                let window = if fault_around > LeafSize::Size4K { WINDOW } else { 0 };
+                Self { size: size | ALLOC | window, backend: levels }
             }
         }
+    }
+
+    #[inline]
+    pub(super) fn flags(self) -> MappingFlags {
+        MappingFlags::from_bits_retain(self.size as u8)
+    }
+
+    /// Whether a fault where only a page is missing takes a single frame and nothing more.
+    #[inline]
+    pub(super) fn populates_single_pages(self) -> bool {
+        self.size & (ALLOC | WINDOW) == ALLOC
     }
 
     /// Whether `address`, which is not below `start`, lies in the region at `start`.
@@ -241,15 +255,16 @@ impl Packed {
     #[inline]
     pub(super) fn unpack(self, start: u64) -> Option<Region> {
         let range = GuestPhysRange::new(GuestPhysAddr::new(start), self.size & !(PAGE_SIZE - 1)).ok()?;
-        let flags = MappingFlags::from_bits_retain(self.size as u8);
+        let flags = self.flags();
         let backend = if self.size & ALLOC == 0 {
             Backend::Linear { hpa: HostPhysAddr::new(self.backend) }
         } else {
-            let [largest_leaf, fault_around] = [self.backend, self.backend >> 8].map(|level| match level & 3 {
-                0 => LeafSize::Size4K,
-                1 => LeafSize::Size2M,
-                _ => LeafSize::Size1G,
-            });
+            let [largest_leaf, fault_around] =
+                [self.backend, self.backend >> 8].map(|level| match level & 3 {
+                    0 => LeafSize::Size4K,
+                    1 => LeafSize::Size2M,
+                    _ => LeafSize::Size1G,
+                });
             Backend::Alloc { largest_leaf, fault_around }
         };
         Some(Region { range, flags, backend })
