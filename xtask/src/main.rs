@@ -7,6 +7,7 @@
 mod boot;
 mod guests;
 mod host;
+mod instructions;
 mod missing;
 mod process;
 mod progress;
