@@ -5,6 +5,7 @@
 //! machine lacks come before it, one line `missing: …` each.
 
 mod boot;
+mod code_size;
 mod guests;
 mod host;
 mod instructions;

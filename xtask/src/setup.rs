@@ -121,6 +121,15 @@ fn program(host: &Host, what: &str, name: &str, package: &Package) -> Result<Pat
     host.find(name).with_context(|| format!("{} has no {name}", package.debian))
 }
 
+/// Gets a toolchain for the bare-metal programs alone.
+pub(crate) fn toolchain(host: &Host) -> Result<Toolchain> {
+    let plan = toolchain::plan(host);
+    if plan == Plan::Impossible {
+        MissingThings::check(vec![toolchain::missing(host)])?;
+    }
+    toolchain::obtain(host, &plan)
+}
+
 /// Gets the program that counts instructions.
 pub(crate) fn counter(host: &Host) -> Result<PathBuf> {
     let missing = || Missing::new(COUNTER, host.install_command(&COUNTER_PACKAGE));

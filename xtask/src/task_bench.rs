@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: slat side by side with the crates that a user would pick instead.
 //!
 //! The benchmark is a workspace of its own; this only starts it, so that its options are its own too. What only
-//! concerns slat itself is here: recording its instruction counts.
+//! concerns slat itself is here: recording its instruction counts, and the size of its code.
 
+use crate::code_size;
 use crate::host::Host;
 use crate::instructions::{self, Setting};
 use crate::process;
@@ -23,6 +24,10 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "arguments")]
     record_instructions: bool,
 
+    /// Say how many bytes of code slat takes in the hypervisor for aarch64
+    #[arg(long, conflicts_with_all = ["record_instructions", "arguments"])]
+    code_size: bool,
+
     /// Options of the benchmark
     #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
@@ -33,6 +38,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     if options.record_instructions {
         return record_instructions(&workspace);
+    }
+    if options.code_size {
+        return code_size(&workspace);
     }
     let counts = |argument: &OsString| argument.to_string_lossy().starts_with("--instructions");
     if options.arguments.iter().any(counts) {
@@ -69,5 +77,18 @@ fn record_instructions(workspace: &Workspace) -> Result<ExitCode> {
         step.done(&format!("written to {}", path.display()));
     }
     print!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the hypervisor and says how much of it is slat.
+fn code_size(workspace: &Workspace) -> Result<ExitCode> {
+    let host = Host::detect();
+    let toolchain = setup::toolchain(&host)?;
+    let program = toolchain.build(&host, workspace, "slat-hv")?;
+    let elf = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    println!("slat in slat-hv for aarch64: {}", code_size::of_crate(&elf, "slat")?);
+    println!(
+        "Counted are functions that slat defines, instances of its generics too; inlined code counts where it is."
+    );
     Ok(ExitCode::SUCCESS)
 }
