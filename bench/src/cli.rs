@@ -12,9 +12,12 @@ use clap::Parser;
 use clap::ValueEnum as _;
 use std::path::{Path, PathBuf};
 
+const ALSO: &str =
+    "`cargo xtask bench` also takes --record-instructions and --code-size: `cargo xtask help bench`.";
+
 /// Measures slat side by side with the crates that a hypervisor would use instead.
 #[derive(Parser)]
-#[command(name = "slat-bench", version, max_term_width = 100)]
+#[command(name = "slat-bench", version, max_term_width = 100, after_help = ALSO)]
 struct Options {
     /// Smaller sizes and 5 rounds: to see that everything runs
     #[arg(long)]
