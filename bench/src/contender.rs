@@ -13,6 +13,8 @@ pub(crate) trait Contender: Sized {
     const CONCURRENT: bool = false;
     /// Whether [`protect_atomic`](Self::protect_atomic) exists.
     const ATOMIC_PROTECT: bool = false;
+    /// Whether it knows regions and not only a table.
+    const HAS_REGIONS: bool = false;
     /// The same contender on a host that zeroes frames, for works with zeroed frames.
     type OnZeroingHost: Contender;
 
@@ -77,5 +79,9 @@ pub(crate) trait Contender: Sized {
     /// Removes a region of [`map_region`](Self::map_region).
     fn unmap_region(&mut self, gpa: u64, bytes: u64) {
         self.unmap(gpa, bytes);
+    }
+    /// Frames of the host that hold the regions; others keep them on the heap.
+    fn region_frames(&self) -> u64 {
+        0
     }
 }

@@ -81,6 +81,7 @@ impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
     const NAME: &'static str = F::NAME;
     const SHORT: &'static str = F::SHORT;
     const CONCURRENT: bool = true;
+    const HAS_REGIONS: bool = true;
     type OnZeroingHost = Slat<F, true>;
 
     fn can(_work: Work) -> bool {
@@ -132,5 +133,9 @@ impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
 
     fn unmap_free(&mut self, gpa: u64, bytes: u64) {
         self.unmap(gpa, bytes);
+    }
+
+    fn region_frames(&self) -> u64 {
+        self.0.stats().region_frames as u64
     }
 }
