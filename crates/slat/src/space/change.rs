@@ -215,7 +215,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
         split.map_err(|OutOfMemory| UnmapError::OutOfMemory)?;
         self.table.retire(&mut self.pending, range, cover.owned);
-        self.regions.update(self.table.hal(), range, cover, |_| None);
+        self.regions.remove(self.table.hal(), range, cover);
         debug!("unmap {range}");
         Ok(())
     }

@@ -349,13 +349,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         if pending.is_empty() {
             return;
         }
-        let owed = core::mem::replace(pending, Pending::NONE);
-        self.invalidate(owed.scope(), Reach::AllCpus);
-        if owed.has_retired() {
-            for range in owed.ranges() {
+        self.invalidate(pending.scope(), Reach::AllCpus);
+        if pending.has_retired() {
+            for range in pending.ranges() {
                 self.reap(*range);
             }
         }
+        pending.clear();
     }
 
     /// Every non-zero entry of the table, by the address of the entry: what "bit for bit as before" compares.

@@ -56,8 +56,8 @@ impl<H: Hal, F: Format> Table<H, F> {
     fn is_empty(&self, level: u8, entries: Entries, mut indices: impl Iterator<Item = usize>) -> bool {
         indices.all(|index| {
             let entry = entries.load(index);
-            let waits = |view| matches!(view, View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }));
-            entry == 0 || waits(self.view(level, entry))
+            let waits = |soft| matches!(soft, Some(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }));
+            entry == 0 || self.format.kind(level, entry) == Kind::Absent && waits(Soft::decode(entry))
         })
     }
 

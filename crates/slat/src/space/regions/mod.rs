@@ -199,6 +199,18 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         self.trim(hal);
     }
 
+    /// Removes what the regions say about `range`, which they cover as `cover` says; room for two more was reserved.
+    pub(crate) fn remove<H: Hal>(&mut self, hal: &H, range: GuestPhysRange, cover: Cover) {
+        match cover.exact {
+            // A hole joins nothing, and the first region of the leaf stays.
+            Some((place, index)) => {
+                self.remove_one(place.leaf, index, range);
+                self.trim(hal);
+            }
+            None => self.update(hal, range, cover, |_| None),
+        }
+    }
+
     /// Splits the region around `gpa` so that one begins there.
     fn cut_at(&mut self, gpa: GuestPhysAddr) {
         let Some(Place { leaf, .. }) = self.descend(gpa.as_u64()) else { return };

@@ -51,14 +51,14 @@ impl<V: Copy, const N: usize> Node<V, N> {
     /// Number of keys up to and including `key`.
     #[inline]
     pub(super) fn count_to(&self, key: u64) -> usize {
-        self.keys().partition_point(|other| *other <= key)
+        count_to(self.keys(), key)
     }
 
     /// The entry with the last key up to and including `key`.
     #[inline]
     pub(super) fn before(&self, key: u64) -> Option<(u64, V)> {
         let keys = self.keys();
-        let index = keys.partition_point(|other| *other <= key).checked_sub(1)?;
+        let index = count_to(keys, key).checked_sub(1)?;
         Some((*keys.get(index)?, *self.values.get(index)?))
     }
 
@@ -156,6 +156,34 @@ impl<V: Copy, const N: usize> Node<V, N> {
         }
         Balanced::Shared(next.keys[0])
     }
+}
+
+/// Number of `keys`, which ascend, up to and including `key`.
+#[inline]
+fn count_to(keys: &[u64], key: u64) -> usize {
+    if keys.len() <= 8 { keys.partition_point(|other| *other <= key) } else { count_to_of_many(keys, key) }
+}
+
+/// As [`count_to`]: begins where the key would be if all were equally far apart. Regions often are, and then this
+/// touches three cache lines, two of them at once, instead of one after the other at each bisection.
+fn count_to_of_many(keys: &[u64], key: u64) -> usize {
+    let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return 0 };
+    if key < *first {
+        return 0;
+    }
+    if key >= *last {
+        return keys.len();
+    }
+    // Not zero: keys are multiples of 4 KiB, and no two are the same.
+    let each = ((last - first) / (keys.len() as u64 - 1)).max(1);
+    let guess = (((key - first) / each) as usize).min(keys.len() - 2);
+    if keys[guess] > key {
+        return keys[..guess].partition_point(|other| *other <= key);
+    }
+    if keys[guess + 1] > key {
+        return guess + 1;
+    }
+    guess + 1 + keys[guess + 1..].partition_point(|other| *other <= key)
 }
 
 impl<const N: usize> Leaf<N> {

@@ -145,13 +145,13 @@ fn step<const L: usize, const I: usize>(
             let Some(region) = tree.find(range.start()) else { return };
             reserve_despite_failures(tree, hal, 2);
             let cover = cover(tree, region.range);
-            tree.update(hal, region.range, cover, |_| None);
+            tree.remove(hal, region.range, cover);
             model.retain(|_, page| !region.range.contains_range(page.range));
         }
         7 => {
             reserve_despite_failures(tree, hal, 2);
             let cover = cover(tree, range);
-            tree.update(hal, range, cover, |_| None);
+            tree.remove(hal, range, cover);
             model.retain(|page, _| !covered.contains(page));
         }
         // Some regions go, the others change.
@@ -315,7 +315,7 @@ fn a_reservation_fails_whole_and_is_enough() {
         failures += reserve_despite_failures(&mut tree, &hal, 2);
         let middle = pages(page * 2 / 4 * 4 + 1, 1);
         let cover = cover(&tree, middle);
-        tree.update(&hal, middle, cover, |_| None);
+        tree.remove(&hal, middle, cover);
         check(&tree, &hal);
     }
     assert!(failures > 500, "{failures} allocations failed");

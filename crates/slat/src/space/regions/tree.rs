@@ -319,6 +319,17 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         }
     }
 
+    /// Removes the region at `index` of a leaf, which is not its first and has the addresses `range`.
+    pub(super) fn remove_one(&mut self, link: Link, index: usize, range: GuestPhysRange) {
+        let leaf = self.leaf_mut(link);
+        leaf.remove(index, index + 1);
+        let repair = leaf.len() < Leaf::<L>::LEAST;
+        self.len -= 1;
+        if repair && self.height > 1 {
+            self.repair(range.start().as_u64().saturating_sub(1), range.end().as_u64());
+        }
+    }
+
     /// Restores the invariants of the nodes on the way to keys from `low` to `high`, whose leaves were changed.
     fn repair(&mut self, low: u64, high: u64) {
         if let Some(root) = self.root {
