@@ -60,8 +60,8 @@ pub(crate) fn run<C: Contender>(work: Work, sizes: &Sizes) -> Option<Sample> {
         Work::Fault => fault::<C>(sizes, C::fault),
         Work::FaultZeroed => fault::<C::OnZeroingHost>(sizes, C::OnZeroingHost::fault_zeroed),
         Work::PopulateZeroed => populate::<C::OnZeroingHost>(sizes),
-        Work::Protect4k => protect::<C>(sizes, C::protect),
-        Work::Protect4kAtomic => protect::<C>(sizes, C::protect_atomic),
+        Work::Protect4k => protect(sizes, C::new(), C::protect),
+        Work::Protect4kAtomic => protect(sizes, C::new_marked(), C::protect_atomic),
         Work::ProtectEverySecond => protect_every_second::<C>(sizes),
         Work::UnmapLinear => unmap_linear::<C>(sizes),
         Work::UnmapFrames => unmap_frames::<C>(sizes),
@@ -150,8 +150,7 @@ fn populate<C: Contender>(sizes: &Sizes) -> Sample {
     sample
 }
 
-fn protect<C: Contender>(sizes: &Sizes, change: impl Fn(&mut C, u64, u64)) -> Sample {
-    let mut space = C::new();
+fn protect<C: Contender>(sizes: &Sizes, mut space: C, change: impl Fn(&mut C, u64, u64)) -> Sample {
     space.map(GPA, HPA_4K, sizes.small);
     let sample = timed(sizes.small / PAGE, || change(&mut space, black_box(GPA), black_box(sizes.small)));
     check_linear(&space, GPA + sizes.small - PAGE, HPA_4K + sizes.small - PAGE);

@@ -15,7 +15,7 @@ use crate::tlb::Pending;
 use core::ops::Range;
 
 /// Entries that are looked at before any of them is changed: few enough that the CPU reads ahead while it writes.
-const CHUNK: usize = 128;
+const CHUNK: usize = 64;
 
 /// What to do with leaves of one level and one set of attributes.
 #[derive(Clone, Copy)]
