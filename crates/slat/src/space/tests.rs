@@ -3,6 +3,7 @@
 mod errors;
 mod faults;
 mod lifetimes;
+mod marks;
 mod naive;
 mod operations;
 

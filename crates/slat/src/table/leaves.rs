@@ -19,6 +19,11 @@ pub struct Mapping {
     pub size: LeafSize,
     /// Whether the frame belongs to the space and goes back to the host with it.
     pub owned: bool,
+    /// Whether the guest may have used it since it was mapped; always `true` where the hardware does not tell.
+    pub accessed: bool,
+    /// Whether the guest may have written to it since it was mapped; always `true` where the hardware does not tell. A
+    /// leaf that was split or joined passes on what is known of any part of it.
+    pub dirty: bool,
 }
 
 impl Mapping {
@@ -110,6 +115,8 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
                 flags: leaf.flags & permissions,
                 size: Table::<H, F>::leaf_size(slot.level),
                 owned: leaf.owned,
+                accessed: leaf.accessed || self.table.format.accessed_bit() == 0,
+                dirty: leaf.dirty || self.table.format.dirty_bit() == 0,
             });
         }
     }
