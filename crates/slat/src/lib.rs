@@ -50,4 +50,4 @@ pub use format::Native;
 pub use hal::{CacheActions, CacheMaintenance, Hal};
 pub use space::{AddrSpace, AllocOptions, Backend, Debt, Region, Stats};
 pub use table::{Census, Mapping};
-pub use tlb::{Invalidation, Reach, Scope, TableKind, TlbFeatures};
+pub use tlb::{Invalidation, Reach, Scope, TableKind, Tag, TagError, TagPool, TlbFeatures};

@@ -29,6 +29,8 @@ pub enum Event {
     Store(HostPhysAddr, u64),
     /// The whole space was invalidated.
     InvalidateSpace(Reach),
+    /// All spaces were invalidated.
+    InvalidateAllSpaces(Reach),
     /// Ranges were invalidated.
     InvalidateRanges(Vec<GuestPhysRange>, LeafSize, Reach),
     /// Stores were published.
@@ -205,6 +207,7 @@ unsafe impl Hal for HeapHal {
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
         self.note(match invalidation.scope {
             Scope::Space => Event::InvalidateSpace(invalidation.reach),
+            Scope::AllSpaces => Event::InvalidateAllSpaces(invalidation.reach),
             Scope::Ranges { ranges, stride } => {
                 Event::InvalidateRanges(ranges.to_vec(), stride, invalidation.reach)
             }

@@ -85,6 +85,8 @@ pub fn execute(instruction: Instruction) {
         Instruction::Vmalle1 => instruction!("tlbi vmalle1"),
         Instruction::Vmalls12e1is => instruction!("tlbi vmalls12e1is"),
         Instruction::Vmalls12e1 => instruction!("tlbi vmalls12e1"),
+        Instruction::Alle1is => instruction!("tlbi alle1is"),
+        Instruction::Alle1 => instruction!("tlbi alle1"),
     }
 }
 

@@ -9,17 +9,25 @@ use core::arch::asm;
 
 /// Executes one HFENCE.GVMA on this hart.
 pub fn fence(fence: Fence) {
-    let vmid = u64::from(fence.vmid);
-    match fence.address {
+    match (fence.address, fence.vmid.map(u64::from)) {
         // SAFETY: a fence changes no memory, and forgetting a translation is always allowed.
-        Some(address) => unsafe {
+        (Some(address), Some(vmid)) => unsafe {
             asm!(".option push", ".option arch, +h", "hfence.gvma {}, {}", ".option pop", in(reg) address,
                 in(reg) vmid, options(nostack));
         },
         // SAFETY: as above.
-        None => unsafe {
+        (Some(address), None) => unsafe {
+            asm!(".option push", ".option arch, +h", "hfence.gvma {}, x0", ".option pop", in(reg) address,
+                options(nostack));
+        },
+        // SAFETY: as above.
+        (None, Some(vmid)) => unsafe {
             asm!(".option push", ".option arch, +h", "hfence.gvma x0, {}", ".option pop", in(reg) vmid,
                 options(nostack));
+        },
+        // SAFETY: as above.
+        (None, None) => unsafe {
+            asm!(".option push", ".option arch, +h", "hfence.gvma x0, x0", ".option pop", options(nostack));
         },
     }
 }

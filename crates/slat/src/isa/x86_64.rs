@@ -58,7 +58,7 @@ pub(crate) fn order_zeroing() {
 #[cfg(target_os = "none")]
 mod privileged {
     use crate::hal::CacheActions;
-    use crate::tlb::{Invalidation, TableKind, TlbFeatures};
+    use crate::tlb::{Invalidation, Scope, TableKind, TlbFeatures};
     use core::arch::asm;
     use thiserror::Error;
 
@@ -89,7 +89,8 @@ mod privileged {
     pub(crate) fn invalidate(invalidation: &Invalidation<'_>) {
         match invalidation.table {
             TableKind::Ept => {
-                let single = invalidation.features.contains(TlbFeatures::SINGLE_CONTEXT);
+                let one = invalidation.scope != Scope::AllSpaces;
+                let single = one && invalidation.features.contains(TlbFeatures::SINGLE_CONTEXT);
                 let done = invept(single.then_some(invalidation.root));
                 // Going on would mean that a guest keeps reaching memory that is given away.
                 done.unwrap_or_else(|error| panic!("slat: {error}"));

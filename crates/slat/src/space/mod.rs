@@ -24,7 +24,7 @@ use crate::error::{BadRange, CreateError};
 use crate::format::{Format, Native};
 use crate::hal::Hal;
 use crate::table::Table;
-use crate::tlb::Pending;
+use crate::tlb::{Pending, TagError, TagPool};
 use core::fmt;
 use regions::Regions;
 
@@ -75,7 +75,8 @@ impl<H: Hal + Default, F: Format + Default> AddrSpace<H, F> {
 
 impl<H: Hal, F: Format> AddrSpace<H, F> {
     /// An empty space of `size` bytes from `base` on, both multiples of 4 KiB, in tables of `format` from `hal`.
-    /// `tag` is the VMID under which the TLBs keep its translations: no TLB may hold anything of that tag.
+    /// `tag` is the VMID under which the TLBs keep its translations: no TLB may hold anything of that tag. More spaces
+    /// than VMIDs take theirs from a [`TagPool`]: see [`activate`](Self::activate).
     ///
     /// Takes the frames of the root and nothing else.
     ///
@@ -131,9 +132,29 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         self.table.root()
     }
 
-    /// The VMID.
+    /// The VMID that the space has now.
     pub fn tag(&self) -> u16 {
-        self.table.tag()
+        self.table.tag().number()
+    }
+
+    /// Prepares CPU `cpu`, on which this runs, for entering the space: gives it a tag from `tags` if it has none of the
+    /// present generation, and drops what the CPU remembers where tags get new owners. Returns the value to load into
+    /// the root register; it holds until the CPU activates another space of these tags, or
+    /// [`deactivate`](TagPool::deactivate)s.
+    ///
+    /// To be called with interrupts that could enter a guest off, before each entry or whenever the CPU changes
+    /// spaces. All spaces that run on these CPUs take their tags from one pool; the tag that the space was made with is
+    /// replaced by the first one. RISC-V: `HFENCE.VVMA` after hgatp was written if it changed, because a VMID may have
+    /// belonged to another guest.
+    ///
+    /// # Errors
+    /// [`TagError::NoSuchCpu`].
+    pub fn activate<T: Hal>(&self, tags: &TagPool<T>, cpu: usize) -> Result<u64, TagError> {
+        let activation = tags.activate(cpu, self.table.tag())?;
+        if activation.flush {
+            self.table.invalidate_all_spaces_locally();
+        }
+        Ok(self.format().root_register(self.root(), activation.tag))
     }
 
     /// The value of the register that points the hardware to this space (Arm: VTTBR_EL2, the VMID included).
@@ -169,7 +190,7 @@ impl<H: Hal, F: Format> fmt::Debug for AddrSpace<H, F> {
             .field("range", &self.range)
             .field("format", self.table.format())
             .field("root", &self.table.root())
-            .field("tag", &self.table.tag())
+            .field("tag", &self.tag())
             .field("regions", &self.regions)
             .finish()
     }

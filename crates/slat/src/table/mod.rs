@@ -29,7 +29,7 @@ use crate::flags::{LeafSize, MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format, Geometry, Kind};
 use crate::frame::{OwnedFrames, Spares, frames_of_level};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
-use crate::tlb::{Invalidation, Pending, Reach, Scope};
+use crate::tlb::{Invalidation, Pending, Reach, Scope, Tag};
 use memory::Entries;
 
 /// A page table of format `F` in frames of the host `H`.
@@ -42,7 +42,7 @@ pub(crate) struct Table<H: Hal, F: Format> {
     geometry: Geometry,
     root: HostPhysAddr,
     root_entries: usize,
-    tag: u16,
+    tag: Tag,
     spares: Spares,
 }
 
@@ -64,7 +64,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         root.zero_table();
         let root = root.into_raw();
         let root_entries = geometry.entries(geometry.root_level());
-        Some(Self { hal, format, geometry, root, root_entries, tag, spares: Spares::new() })
+        Some(Self { hal, format, geometry, root, root_entries, tag: Tag::fixed(tag), spares: Spares::new() })
     }
 
     pub(crate) fn hal(&self) -> &H {
@@ -79,12 +79,17 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.root
     }
 
-    pub(crate) fn tag(&self) -> u16 {
-        self.tag
+    pub(crate) fn tag(&self) -> &Tag {
+        &self.tag
     }
 
     pub(crate) fn root_register(&self) -> u64 {
-        self.format.root_register(self.root, self.tag)
+        self.format.root_register(self.root, self.tag.number())
+    }
+
+    /// Makes this CPU forget all guests: the tags have new owners.
+    pub(crate) fn invalidate_all_spaces_locally(&self) {
+        self.invalidate(Scope::AllSpaces, Reach::ThisCpu);
     }
 
     #[inline(always)]

@@ -5,8 +5,10 @@
 //! `table/soft.rs`), so the debt needs no memory of its own and cannot be lost.
 
 mod pending;
+mod tags;
 
 pub(crate) use pending::Pending;
+pub use tags::{Activation, Tag, TagError, TagPool};
 
 use crate::addr::GuestPhysRange;
 use crate::flags::LeafSize;
@@ -30,6 +32,8 @@ pub enum Reach {
 pub enum Scope<'a> {
     /// Every translation of the space.
     Space,
+    /// Every translation of every guest, whatever its tag: the tags get new owners.
+    AllSpaces,
     /// The translations of these ranges (and the walks through tables that were removed in them).
     Ranges {
         /// The ranges, each aligned to 4 KiB.

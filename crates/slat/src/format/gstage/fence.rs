@@ -12,16 +12,16 @@ use crate::tlb::{BY_ADDRESS_LIMIT, Invalidation, Scope};
 pub struct Fence {
     /// rs1: guest-physical address shifted right by 2; `None` is x0, every address.
     pub address: Option<u64>,
-    /// rs2: the VMID.
-    pub vmid: u16,
+    /// rs2: the VMID; `None` is x0, all of them.
+    pub vmid: Option<u16>,
 }
 
 /// The fences for `invalidation`, in order.
 pub fn fences<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<Item = Fence> + 'a {
     // hgatp: VMID in 57:44.
-    let vmid = (invalidation.root >> 44 & 0x3fff) as u16;
+    let vmid = (invalidation.scope != Scope::AllSpaces).then_some((invalidation.root >> 44 & 0x3fff) as u16);
     let (ranges, step) = match invalidation.scope {
-        Scope::Space => (&[][..], 1),
+        Scope::Space | Scope::AllSpaces => (&[][..], 1),
         Scope::Ranges { ranges, stride } => {
             let count: u64 = ranges.iter().map(|range| range.size().div_ceil(stride.bytes())).sum();
             if count <= BY_ADDRESS_LIMIT { (ranges, stride.bytes()) } else { (&[][..], 1) }

@@ -112,11 +112,14 @@ fn fences_take_shifted_addresses_and_the_vmid() {
     let range = |start, size| GuestPhysRange::new(GuestPhysAddr::new(start), size).expect("valid");
     let vmid = 0x2abc;
     let by_address = of(&[range(0x8000_0000, 0x2000), range(0x9000_0000, 0x1000)], LeafSize::Size4K);
-    let addresses =
-        [0x2000_0000, 0x2000_0400, 0x2400_0000].map(|address| Fence { address: Some(address), vmid });
+    let addresses = [0x2000_0000, 0x2000_0400, 0x2400_0000]
+        .map(|address| Fence { address: Some(address), vmid: Some(vmid) });
     assert_eq!(by_address, addresses);
     assert_eq!(of(&[range(0x8000_0000, 0x40_0000)], LeafSize::Size2M).len(), 2, "one for each large leaf");
-    let whole = [Fence { address: None, vmid }];
+    let whole = [Fence { address: None, vmid: Some(vmid) }];
     assert_eq!(of(&[], LeafSize::Size4K), whole);
     assert_eq!(of(&[range(0, 65 << 12)], LeafSize::Size4K), whole, "too many to name");
+    let (table, features) = (TableKind::Gstage, TlbFeatures::empty());
+    let all = Invalidation { root, scope: Scope::AllSpaces, reach: Reach::ThisCpu, table, features };
+    assert_eq!(fences(&all).collect::<Vec<_>>(), [Fence { address: None, vmid: None }]);
 }

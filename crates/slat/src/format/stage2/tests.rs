@@ -221,6 +221,9 @@ fn a_large_leaf_takes_one_and_a_large_range_drops_the_space() {
     let local = Invalidation { reach: Reach::ThisCpu, ..space };
     let local: Vec<_> = instructions(&local).collect();
     assert_eq!(local, [I::DsbNshst, I::Vmalls12e1, I::DsbNsh, I::Isb]);
+    let all = |reach| instructions(&invalidation(Scope::AllSpaces, reach, true)).collect::<Vec<_>>();
+    assert_eq!(all(Reach::ThisCpu), [I::DsbNshst, I::Alle1, I::DsbNsh, I::Isb]);
+    assert_eq!(all(Reach::AllCpus), [I::DsbIshst, I::Alle1is, I::DsbIsh, I::Isb]);
 }
 
 /// The pages that a RIPAS2E1IS operand covers, decoded by the formula of "TLBI RIPAS2E1IS".

@@ -37,6 +37,10 @@ pub enum Instruction {
     Vmalls12e1is,
     /// `TLBI VMALLS12E1`: everything of the VMID, this PE.
     Vmalls12e1,
+    /// `TLBI ALLE1IS`: everything of every VMID, all PEs.
+    Alle1is,
+    /// `TLBI ALLE1`: everything of every VMID, this PE.
+    Alle1,
 }
 
 impl Instruction {
@@ -57,6 +61,8 @@ impl Instruction {
             Self::Vmalle1 => "tlbi vmalle1",
             Self::Vmalls12e1is => "tlbi vmalls12e1is",
             Self::Vmalls12e1 => "tlbi vmalls12e1",
+            Self::Alle1is => "tlbi alle1is",
+            Self::Alle1 => "tlbi alle1",
         }
     }
 }
@@ -97,8 +103,13 @@ pub fn instructions<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<Ite
     } else {
         (I::DsbIshst, &[I::DsbIsh, I::Vmalle1is, I::DsbIsh, I::Isb], &[I::Vmalls12e1is, I::DsbIsh, I::Isb])
     };
+    let whole = match (invalidation.scope, local) {
+        (Scope::AllSpaces, true) => &[I::Alle1, I::DsbNsh, I::Isb],
+        (Scope::AllSpaces, false) => &[I::Alle1is, I::DsbIsh, I::Isb],
+        _ => whole,
+    };
     let ranges = match invalidation.scope {
-        Scope::Space => &[][..],
+        Scope::Space | Scope::AllSpaces => &[][..],
         Scope::Ranges { ranges, stride } => {
             let count: u64 = ranges.iter().map(|range| range.size().div_ceil(stride.bytes())).sum();
             let pages: u64 = ranges.iter().map(|range| range.size() / PAGE_SIZE).sum();
@@ -139,7 +150,7 @@ pub fn instructions<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<Ite
                     let operand = address_operand(*page);
                     *page += match invalidation.scope {
                         Scope::Ranges { stride, .. } => stride.bytes() / PAGE_SIZE,
-                        Scope::Space => 1,
+                        Scope::Space | Scope::AllSpaces => 1,
                     };
                     return Some(if local { I::Ipas2e1(operand) } else { I::Ipas2e1is(operand) });
                 }

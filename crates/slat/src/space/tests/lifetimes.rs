@@ -366,3 +366,26 @@ fn collapse_climbs_to_the_largest_leaf_on_every_format() {
     npt_formats().into_iter().for_each(climb);
     gstage_formats().into_iter().for_each(climb);
 }
+
+#[test]
+fn more_spaces_than_tags_share_them_by_generations() {
+    let hal = HeapHal::new();
+    // Two bits: tags 1 to 3 for five spaces on one CPU.
+    let tags = TagPool::new(&hal, 2, 1).expect("memory");
+    let spaces: Vec<Space<'_>> = (0..5)
+        .map(|_| AddrSpace::with_format(&hal, Stage2::default(), gpa(0), GIB1, 0).expect("a root"))
+        .collect();
+    hal.record();
+    let mut flushes = Vec::new();
+    for space in &spaces {
+        let register = space.activate(&tags, 0).expect("CPU 0");
+        assert_eq!(register, space.root_register());
+        assert_eq!(register >> 48, u64::from(space.tag()));
+        flushes.push(!hal.events().is_empty());
+    }
+    assert_eq!(flushes, [true, false, false, true, false], "who was before, and the change of generations");
+    assert_eq!(spaces[2].tag(), 3, "the CPU ran it when the generation changed");
+    assert_eq!(spaces[0].activate(&tags, 0), Ok(spaces[0].root_register()));
+    assert!(matches!(&hal.events()[..], [Event::InvalidateAllSpaces(Reach::ThisCpu)] | []));
+    assert_eq!(spaces[0].activate(&tags, 1), Err(TagError::NoSuchCpu { cpu: 1, cpus: 1 }));
+}
