@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -143,7 +144,7 @@ pub enum Message {
     /// The guest is about to run for the first time.
     Started(Started),
     /// The run is over and everything was given back (or was not: see the counts).
-    Ended(Report),
+    Ended(Box<Report>),
     /// The hypervisor itself failed: a refused parameter, a host exception, a panic.
     Failed {
         /// Why, in one line.

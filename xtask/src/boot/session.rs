@@ -236,7 +236,7 @@ impl Observer {
                 Piece::Line(line) => self.line(&line),
                 Piece::Message(message) => match *message {
                     Message::Started(started) => self.seen.started = Some(started),
-                    Message::Ended(report) => self.seen.report = Some(report),
+                    Message::Ended(report) => self.seen.report = Some(*report),
                     Message::Failed { reason } => self.seen.failed = Some(reason),
                 },
                 Piece::Garbled(line) => {

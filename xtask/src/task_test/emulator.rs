@@ -146,9 +146,10 @@ fn steps(slot: &Slot) -> Vec<Step> {
     ];
     for seed in 1..=CHURN_SEEDS {
         steps.push(boot_step(slot, &format!("boot under churn, seed {seed}"), move |bench, output| {
-            churn(bench, seed, output)
+            churn(bench, 1, seed, output)
         }));
     }
+    steps.push(boot_step(slot, "boot under churn on two CPUs", |bench, output| churn(bench, 2, 1, output)));
     for mistake in MISTAKES {
         steps.push(boot_step(slot, &format!("mistake is seen: {mistake:?}"), move |bench, output| {
             bad_boot(bench, mistake, output)
@@ -359,12 +360,18 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
     Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
 }
 
-fn churn(bench: &Bench, seed: u64, output: &mut String) -> Result<String> {
-    let mut boot = Boot::new(bench.kernel.clone());
+fn churn(bench: &Bench, cpus: u32, seed: u64, output: &mut String) -> Result<String> {
+    let mut boot = Boot { cpus, ..Boot::new(bench.kernel.clone()) };
     boot.choices.churn = Some(task_run::churn(seed));
     // Page by page, with a window around each fault, and in large leaves, which churn then has to split.
     boot.choices.leaf = [Leaf::Size4K, Leaf::Auto, Leaf::Size2M][seed as usize % 3];
-    let report = good_boot(bench, boot, output)?.1;
+    let (seen, report) = good_boot(bench, boot, output)?;
+    if cpus > 1 {
+        let console = String::from_utf8_lossy(&seen.console);
+        ensure!(console.contains(&format!("{cpus} CPUs")), "the kernel did not bring up {cpus} CPUs");
+        let least = report.exits_by_cpu.iter().min().copied().unwrap_or_default();
+        ensure!(least > 500, "one of the CPUs left the guest {least} times only");
+    }
     let counts = report.churn.context("churn did not report")?;
     let counts = [counts.unmapped, counts.moved, counts.write_protected];
     let [unmapped, moved, write_protected] = counts;

@@ -20,10 +20,8 @@ pub const fn devices(cpus: usize) -> [Device; 3] {
     [GIC_DISTRIBUTOR, gic_redistributors(cpus), UART]
 }
 
-/// Affinity fields of MPIDR_EL1.
-pub const AFFINITY_FIELDS: u64 = 0xff_00ff_ffff;
-
-/// The affinity of CPU `cpu`: with a GICv3 the first 16 are told apart by the lowest field alone.
+/// The affinity of CPU `cpu`, as MPIDR_EL1 holds it and PSCI passes it: with a GICv3 the first 16 are told apart by the
+/// lowest field alone.
 #[must_use]
 pub const fn affinity(cpu: usize) -> u64 {
     cpu as u64 & 0xf

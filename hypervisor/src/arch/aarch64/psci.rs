@@ -2,7 +2,7 @@
 //!
 //! Reference: Arm DEN 0022 (PSCI) and DEN 0028 (SMCCC). Any call that is not offered is answered NOT_SUPPORTED.
 
-use super::platform::{AFFINITY_FIELDS, affinity};
+use super::platform::affinity;
 use crate::cpus::{Cpus, Entry, Power, StartError};
 
 const NOT_SUPPORTED: u64 = (-1i64) as u64;
@@ -111,7 +111,7 @@ pub fn answer(registers: [u64; 4], caller: usize, cpus: &Cpus) -> Answer {
 
 /// The CPU that the argument `target` of a call means: the affinity fields, and zero elsewhere.
 fn with_affinity(target: u64, cpus: &Cpus) -> Option<usize> {
-    (0..cpus.count()).find(|&cpu| affinity(cpu) & AFFINITY_FIELDS == target)
+    (0..cpus.count()).find(|&cpu| affinity(cpu) == target)
 }
 
 /// The answer to a call by an HVC or SMC whose immediate is not 0: SMCCC reserves those.

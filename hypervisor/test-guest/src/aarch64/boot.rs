@@ -26,16 +26,18 @@ pub(super) struct Record {
 unsafe impl Sync for Record {}
 
 impl Record {
-    const EMPTY: Self = Self {
-        esr: UnsafeCell::new(0),
-        far: UnsafeCell::new(0),
-        elr: UnsafeCell::new(0),
-        count: UnsafeCell::new(0),
-        resume: UnsafeCell::new(0),
-    };
+    const fn new() -> Self {
+        Self {
+            esr: UnsafeCell::new(0),
+            far: UnsafeCell::new(0),
+            elr: UnsafeCell::new(0),
+            count: UnsafeCell::new(0),
+            resume: UnsafeCell::new(0),
+        }
+    }
 }
 
-static RECORDS: [Record; 2] = [Record::EMPTY; 2];
+static RECORDS: [Record; 2] = [Record::new(), Record::new()];
 
 // The vectors find the record of CPU n 64 * n bytes further on.
 const _: () = assert!(size_of::<Record>() == 64);

@@ -58,7 +58,7 @@ pub(super) fn prepare() {
         WINDOW => LEVEL_3.address() | TABLE,
         address => address | BLOCK | memory,
     });
-    LEVEL_3.fill(|index| WINDOW + (index << 12) | PAGE | memory | EXECUTE_NEVER);
+    LEVEL_3.fill(|index| (WINDOW + (index << 12)) | PAGE | memory | EXECUTE_NEVER);
 }
 
 /// Turns the MMU of this CPU on, with the tables that [`prepare`] wrote.

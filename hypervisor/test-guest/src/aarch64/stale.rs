@@ -1,8 +1,8 @@
 //! Stale translations: CPU 1 uses a page in a loop without exits, so that its TLB alone decides what it sees, while CPU 0
 //! has the hypervisor change what is behind the page.
 //!
-//! Protocol: CPU 1 looks at what is allowed, then at the page, so that it has to see what was written to the page
-//! before the allowance was changed. Every wait has an end, and CPU 1 goes off when it is told to, or by itself.
+//! Protocol: CPU 1 looks at what is allowed, then at the page. So it has to see what was written to the page before less
+//! was allowed, and may see what is written after more was allowed only a round later: [`allow`] waits for that. Every wait has an end, and CPU 1 goes off when it is told to, or by itself.
 
 use super::Outcome;
 use super::machine::{Exception, Function, exception_of, hvc, read64, soon, write64};
@@ -99,8 +99,10 @@ fn holds(page: u64, value: u64) -> bool {
     (page..page + PAGE_SIZE).step_by(8).all(|word| read64(word) == value)
 }
 
-fn allow(values: [u64; 2]) {
+/// From now on CPU 1 may see these values and no others.
+fn allow(values: [u64; 2]) -> Outcome {
     SHARED.allowed.iter().zip(values).for_each(|(allowed, value)| allowed.store(value, SeqCst));
+    rounds_pass(2)
 }
 
 /// Lets frames that have come back to the hypervisor be used again.
@@ -121,7 +123,7 @@ fn rounds_pass(rounds: u64) -> Outcome {
 /// Writes to the page, and then lets CPU 1 see nothing else.
 fn renew_contents() -> Outcome {
     fill(PAGE, NEW);
-    allow([NEW, NEW]);
+    allow([NEW, NEW])?;
     rounds_pass(ROUNDS)?;
     finish()
 }
@@ -141,7 +143,7 @@ pub(super) fn moved() -> Outcome {
     request(Function::MOVE, PAGE)?;
     use_frames_again();
     rounds_pass(ROUNDS)?;
-    allow([OLD, NEW]);
+    allow([OLD, NEW])?;
     renew_contents()
 }
 
@@ -149,12 +151,12 @@ pub(super) fn moved() -> Outcome {
 pub(super) fn renewed() -> Outcome {
     prepare(Work::Watch)?;
     // Until the call has returned the old contents are fine, afterwards only zeroes.
-    allow([OLD, 0]);
+    allow([OLD, 0])?;
     request(Function::RENEW, PAGE)?;
     use_frames_again();
-    allow([0, 0]);
+    allow([0, 0])?;
     rounds_pass(ROUNDS)?;
-    allow([0, NEW]);
+    allow([0, NEW])?;
     renew_contents()
 }
 

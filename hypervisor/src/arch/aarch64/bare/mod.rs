@@ -160,7 +160,7 @@ fn close(shared: &Shared, end: End) -> Message {
         Ok(outcome) => outcome,
         Err(reason) => return Message::Failed { reason },
     };
-    Message::Ended(Report {
+    let report = Report {
         end: outcome.end,
         faults: outcome.faults,
         leaves: outcome.leaves,
@@ -173,7 +173,8 @@ fn close(shared: &Shared, end: End) -> Message {
         injected_aborts: outcome.injected_aborts,
         exits: outcome.exits,
         exits_by_cpu: outcome.exits_by_cpu,
-    })
+    };
+    Message::Ended(Box::new(report))
 }
 
 fn read_params() -> Result<Params, String> {
