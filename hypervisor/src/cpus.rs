@@ -197,10 +197,11 @@ impl Cpus {
         self.ending.load(Ordering::Acquire)
     }
 
-    /// Waits until nobody is inside; `false` if that took more than `patience` looks.
+    /// Waits until nobody is inside, calling `wake` before each look; `false` if that took more than `patience` looks.
     #[must_use]
-    pub fn wait_for_all(&self, patience: u64) -> bool {
+    pub fn wait_for_all(&self, patience: u64, wake: fn()) -> bool {
         (0..patience).any(|_| {
+            wake();
             spin_loop();
             !self.states.lock().iter().any(|state| state.is_inside())
         })

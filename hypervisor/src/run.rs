@@ -24,7 +24,7 @@ use slat::{
     AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, Hal, HostPhysAddr, LeafSize, MapError,
     MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
 };
-use slat_hv_protocol::{End, FaultPolicy, GUEST_RAM_ADDRESS, Leaf};
+use slat_hv_protocol::{End, FaultPolicy, Faults, GUEST_RAM_ADDRESS, Leaf};
 use spin::{Mutex, RwLock};
 
 /// Faults in a row for which nothing was to be done: at this many the guest makes no progress.
@@ -123,7 +123,8 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
     }
 
     /// Takes the guest's memory away, waits until every CPU has left it, and gives everything back. To be called by
-    /// the CPU that got [`Left::Ended`], with the `end` that it got.
+    /// the CPU that got [`Left::Ended`], with the `end` that it got. `wake` wakes CPUs that sleep inside the guest, if any
+    /// can (Arm: by WFE, which is not trapped); it is called again and again.
     ///
     /// A CPU that is in the guest, and be it in a loop without exits, leaves it by the fault of its next access
     /// or fetch: no interrupt is needed, which the guest could mask because the interrupt controller is its own.
@@ -131,7 +132,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
     ///
     /// # Errors
     /// One line if a CPU did not leave; then nothing was given back.
-    pub fn close(&self, end: End) -> Result<Outcome, String> {
+    pub fn close(&self, end: End, wake: fn()) -> Result<Outcome, String> {
         let table = self.space.write().as_mut().map(|space| {
             let table = space.stats().table;
             if self.cpus.count() > 1 {
@@ -139,7 +140,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             }
             table
         });
-        if !self.cpus.wait_for_all(PATIENCE) {
+        if !self.cpus.wait_for_all(PATIENCE, wake) {
             return Err("a CPU did not leave the guest".to_string());
         }
         drop(self.space.write().take());
@@ -152,10 +153,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         match exit {
             Exit::NestedPageFault(info) => return self.fault(cpu, vcpu, &info),
             Exit::RepeatAccess => {
-                self.books.of(cpu, |counts| {
-                    counts.faults.total += 1;
-                    counts.faults.retried += 1;
-                });
+                self.count(cpu, |faults| &mut faults.retried);
                 let what = "a stage-2 fault whose address cannot be found out";
                 return self.nothing_done(cpu, vcpu, what);
             }
@@ -190,6 +188,14 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         Ok(())
     }
 
+    /// Counts a fault, once it is clear what became of it: one by which a CPU leaves at the end is none.
+    fn count(&self, cpu: usize, kind: fn(&mut Faults) -> &mut u64) {
+        self.books.of(cpu, |counts| {
+            counts.faults.total += 1;
+            *kind(&mut counts.faults) += 1;
+        });
+    }
+
     fn firmware_call(&self, cpu: usize) {
         self.books.of(cpu, |counts| counts.firmware_calls += 1);
     }
@@ -203,6 +209,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         vcpu.unbind();
         self.cpus.pause(cpu);
         vcpu.wait();
+        // If not, the table may be gone, and must not be loaded again.
         if !self.cpus.resume(cpu) {
             return Err(Left::Stopped);
         }
@@ -211,7 +218,6 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
     }
 
     fn fault<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, info: &NestedPageFaultInfo) -> Result<(), Left> {
-        self.books.of(cpu, |counts| counts.faults.total += 1);
         let outcome = match self.handle(info)? {
             Err(FaultError::Permission { .. }) if self.churn.is_some() => {
                 match self.give_back(cpu, vcpu, info)? {
@@ -226,19 +232,19 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         }
         match outcome {
             Ok(FaultOutcome::Populated(_)) => {
-                self.books.of(cpu, |counts| counts.faults.populated += 1);
+                self.count(cpu, |faults| &mut faults.populated);
                 Ok(())
             }
             Ok(FaultOutcome::Spurious) => {
-                self.books.of(cpu, |counts| counts.faults.spurious += 1);
+                self.count(cpu, |faults| &mut faults.spurious);
                 self.nothing_done(cpu, vcpu, &format!("{info}, although it is mapped"))
             }
             Ok(FaultOutcome::Retry) => {
-                self.books.of(cpu, |counts| counts.faults.retried += 1);
+                self.count(cpu, |faults| &mut faults.retried);
                 self.nothing_done(cpu, vcpu, &format!("{info}"))
             }
             Err(error @ FaultError::OutOfMemory(_)) => {
-                self.books.of(cpu, |counts| counts.faults.unanswered += 1);
+                self.count(cpu, |faults| &mut faults.unanswered);
                 let description = line(vcpu, &format!("{info}: {error}"));
                 Err(Left::Ended(End::OutOfMemory { description }))
             }
@@ -307,7 +313,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         info: &NestedPageFaultInfo,
         error: &FaultError,
     ) -> Result<(), Left> {
-        self.books.of(cpu, |counts| counts.faults.unanswered += 1);
+        self.count(cpu, |faults| &mut faults.unanswered);
         match self.job.on_fault {
             FaultPolicy::Stop => {
                 let inside = |device: &&Device| info.gpa.as_u64().wrapping_sub(device.address) < device.size;
@@ -343,10 +349,8 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         let page = GuestPhysAddr::new(page);
         let restored = self.change(|space| space.protect(page, PAGE_SIZE, RAM))?;
         restored.map_err(|error| churn_failed(vcpu, "restoring", page, &error.to_string()))?;
-        self.books.of(cpu, |counts| {
-            counts.faults.restored += 1;
-            counts.idle_faults = 0;
-        });
+        self.count(cpu, |faults| &mut faults.restored);
+        self.books.of(cpu, |counts| counts.idle_faults = 0);
         Ok(None)
     }
 

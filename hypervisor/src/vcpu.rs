@@ -33,7 +33,7 @@ pub trait Vcpu: Sized {
     /// Loads the vCPU's state into this physical CPU.
     fn bind(&mut self);
 
-    /// Takes the vCPU's state out of this physical CPU.
+    /// Takes the vCPU's state out of this physical CPU. Twice is no different from once.
     fn unbind(&mut self);
 
     /// Runs the bound vCPU until something happens that it cannot answer by itself.

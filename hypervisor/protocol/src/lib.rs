@@ -197,7 +197,7 @@ pub enum End {
 pub struct Report {
     /// How the run ended.
     pub end: End,
-    /// Stage-2 faults by kind; the sum is the number of stage-2 exits.
+    /// Stage-2 faults by kind; the sum is the number of stage-2 exits, but for those by which CPUs left at the end.
     pub faults: Faults,
     /// Leaves of the stage-2 table at the end of the run, by size.
     pub leaves: Leaves,

@@ -49,7 +49,7 @@ fn a_cpu_that_the_machine_does_not_start_is_off_again() {
     assert_eq!(cpus.start(1, ENTRY), Err(StartError::Failed));
     assert_eq!(cpus.power(1), Some(Power::Off));
     cpus.leave(0);
-    assert!(cpus.wait_for_all(1));
+    assert!(cpus.wait_for_all(1, || ()));
 }
 
 #[test]
@@ -60,11 +60,11 @@ fn the_end_waits_for_whoever_is_inside() {
     assert!(!cpus.end());
     cpus.leave(0);
     // On its way up it counts already: it will look at the states before it looks at anything else.
-    assert!(!cpus.wait_for_all(10));
+    assert!(!cpus.wait_for_all(10, || ()));
     assert_eq!(cpus.begin(1), Some(ENTRY));
-    assert!(cpus.is_ending() && !cpus.wait_for_all(10));
+    assert!(cpus.is_ending() && !cpus.wait_for_all(10, || ()));
     cpus.leave(1);
-    assert!(cpus.wait_for_all(1));
+    assert!(cpus.wait_for_all(1, || ()));
 }
 
 #[test]
@@ -78,10 +78,10 @@ fn nobody_waits_for_a_sleeper_and_it_never_gets_inside_again() {
     assert_eq!(cpus.power(1), Some(Power::On));
     assert!(cpus.end());
     cpus.leave(0);
-    assert!(cpus.wait_for_all(1));
+    assert!(cpus.wait_for_all(1, || ()));
     assert!(!cpus.resume(1));
     assert_eq!(cpus.start(0, ENTRY), Err(StartError::Failed));
-    assert!(cpus.wait_for_all(1));
+    assert!(cpus.wait_for_all(1, || ()));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn whoever_ends_it_is_the_only_one_and_sees_the_others_leave() {
             let firsts = u32::from(cpus.end());
             cpus.leave(cpu);
             if firsts == 1 {
-                assert!(cpus.wait_for_all(u64::MAX));
+                assert!(cpus.wait_for_all(u64::MAX, || ()));
             }
             firsts
         };

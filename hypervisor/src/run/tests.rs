@@ -13,7 +13,10 @@ struct Script {
     exits: Vec<Exit>,
     injected: u64,
     answers: Vec<bool>,
+    /// The run ends while it waits.
+    ended_in_sleep: Option<&'static Cpus>,
     bound: bool,
+    binds: u32,
 }
 
 impl Vcpu for Script {
@@ -28,6 +31,7 @@ impl Vcpu for Script {
     fn set_root(&mut self, (): ()) {}
     fn bind(&mut self) {
         self.bound = true;
+        self.binds += 1;
     }
     fn unbind(&mut self) {
         self.bound = false;
@@ -44,7 +48,9 @@ impl Vcpu for Script {
     }
     fn set_register(&mut self, _: usize, _: u64) {}
     fn wait(&mut self) {
-        thread::yield_now();
+        if let Some(cpus) = self.ended_in_sleep {
+            assert!(!self.bound && cpus.end());
+        }
     }
     fn answer_request(&mut self, done: bool) {
         self.answers.push(done);
@@ -99,7 +105,7 @@ fn cpus(count: usize) -> Cpus {
 /// Closes `machine` and checks that all frames are back, and that no fault is forgotten.
 fn close(machine: &Machine<'_, &Pool<Nothing>, Stage2>, pool: &Pool<Nothing>, left: Left) -> Outcome {
     let Left::Ended(end) = left else { panic!("{left:?}") };
-    let outcome = machine.close(end).expect("everybody has left");
+    let outcome = machine.close(end, || ()).expect("everybody has left");
     let counts = pool.counts();
     assert_eq!(counts.taken, counts.returned);
     let Faults { total, populated, spurious, restored, unanswered, retried } = outcome.faults;
@@ -286,6 +292,17 @@ fn a_cpu_that_goes_off_does_not_end_the_run() {
     let outcome = close(&machine, &pool, left);
     assert_eq!((outcome.faults.populated, outcome.faults.spurious), (1, 1));
     assert_eq!((outcome.exits_by_cpu, outcome.firmware_calls), ([3, 3].into(), 3));
+}
+
+#[test]
+fn a_cpu_that_slept_through_the_end_does_not_load_the_table_again() {
+    let (pool, cpus) = (pool(1024, true), &*alloc::boxed::Box::leak(alloc::boxed::Box::new(cpus(2))));
+    let machine = Machine::new(space(&pool), cpus, job()).expect("regions");
+    let mut sleeper = Script::new(0, [Exit::Wait, write(0x4000_0000)].into());
+    sleeper.ended_in_sleep = Some(cpus);
+    assert_eq!(machine.run(0, &mut sleeper), Left::Stopped);
+    assert_eq!((sleeper.bound, sleeper.binds, sleeper.exits.len()), (false, 1, 1));
+    assert_eq!(close(&machine, &pool, Left::Ended(End::PowerOff)).exits, 1);
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn close(shared: &Shared, end: End) -> Message {
     let Shared { machine, pool, .. } = shared;
     // Taking the guest's memory away is what gets the other CPUs out of it: no mistake may be made in that.
     pool.maintenance().make_no_more_mistakes();
-    let outcome = match machine.close(end) {
+    let outcome = match machine.close(end, switch::wake_all) {
         Ok(outcome) => outcome,
         Err(reason) => return Message::Failed { reason },
     };
