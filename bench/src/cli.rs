@@ -1,19 +1,23 @@
 //! The command line.
 
-use crate::contenders::{self, Entry, SLAT};
-use crate::instructions;
+use crate::contenders::{self, Entry};
+use crate::instructions::{self, Count};
+use crate::memory;
 use crate::plot;
 use crate::report;
-use crate::rounds;
+use crate::rounds::{self, Outcome};
 use crate::work::{Sizes, Work};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use clap::ValueEnum as _;
 use std::path::{Path, PathBuf};
 
+const ALSO: &str =
+    "`cargo xtask bench` also takes --record-instructions and --code-size: `cargo xtask help bench`.";
+
 /// Measures slat side by side with the crates that a hypervisor would use instead.
 #[derive(Parser)]
-#[command(name = "slat-bench", version, max_term_width = 100)]
+#[command(name = "slat-bench", version, max_term_width = 100, after_help = ALSO)]
 struct Options {
     /// Smaller sizes and 5 rounds: to see that everything runs
     #[arg(long)]
@@ -36,15 +40,24 @@ struct Options {
     /// Count instructions as well, with callgrind: of slat, or of every --contender
     #[arg(long)]
     instructions: bool,
+    /// Only count instructions, and write them to FILE: a list of objects with work, contender, instructions, target
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "svg", "bytes", "json_bytes"])]
+    instructions_only: Option<PathBuf>,
+    /// Only say what takes how much memory (a run without --only says it as well)
+    #[arg(long, conflicts_with_all = ["json", "svg", "only", "instructions"])]
+    bytes: bool,
+    /// Write what takes how much memory to FILE: a list of objects with work, contender, bytes
+    #[arg(long, value_name = "FILE")]
+    json_bytes: Option<PathBuf>,
     /// Run WORK once on CONTENDER and print its units: for counting the instructions of `measured_region`
     #[arg(long, num_args = 2, value_names = ["WORK", "CONTENDER"], exclusive = true)]
     run_once: Vec<String>,
 }
 
 fn contender(name: &str) -> Result<Entry, String> {
-    let found = contenders::ALL.into_iter().find(|entry| entry.name == name);
+    let found = contenders::ALL.iter().copied().find(|entry| entry.name == name);
     found.ok_or_else(|| {
-        let names = contenders::ALL.map(|entry| entry.name).join(", ");
+        let names = contenders::ALL.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
         format!("the contenders are {names}")
     })
 }
@@ -64,39 +77,66 @@ pub(crate) fn run() -> Result<()> {
     let chosen = |entry: &Entry| {
         options.contender.is_empty() || options.contender.iter().any(|wanted| wanted.name == entry.name)
     };
-    let contenders: Vec<Entry> = contenders::ALL.into_iter().filter(chosen).collect();
-    let sizes = if options.quick { Sizes::QUICK } else { Sizes::FULL };
-    let rounds = options.rounds.map_or(if options.quick { 5 } else { 15 }, usize::from);
-    for path in options.json.iter().chain(&options.svg) {
+    let contenders: Vec<Entry> = contenders::ALL.iter().copied().filter(chosen).collect();
+    for path in
+        [&options.json, &options.svg, &options.json_bytes, &options.instructions_only].into_iter().flatten()
+    {
         check_writable(path)?;
     }
 
-    let mut outcomes = rounds::measure(&works, &contenders, &sizes, rounds);
-    if options.instructions {
-        for outcome in &mut outcomes {
-            let wanted = outcome.contender == SLAT || !options.contender.is_empty();
-            let entry = contenders.iter().find(|entry| entry.name == outcome.contender);
-            if let (true, true, Some(&entry)) = (wanted, instructions::WORKS.contains(&outcome.work), entry) {
-                outcome.instructions = Some(instructions::count(outcome.work, entry)?);
-            }
+    if let Some(path) = &options.instructions_only {
+        let counts = count(&works, &contenders, &options)?;
+        print!("{}", instructions::text(&counts));
+        return write(path, &instructions::json(&counts));
+    }
+    if !options.bytes {
+        measure_time(&works, &contenders, &options)?;
+    }
+    if options.bytes || options.json_bytes.is_some() || options.only.is_empty() {
+        let answers = memory::measure(&contenders);
+        print!("{}{}", if options.bytes { "" } else { "\n" }, memory::text(&answers, &contenders));
+        if let Some(path) = &options.json_bytes {
+            write(path, &memory::json(&answers))?;
         }
     }
-    print!("{}", report::text(&outcomes, &works, &contenders, rounds));
-    if options.instructions {
-        println!("\nInstructions per unit, by callgrind, with {}:", env!("SLAT_BENCH_COMPILER"));
-        for outcome in &outcomes {
-            if let Some(instructions) = outcome.instructions {
-                println!("  {} {} {}", outcome.work.name(), outcome.contender, report::short(instructions));
-            }
+    Ok(())
+}
+
+/// The rounds, and everything that is said about them.
+fn measure_time(works: &[Work], contenders: &[Entry], options: &Options) -> Result<()> {
+    let sizes = if options.quick { Sizes::QUICK } else { Sizes::FULL };
+    let rounds = options.rounds.map_or(if options.quick { 5 } else { 15 }, usize::from);
+    let mut outcomes = rounds::measure(works, contenders, &sizes, rounds);
+    let counts = if options.instructions { count(works, contenders, options)? } else { Vec::new() };
+    for Count { work, contender, instructions } in &counts {
+        let of_same = |outcome: &&mut Outcome| outcome.work == *work && outcome.contender == contender.name;
+        if let Some(outcome) = outcomes.iter_mut().find(of_same) {
+            outcome.instructions = Some(*instructions);
         }
+    }
+    print!("{}", report::text(&outcomes, works, contenders, rounds));
+    if options.instructions {
+        print!("\n{}", instructions::text(&counts));
     }
     if let Some(path) = &options.json {
         write(path, &report::json(&outcomes))?;
     }
     if let Some(path) = &options.svg {
-        write(path, &plot::svg(&outcomes, &works, &contenders))?;
+        write(path, &plot::svg(&outcomes, works, contenders))?;
     }
     Ok(())
+}
+
+/// Counts the instructions of slat's formats, or of every contender that was named.
+fn count(works: &[Work], contenders: &[Entry], options: &Options) -> Result<Vec<Count>> {
+    let counted = |entry: &&Entry| entry.is_ours() || !options.contender.is_empty();
+    let able = |work: &&Work| instructions::can_count(**work);
+    let wanted: Vec<(Work, Entry)> = contenders
+        .iter()
+        .filter(counted)
+        .flat_map(|&entry| works.iter().filter(able).map(move |&work| (work, entry)))
+        .collect();
+    instructions::count_all(&wanted, &rounds::progress(0))
 }
 
 /// Finds out before a run of minutes, not after it.

@@ -11,8 +11,10 @@ pub(crate) trait Contender: Sized {
     const SHORT: &'static str;
     /// Whether [`fault_shared`](Self::fault_shared) exists; others are put behind a spin lock.
     const CONCURRENT: bool = false;
-    /// Whether [`protect_atomic`](Self::protect_atomic) exists.
+    /// Whether [`new_marked`](Self::new_marked) and [`protect_atomic`](Self::protect_atomic) exist.
     const ATOMIC_PROTECT: bool = false;
+    /// Whether it knows regions and not only a table.
+    const HAS_REGIONS: bool = false;
     /// The same contender on a host that zeroes frames, for works with zeroed frames.
     type OnZeroingHost: Contender;
 
@@ -21,6 +23,11 @@ pub(crate) trait Contender: Sized {
 
     /// An empty one.
     fn new() -> Self;
+
+    /// An empty one whose leaves the hardware marks as accessed and dirty.
+    fn new_marked() -> Self {
+        Self::new()
+    }
 
     /// Maps a range linearly in the largest leaves that both addresses allow.
     fn map(&mut self, gpa: u64, hpa: u64, bytes: u64);
@@ -53,7 +60,8 @@ pub(crate) trait Contender: Sized {
         unreachable!("{} cannot protect", Self::NAME)
     }
 
-    /// As [`protect`](Self::protect), where the hardware may set accessed and dirty bits meanwhile: none is lost.
+    /// As [`protect`](Self::protect) on a [marked](Self::new_marked) one: no accessed or dirty bit that the hardware
+    /// sets meanwhile is lost.
     fn protect_atomic(&mut self, _gpa: u64, _bytes: u64) {
         unreachable!("{} cannot protect beside the hardware", Self::NAME)
     }
@@ -77,5 +85,10 @@ pub(crate) trait Contender: Sized {
     /// Removes a region of [`map_region`](Self::map_region).
     fn unmap_region(&mut self, gpa: u64, bytes: u64) {
         self.unmap(gpa, bytes);
+    }
+
+    /// Frames of the host that hold the regions; others keep them on the heap.
+    fn region_frames(&self) -> u64 {
+        0
     }
 }

@@ -29,13 +29,22 @@ struct Share {
     capacity: usize,
     run: u64,
     end: u64,
+    /// Frames that were free at first, and where runs began.
+    at_first: (usize, u64),
 }
 
 static ARENA: OnceLock<Arena> = OnceLock::new();
 
 thread_local! {
     static SHARE: UnsafeCell<Share> = const {
-        UnsafeCell::new(Share { stack: std::ptr::null_mut(), free: 0, capacity: 0, run: 0, end: 0 })
+        UnsafeCell::new(Share {
+            stack: std::ptr::null_mut(),
+            free: 0,
+            capacity: 0,
+            run: 0,
+            end: 0,
+            at_first: (0, 0),
+        })
     };
 }
 
@@ -82,9 +91,20 @@ pub(crate) fn take_share(index: usize, shares: usize) {
         frame = (frame + STRIDE) % single;
     }
     let (run, end) = (start + single as u64 * FRAME, start + each as u64 * FRAME);
-    let share = Share { stack, free: single, capacity: arena.frames, run, end };
+    let share = Share { stack, free: single, capacity: arena.frames, run, end, at_first: (single, run) };
     // SAFETY: only this thread reaches its cell, and no reference into it outlives the functions of this file.
     SHARE.with(|cell| unsafe { *cell.get() = share });
+}
+
+/// Frames that this thread has taken from its share and not given back.
+pub(crate) fn in_use() -> u64 {
+    SHARE.with(|cell| {
+        // SAFETY: only this thread reaches its cell, and nothing below calls back.
+        let share = unsafe { &*cell.get() };
+        let (single, run) = share.at_first;
+        // What comes back of a run lies on the stack afterwards.
+        single as u64 + (share.run - run) / FRAME - share.free as u64
+    })
 }
 
 /// A frame, its contents anything.

@@ -8,11 +8,11 @@ use std::hint::black_box;
 use std::time::Instant;
 
 const PAGE: u64 = 4096;
-const GIB: u64 = 1 << 30;
+pub(crate) const GIB: u64 = 1 << 30;
 /// Guest-physical start of everything.
-const GPA: u64 = 0;
+pub(crate) const GPA: u64 = 0;
 /// Host physical start of linear mappings; only a number. Off by a page, so that leaves must be of 4 KiB.
-const HPA_4K: u64 = (1 << 40) + PAGE;
+pub(crate) const HPA_4K: u64 = (1 << 40) + PAGE;
 /// Off by 2 MiB, so that leaves are of 2 MiB.
 const HPA_2M: u64 = (1 << 40) + (2 << 20);
 /// Off by nothing, so that leaves are of 1 GiB.
@@ -60,8 +60,8 @@ pub(crate) fn run<C: Contender>(work: Work, sizes: &Sizes) -> Option<Sample> {
         Work::Fault => fault::<C>(sizes, C::fault),
         Work::FaultZeroed => fault::<C::OnZeroingHost>(sizes, C::OnZeroingHost::fault_zeroed),
         Work::PopulateZeroed => populate::<C::OnZeroingHost>(sizes),
-        Work::Protect4k => protect::<C>(sizes, C::protect),
-        Work::Protect4kAtomic => protect::<C>(sizes, C::protect_atomic),
+        Work::Protect4k => protect(sizes, C::new(), C::protect),
+        Work::Protect4kAtomic => protect(sizes, C::new_marked(), C::protect_atomic),
         Work::ProtectEverySecond => protect_every_second::<C>(sizes),
         Work::UnmapLinear => unmap_linear::<C>(sizes),
         Work::UnmapFrames => unmap_frames::<C>(sizes),
@@ -89,7 +89,7 @@ fn map<C: Contender>(bytes: u64, leaf: u64, hpa: u64) -> Sample {
 }
 
 /// The next state of a linear congruential generator (Knuth's MMIX constants); its high bits are the random ones.
-fn random(state: u64) -> u64 {
+pub(crate) fn random(state: u64) -> u64 {
     state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
 }
 
@@ -150,8 +150,7 @@ fn populate<C: Contender>(sizes: &Sizes) -> Sample {
     sample
 }
 
-fn protect<C: Contender>(sizes: &Sizes, change: impl Fn(&mut C, u64, u64)) -> Sample {
-    let mut space = C::new();
+fn protect<C: Contender>(sizes: &Sizes, mut space: C, change: impl Fn(&mut C, u64, u64)) -> Sample {
     space.map(GPA, HPA_4K, sizes.small);
     let sample = timed(sizes.small / PAGE, || change(&mut space, black_box(GPA), black_box(sizes.small)));
     check_linear(&space, GPA + sizes.small - PAGE, HPA_4K + sizes.small - PAGE);

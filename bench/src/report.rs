@@ -22,7 +22,7 @@ fn find<'o>(outcomes: &'o [Outcome], work: Work, contender: &str) -> Option<&'o 
 }
 
 /// Aligns cells: the first column to the left, the others to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -17,14 +17,19 @@ pub(crate) struct Outcome {
     pub(crate) instructions: Option<f64>,
 }
 
+/// A bar on stderr, where that is a terminal.
+pub(crate) fn progress(length: u64) -> ProgressBar {
+    let template = "{bar:32} {percent:>3} %  {elapsed} of {duration}  {wide_msg}";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style)
+}
+
 /// Runs `rounds` rounds and one before them that does not count.
 pub(crate) fn measure(works: &[Work], contenders: &[Entry], sizes: &Sizes, rounds: usize) -> Vec<Outcome> {
     frames::init(sizes.frames());
     let (columns, cells) = (contenders.len(), works.len() * contenders.len());
     let mut samples: Vec<Vec<f64>> = vec![Vec::new(); cells];
-    let bar = ProgressBar::new((cells * (rounds + 1)) as u64);
-    let template = "{bar:32} {percent:>3} %  {elapsed} of {duration}  {wide_msg}";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = progress((cells * (rounds + 1)) as u64);
     for round in 0..=rounds {
         for (row, &work) in works.iter().enumerate() {
             for turn in 0..columns {

@@ -5,8 +5,10 @@
 //! machine lacks come before it, one line `missing: …` each.
 
 mod boot;
+mod code_size;
 mod guests;
 mod host;
+mod instructions;
 mod missing;
 mod process;
 mod progress;

@@ -1,4 +1,5 @@
-//! Gets what a boot needs: the emulator, a toolchain for the hypervisor, the guest's files.
+//! Gets what a boot needs: the emulator, a toolchain for the hypervisor, the guest's files. And what counts
+//! instructions.
 //!
 //! Invariant: a machine that cannot get everything by itself is told all that is missing before anything is
 //! installed or fetched.
@@ -23,6 +24,11 @@ const EMULATOR_PACKAGE: Package = Package {
     suse: "qemu-arm",
     brew: "qemu",
 };
+
+const COUNTER: &str = "valgrind";
+
+const COUNTER_PACKAGE: Package =
+    Package { debian: "valgrind", fedora: "valgrind", arch: "valgrind", suse: "valgrind", brew: "valgrind" };
 
 /// What is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -103,11 +109,38 @@ fn keep<T>(missing: &mut Vec<Missing>, result: Result<T>, mut thing: Missing) ->
 }
 
 fn emulator(host: &Host) -> Result<PathBuf> {
-    if let Some(emulator) = host.find(EMULATOR) {
-        return Ok(emulator);
+    program(host, "the emulator", EMULATOR, &EMULATOR_PACKAGE)
+}
+
+/// The path of `name`, a program of `package`, which is installed if it has to be.
+fn program(host: &Host, what: &str, name: &str, package: &Package) -> Result<PathBuf> {
+    if let Some(path) = host.find(name) {
+        return Ok(path);
     }
-    apt::install("the emulator", &[EMULATOR_PACKAGE.debian])?;
-    host.find(EMULATOR).with_context(|| format!("{} has no {EMULATOR}", EMULATOR_PACKAGE.debian))
+    apt::install(what, &[package.debian])?;
+    host.find(name).with_context(|| format!("{} has no {name}", package.debian))
+}
+
+/// Gets a toolchain for the bare-metal programs alone.
+pub(crate) fn toolchain(host: &Host) -> Result<Toolchain> {
+    let plan = toolchain::plan(host);
+    if plan == Plan::Impossible {
+        MissingThings::check(vec![toolchain::missing(host)])?;
+    }
+    toolchain::obtain(host, &plan)
+}
+
+/// Gets the program that counts instructions.
+pub(crate) fn counter(host: &Host) -> Result<PathBuf> {
+    let missing = || Missing::new(COUNTER, host.install_command(&COUNTER_PACKAGE));
+    if host.find(COUNTER).is_none() && !host.can_install() {
+        MissingThings::check(vec![missing()])?;
+    }
+    let mut things = Vec::new();
+    let counter = program(host, "the counter of instructions", COUNTER, &COUNTER_PACKAGE);
+    let counter = keep(&mut things, counter, missing())?;
+    MissingThings::check(things)?;
+    counter.context("the set-up is incomplete")
 }
 
 fn missing_emulator(host: &Host) -> Missing {

@@ -9,7 +9,7 @@ use crate::missing::Missing;
 use crate::process;
 use crate::progress::Step;
 use crate::setup::apt;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::{Workspace, cargo, rustc};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -165,9 +165,8 @@ impl Toolchain {
 
 /// Whether the toolchain in use has the target's library.
 fn has_target() -> bool {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output =
-        process::output_of(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]));
+        process::output_of(Command::new(rustc()).args(["--print", "target-libdir", "--target", TARGET]));
     output.is_ok_and(|directory| Path::new(directory.trim()).is_dir())
 }
 

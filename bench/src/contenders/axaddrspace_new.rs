@@ -123,6 +123,7 @@ fn gpa_of(gpa: u64) -> GuestPhysAddr {
 impl<const ZEROING: bool> Contender for Space<ZEROING> {
     const NAME: &'static str = "axaddrspace-0.6.0";
     const SHORT: &'static str = "ax-0.6.0";
+    const HAS_REGIONS: bool = true;
     type OnZeroingHost = Space<true>;
 
     fn can(work: Work) -> bool {

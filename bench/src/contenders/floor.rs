@@ -187,6 +187,7 @@ impl Contender for Floor {
     const SHORT: &'static str = super::FLOOR;
     const CONCURRENT: bool = true;
     const ATOMIC_PROTECT: bool = true;
+    const HAS_REGIONS: bool = true;
     type OnZeroingHost = Self;
 
     fn can(_work: Work) -> bool {

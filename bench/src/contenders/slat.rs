@@ -41,17 +41,25 @@ unsafe impl<const ZERO: bool> Hal for Host<ZERO> {
 pub(crate) trait Ready: Format {
     const NAME: &'static str;
     const SHORT: &'static str;
-    fn ready() -> Self;
+    /// Whether [`ready`](Self::ready) can have the CPU mark leaves as accessed and dirty.
+    const MARKS: bool;
+    fn ready(marked: bool) -> Self;
 }
 
 impl Ready for Ept {
     const NAME: &'static str = super::SLAT;
     const SHORT: &'static str = super::SLAT;
+    const MARKS: bool = true;
 
-    fn ready() -> Self {
-        // Four levels, write-back tables, leaves of 2 MiB and 1 GiB.
-        let ept_vpid_cap = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17;
-        let capabilities = Capabilities { ept_vpid_cap, physical_bits: 52, ..Capabilities::BASELINE };
+    fn ready(marked: bool) -> Self {
+        // Four levels, write-back tables, leaves of 2 MiB and 1 GiB, accessed and dirty flags.
+        let ept_vpid_cap = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 21;
+        let capabilities = Capabilities {
+            ept_vpid_cap,
+            physical_bits: 52,
+            accessed_dirty: marked,
+            ..Capabilities::BASELINE
+        };
         Self::new(capabilities, 4).expect("the capabilities cover four levels")
     }
 }
@@ -59,8 +67,9 @@ impl Ready for Ept {
 impl Ready for Stage2 {
     const NAME: &'static str = "slat-stage2";
     const SHORT: &'static str = "slat-s2";
+    const MARKS: bool = false;
 
-    fn ready() -> Self {
+    fn ready(_marked: bool) -> Self {
         let features = Features { pa_bits: 48, fwb: true, idc: true, dic: true, ..Features::BASELINE };
         Self::new(features, Some(48)).expect("48 bits are within the width of the CPU")
     }
@@ -70,6 +79,13 @@ pub(crate) struct Slat<F: Format, const ZERO: bool = false>(AddrSpace<Host<ZERO>
 
 pub(crate) type SlatEpt = Slat<Ept>;
 pub(crate) type SlatStage2 = Slat<Stage2>;
+
+impl<F: Format, const ZERO: bool> Slat<F, ZERO> {
+    fn empty(format: F) -> Self {
+        let space = AddrSpace::with_format(Host::<ZERO>, format, gpa_of(0), 1 << 47, 1);
+        Self(space.expect("an empty space"))
+    }
+}
 
 const RWX: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE).union(MappingFlags::EXECUTE);
 
@@ -81,6 +97,8 @@ impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
     const NAME: &'static str = F::NAME;
     const SHORT: &'static str = F::SHORT;
     const CONCURRENT: bool = true;
+    const ATOMIC_PROTECT: bool = F::MARKS;
+    const HAS_REGIONS: bool = true;
     type OnZeroingHost = Slat<F, true>;
 
     fn can(_work: Work) -> bool {
@@ -88,8 +106,11 @@ impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
     }
 
     fn new() -> Self {
-        let space = AddrSpace::with_format(Host::<ZERO>, F::ready(), gpa_of(0), 1 << 47, 1);
-        Self(space.expect("an empty space"))
+        Self::empty(F::ready(false))
+    }
+
+    fn new_marked() -> Self {
+        Self::empty(F::ready(true))
     }
 
     fn map(&mut self, gpa: u64, hpa: u64, bytes: u64) {
@@ -126,11 +147,19 @@ impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
         self.0.protect(gpa_of(gpa), bytes, MappingFlags::READ).expect("protect");
     }
 
+    fn protect_atomic(&mut self, gpa: u64, bytes: u64) {
+        self.protect(gpa, bytes);
+    }
+
     fn unmap(&mut self, gpa: u64, bytes: u64) {
         self.0.unmap(gpa_of(gpa), bytes).expect("unmap");
     }
 
     fn unmap_free(&mut self, gpa: u64, bytes: u64) {
         self.unmap(gpa, bytes);
+    }
+
+    fn region_frames(&self) -> u64 {
+        self.0.stats().region_frames as u64
     }
 }

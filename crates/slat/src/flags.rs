@@ -35,17 +35,17 @@ pub enum MemoryType {
     /// Ordinary memory, write-back cacheable: neither `DEVICE` nor `UNCACHED`.
     #[default]
     WriteBack = 0,
-    /// Ordinary memory, not cached: `UNCACHED`.
-    NonCacheable = 1,
     /// Device memory whose writes may be acknowledged early (Arm: Device-nGnRE): `DEVICE`.
-    Device = 2,
+    Device = 1,
+    /// Ordinary memory, not cached: `UNCACHED`.
+    NonCacheable = 2,
     /// Device memory without any liberty (Arm: Device-nGnRnE): `DEVICE | UNCACHED`.
     StronglyOrdered = 3,
 }
 
 impl MemoryType {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::WriteBack, Self::NonCacheable, Self::Device, Self::StronglyOrdered];
+    pub const ALL: [Self; 4] = [Self::WriteBack, Self::Device, Self::NonCacheable, Self::StronglyOrdered];
 
     /// The flags that ask for this type.
     #[must_use]
@@ -66,11 +66,13 @@ impl MappingFlags {
     /// The memory type that these flags ask for.
     #[must_use]
     pub const fn memory_type(self) -> MemoryType {
-        match (self.contains(Self::DEVICE), self.contains(Self::UNCACHED)) {
-            (false, false) => MemoryType::WriteBack,
-            (false, true) => MemoryType::NonCacheable,
-            (true, false) => MemoryType::Device,
-            (true, true) => MemoryType::StronglyOrdered,
+        match self.intersection(Self::DEVICE.union(Self::UNCACHED)).bits()
+            >> Self::DEVICE.bits().trailing_zeros()
+        {
+            0 => MemoryType::WriteBack,
+            1 => MemoryType::Device,
+            2 => MemoryType::NonCacheable,
+            _ => MemoryType::StronglyOrdered,
         }
     }
 

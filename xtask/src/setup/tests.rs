@@ -51,3 +51,11 @@ fn cached_files_are_not_missing() {
     let missing = out_of_reach(&bare_host("fedora"), &cache, &Plan::Ready(Toolchain::InUse), &EVERYTHING);
     assert_eq!(missing.len(), 1, "the emulator alone: {missing:?}");
 }
+
+#[test]
+fn a_missing_counter_is_named_with_the_command_that_gets_it() {
+    let error = super::counter(&bare_host("debian")).unwrap_err();
+    let things = error.downcast_ref::<MissingThings>().unwrap().things();
+    assert_eq!(things.len(), 1);
+    assert_eq!(things[0].to_string(), "missing: valgrind: sudo apt-get install valgrind");
+}

@@ -70,11 +70,13 @@ fn expressed<F: Format>(format: &F, flags: MappingFlags) -> MappingFlags {
 pub(crate) fn kinds_exclude_each_other<F: Format>(format: F) {
     for level in 0..format.geometry().levels {
         assert_eq!(format.kind(level, 0), Kind::Absent, "zero at level {level}");
+        assert_eq!(format.next_table(0), None);
         for hpa in addresses(&format, 4096) {
             if level > 0 {
                 let table = format.table(hpa);
                 assert_eq!(format.kind(level, table), Kind::Table, "{table:#x} at level {level}");
                 assert_eq!(format.address(table), hpa);
+                assert_eq!(format.next_table(table), Some(hpa));
             }
         }
     }
@@ -83,6 +85,7 @@ pub(crate) fn kinds_exclude_each_other<F: Format>(format: F) {
             let leaf = format.leaf(level, HostPhysAddr::new(0), flags);
             assert_eq!(format.kind(level, leaf), Kind::Leaf, "{leaf:#x} ({flags}) at level {level}");
             assert_eq!(leaf & F::OWNED, 0, "the OWNED bit is slat's");
+            assert!(level == 0 || format.next_table(leaf).is_none(), "{leaf:#x} is no table");
             assert_eq!(format.kind(level, leaf | F::OWNED), Kind::Leaf);
         }
     }
@@ -99,8 +102,12 @@ pub(crate) fn leaves_survive_the_round_trip<F: Format>(format: F) {
                 let template = format.leaf(level, HostPhysAddr::new(0), flags);
                 assert_eq!(template + (hpa.as_u64() >> F::ADDRESS_SHIFT), leaf, "{flags} at level {level}");
                 let other = format.leaf(level, hpa, MappingFlags::READ | MappingFlags::EXECUTE) | F::OWNED;
-                assert_eq!(template & F::KEPT, 0, "{template:#x} at level {level}");
-                assert_eq!(other & F::KEPT | template, leaf | F::OWNED, "{flags} at level {level}");
+                let marks = format.accessed_bit() | format.dirty_bit();
+                let kept = F::ADDRESS | F::OWNED | marks;
+                assert_eq!(template & kept, 0, "{template:#x} at level {level}");
+                assert_eq!(other & kept | template, leaf | F::OWNED, "{flags} at level {level}");
+                assert_eq!(format.flags(leaf | marks), expressed(&format, flags), "{leaf:#x}, marked");
+                assert_eq!(format.kind(level, leaf | marks), Kind::Leaf, "{leaf:#x}, marked");
                 assert_eq!(format.flags(leaf), expressed(&format, flags), "{leaf:#x} at level {level}");
                 assert_eq!(format.flags(leaf | F::OWNED), expressed(&format, flags));
                 round_trips += 1;
@@ -135,7 +142,9 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
     for level in 0..format.geometry().levels {
         for hpa in addresses(&format, 4096) {
             for flags in all_flags() {
-                let leaf = Leaf { hpa, flags, owned: flags.contains(MappingFlags::READ) };
+                let dirty = flags.contains(MappingFlags::WRITE);
+                let owned = flags.contains(MappingFlags::READ);
+                let leaf = Leaf { accessed: !owned, dirty, ..Leaf::new(hpa, flags, owned) };
                 let soft = [
                     Soft::NoAccess(leaf),
                     Soft::Broken(leaf),
@@ -146,6 +155,7 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
                     let entry = soft.encode();
                     assert_ne!(entry, 0, "{soft:?}");
                     assert_eq!(format.kind(level, entry), Kind::Absent, "{soft:?} at level {level}");
+                    assert_eq!(format.next_table(entry), None, "{soft:?}");
                     assert_eq!(Soft::decode(entry), Some(soft));
                 }
             }

@@ -92,10 +92,10 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     /// A bit of a present leaf that the hardware ignores. slat sets it on leaves whose frame it owns.
     const OWNED: u64;
 
-    /// The bits of a present leaf that do not depend on its flags: address, [`OWNED`](Self::OWNED).
-    const KEPT: u64;
+    /// The bits of an entry that hold the address.
+    const ADDRESS: u64;
 
-    /// By how much a leaf grows when its address grows by one byte, as a right shift of the address.
+    /// By how many bits an address is shifted down where it stands in an entry.
     const ADDRESS_SHIFT: u32;
 
     /// Which kind of table this is.
@@ -119,17 +119,35 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     /// [`UnsupportedFlags`] with the reason. Empty permissions are fine: such a page is not present.
     fn check_flags(&self, flags: MappingFlags) -> Result<(), UnsupportedFlags>;
 
-    /// The leaf of `level` that maps to `hpa` with `flags`: accessed and not dirty-tracked.
+    /// The leaf of `level` that maps to `hpa` with `flags`. Where the hardware tells what was accessed and what is
+    /// dirty, it is neither; elsewhere it is both, so that no access waits for the hardware to say so.
     ///
     /// Expects flags that [`check_flags`](Self::check_flags) takes with some permission, and an address that is
     /// aligned to the leaf and fits into [`hpa_bits`](Self::hpa_bits).
     fn leaf(&self, level: u8, hpa: HostPhysAddr, flags: MappingFlags) -> u64;
 
-    /// The entry that points to the table at `hpa`.
+    /// The entry that points to the table at `hpa`. The hardware never changes it: what it would set is set.
     fn table(&self, hpa: HostPhysAddr) -> u64;
 
     /// What the hardware takes `entry` for in a table of `level`.
     fn kind(&self, level: u8, entry: u64) -> Kind;
+
+    /// The table to which `entry` points if it is an entry that [`table`](Self::table) makes: the shortest way down.
+    #[inline]
+    fn next_table(&self, entry: u64) -> Option<HostPhysAddr> {
+        let rest = entry ^ self.table(HostPhysAddr::new(0));
+        (rest & !Self::ADDRESS == 0).then(|| HostPhysAddr::new(rest << Self::ADDRESS_SHIFT))
+    }
+
+    /// The bit that the hardware sets in a leaf when the guest has used it; 0 if it does not tell.
+    fn accessed_bit(&self) -> u64 {
+        0
+    }
+
+    /// The bit that the hardware sets in a leaf when the guest has written to it; 0 if it does not tell.
+    fn dirty_bit(&self) -> u64 {
+        0
+    }
 
     /// The address in a leaf or a table entry.
     fn address(&self, entry: u64) -> HostPhysAddr;

@@ -10,6 +10,7 @@ use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
 use crate::table::{Frames, Linear, OutOfMemory, Table};
+use crate::tlb::Pending;
 use log::{debug, trace};
 
 /// How `map_alloc_with` takes its frames.
@@ -210,17 +211,11 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
 
     pub(super) fn unmap_deferred(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
         let range = self.checked_range(gpa, size)?;
-        if let Some(hole) = self.regions.first_hole(range) {
-            return Err(UnmapError::NotMapped(hole));
-        }
-        let planned = plan_change(&self.table, &mut self.regions, range);
-        let mut tables = planned.map_err(|OutOfMemory| UnmapError::OutOfMemory)?;
-        self.table.split_at(&mut self.pending, range.start(), &mut tables);
-        self.table.split_at(&mut self.pending, range.end(), &mut tables);
-        let owned = |region: Region| matches!(region.backend, Backend::Alloc { .. });
-        let owned = self.regions.overlapping(range).any(owned);
-        self.table.retire(&mut self.pending, range, owned);
-        self.regions.update(self.table.hal(), range, |_| None);
+        let cover = self.regions.cover(range).map_err(UnmapError::NotMapped)?;
+        let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
+        split.map_err(|OutOfMemory| UnmapError::OutOfMemory)?;
+        self.table.retire(&mut self.pending, range, cover.owned);
+        self.regions.remove(self.table.hal(), range, cover);
         debug!("unmap {range}");
         Ok(())
     }
@@ -233,28 +228,31 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     ) -> Result<(), ProtectError> {
         let range = self.checked_range(gpa, size)?;
         self.format().check_flags(flags)?;
-        if let Some(hole) = self.regions.first_hole(range) {
-            return Err(ProtectError::NotMapped(hole));
-        }
-        let planned = plan_change(&self.table, &mut self.regions, range);
-        let mut tables = planned.map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
-        self.table.split_at(&mut self.pending, range.start(), &mut tables);
-        self.table.split_at(&mut self.pending, range.end(), &mut tables);
+        let cover = self.regions.cover(range).map_err(ProtectError::NotMapped)?;
+        let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
+        split.map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
         self.table.protect(&mut self.pending, range, flags);
-        self.regions.update(self.table.hal(), range, |region| Some(Region { flags, ..region }));
+        self.regions.update(self.table.hal(), range, cover, |region| Some(Region { flags, ..region }));
         trace!("protect {range} {flags}");
         Ok(())
     }
 }
 
-/// Takes what a change of `range` needs: tables for the leaves at its edges, room for two more regions.
-fn plan_change<'t, H: Hal, F: Format>(
-    table: &'t Table<H, F>,
+/// Takes what a change of `range` needs, tables for the leaves at its edges and room for two more regions, and splits
+/// those leaves.
+fn split_edges<H: Hal, F: Format>(
+    table: &Table<H, F>,
     regions: &mut Regions,
+    pending: &mut Pending,
     range: GuestPhysRange,
-) -> Result<FrameStack<'t, H>, OutOfMemory> {
+) -> Result<(), OutOfMemory> {
     let tables = table.plan_split(range);
-    let tables = FrameStack::with(table.hal(), 0, tables).ok_or(OutOfMemory)?;
+    if tables == 0 {
+        return regions.reserve(table.hal(), 2);
+    }
+    let mut tables = FrameStack::with(table.hal(), 0, tables).ok_or(OutOfMemory)?;
     regions.reserve(table.hal(), 2)?;
-    Ok(tables)
+    table.split_at(pending, range.start(), &mut tables);
+    table.split_at(pending, range.end(), &mut tables);
+    Ok(())
 }

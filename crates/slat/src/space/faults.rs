@@ -15,13 +15,14 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     /// guest to `gpa` that the hardware refused. On `Ok` the guest is to be re-entered.
     ///
     /// A page of a lazy region gets a zeroed frame, in the largest leaf that the region, the table and the host
-    /// allow; the window around it too, if the region has one. Lock-free; two CPUs that fault on one page end up with one frame. Takes frames only for that leaf
-    /// and for tables on the way. Nothing is to be invalidated for a new page; a page that turns out to be mapped
-    /// is invalidated on this CPU.
+    /// allow; the window around it too, if the region has one. Lock-free; two CPUs that fault on one page end up with
+    /// one frame. Takes frames only for that leaf and for tables on the way. Nothing is to be invalidated for a new
+    /// page; a page that turns out to be mapped is invalidated on this CPU.
     ///
     /// # Errors
     /// [`FaultError`] says whose fault it is, and changes nothing. What the guest gets to see (an external abort,
     /// the end of its run) is the caller's policy.
+    #[inline]
     pub fn handle_page_fault(
         &self,
         gpa: GuestPhysAddr,
@@ -36,60 +37,83 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     ///
     /// # Errors
     /// As [`handle_page_fault`](Self::handle_page_fault).
+    #[inline]
     pub fn handle_page_fault_with(
         &self,
         gpa: GuestPhysAddr,
         access: MappingFlags,
         mut init: impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<FaultOutcome, FaultError> {
-        if !self.range.contains(gpa) {
-            return Err(FaultError::OutsideSpace { gpa, space: self.range });
+        // Nearly all faults find a region and all tables, and miss a page.
+        if let Some(flags) = self.regions.single_page_flags(gpa) {
+            if allows(self.format(), flags, access) && self.table.populate_page(gpa, flags, &mut init) {
+                trace!("fault `{access}` at {gpa:#x}: populated a page");
+                return Ok(FaultOutcome::Populated(LeafSize::Size4K));
+            }
         }
-        let region = self.regions.find(gpa).ok_or(FaultError::NoRegion(gpa))?;
+        self.handle_unusual_fault(gpa, access, &mut init)
+    }
+
+    #[inline(never)]
+    fn handle_unusual_fault(
+        &self,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<FaultOutcome, FaultError> {
+        // Regions lie inside the space, so only the unusual case asks where its edges are.
+        let Some(region) = self.regions.find(gpa) else { return Err(self.no_region(gpa)) };
         if !allows(self.format(), region.flags, access) {
             let (region, allowed) = (region.range, region.flags);
             return Err(FaultError::Permission { gpa, access, region, allowed });
         }
-        let present = match region.backend {
-            Backend::Linear { .. } => true,
-            Backend::Alloc { largest_leaf, fault_around } => {
-                let want = Want { gpa, region: region.range, flags: region.flags, largest: largest_leaf };
-                match self.table.populate(&want, &mut init) {
-                    Ok(Populated::New(size)) => {
-                        self.populate_around(&want, size, fault_around, &mut init);
-                        trace!("fault `{access}` at {gpa:#x}: populated {size}");
-                        return Ok(FaultOutcome::Populated(size));
-                    }
-                    Ok(Populated::Present(_)) => true,
-                    Ok(Populated::Unsettled) => false,
-                    Err(_) => {
-                        warn!("fault `{access}` at {gpa:#x}: out of memory");
-                        return Err(FaultError::OutOfMemory(gpa));
-                    }
-                }
-            }
+        let Backend::Alloc { largest_leaf, fault_around } = region.backend else {
+            return Ok(self.spurious(gpa, access));
         };
-        if !present {
-            return Ok(FaultOutcome::Retry);
+        let want = Want { gpa, region: region.range, flags: region.flags, largest: largest_leaf };
+        match self.table.populate(&want, init) {
+            Ok(Populated::New(size)) => {
+                if fault_around > size {
+                    self.populate_around(&want, fault_around, init);
+                }
+                trace!("fault `{access}` at {gpa:#x}: populated {size}");
+                Ok(FaultOutcome::Populated(size))
+            }
+            Ok(Populated::Present(_)) => Ok(self.spurious(gpa, access)),
+            Ok(Populated::Unsettled) => Ok(FaultOutcome::Retry),
+            Err(_) => {
+                warn!("fault `{access}` at {gpa:#x}: out of memory");
+                Err(FaultError::OutOfMemory(gpa))
+            }
         }
-        // The region allows it and the leaf is there: this CPU remembers an older refusal.
+    }
+
+    #[cold]
+    fn no_region(&self, gpa: GuestPhysAddr) -> FaultError {
+        if self.range.contains(gpa) {
+            FaultError::NoRegion(gpa)
+        } else {
+            FaultError::OutsideSpace { gpa, space: self.range }
+        }
+    }
+
+    /// The region allows the access and the leaf is there: this CPU remembers an older refusal.
+    #[cold]
+    fn spurious(&self, gpa: GuestPhysAddr, access: MappingFlags) -> FaultOutcome {
         self.table.invalidate_locally(gpa);
         trace!("fault `{access}` at {gpa:#x}: spurious");
-        Ok(FaultOutcome::Spurious)
+        FaultOutcome::Spurious
     }
 
     /// Populates the window around a fault that was just answered. Best effort: a page that cannot be had now will
     /// fault by itself.
+    #[cold]
     fn populate_around(
         &self,
         fault: &Want,
-        size: LeafSize,
         window: LeafSize,
-        init: &mut dyn FnMut(GuestPhysAddr, &mut [u8]),
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) {
-        if window <= size {
-            return;
-        }
         let window = GuestPhysRange::new(fault.gpa.align_down(window.bytes()), window.bytes());
         let Some(window) = window.ok().and_then(|window| window.intersection(fault.region)) else { return };
         let mut next = Some(window.start());

@@ -22,8 +22,10 @@ pub struct Stats {
 
 impl<H: Hal, F: Format> AddrSpace<H, F> {
     /// The host physical address of `gpa`, or `None` if the guest has no access to it now. One walk.
+    #[inline]
     pub fn translate(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
-        if self.range.contains(gpa) { self.table.translate(gpa) } else { None }
+        // Outside of the space nothing is mapped.
+        self.table.translate(gpa)
     }
 
     /// The host physical address of `gpa`, and how many bytes from there on are contiguous both for the guest and

@@ -36,13 +36,16 @@ fn formats() -> [Stage2; 4] {
     [34, 39, 40, 48].map(|gpa_bits| Stage2::new(wide, Some(gpa_bits)).expect("in range"))
 }
 
-/// EPT with four and five levels, with and without mode-based execute control.
-fn ept_formats() -> [Ept; 2] {
-    let cap = 1 | 1 << 6 | 1 << 7 | 1 << 14 | 1 << 16 | 1 << 17;
-    [(4, false), (5, true)].map(|(levels, mode_based_execute)| {
-        let capabilities = ept::Capabilities { ept_vpid_cap: cap, physical_bits: 46, mode_based_execute };
-        Ept::new(capabilities, levels).expect("offered")
-    })
+/// EPT with four and five levels, with and without mode-based execute control and accessed and dirty flags.
+fn ept_formats() -> [Ept; 3] {
+    let ept_vpid_cap = 1 | 1 << 6 | 1 << 7 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 21;
+    [(4, false, false), (5, true, false), (4, true, true)].map(
+        |(levels, mode_based_execute, accessed_dirty)| {
+            let capabilities =
+                ept::Capabilities { ept_vpid_cap, physical_bits: 46, mode_based_execute, accessed_dirty };
+            Ept::new(capabilities, levels).expect("offered")
+        },
+    )
 }
 
 /// Nested paging with four and five levels, with and without 1 GiB leaves.

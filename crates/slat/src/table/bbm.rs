@@ -13,7 +13,7 @@ use crate::tlb::Pending;
 impl<H: Hal, F: Format> Table<H, F> {
     /// Takes a present leaf out, keeping in its place what it was. The invalidation is owed for `piece`.
     pub(super) fn break_leaf(&self, pending: &mut Pending, slot: Slot, leaf: Leaf, piece: GuestPhysRange) {
-        slot.store(&self.hal, Soft::Broken(leaf).encode());
+        self.take_out(slot, leaf, Soft::Broken);
         pending.add(piece, Self::leaf_size(slot.level));
     }
 

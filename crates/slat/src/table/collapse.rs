@@ -57,9 +57,16 @@ impl<H: Hal, F: Format> Table<H, F> {
         let step = level_bytes(level);
         let continues = |index: usize| {
             let hpa = first.hpa.checked_add(index as u64 * step);
-            leaf(index).is_some_and(|leaf| Some(leaf.hpa) == hpa && leaf == Leaf { hpa: leaf.hpa, ..first })
+            let same = |leaf: Leaf| (leaf.flags, leaf.owned) == (first.flags, first.owned);
+            leaf(index).is_some_and(|leaf| Some(leaf.hpa) == hpa && same(leaf))
         };
         (first.hpa.is_aligned(step * 512) && (1..entries.len()).all(continues)).then_some(first)
+    }
+
+    /// The marks that any leaf of a table of `level` has.
+    fn marks_of(&self, level: u8, table: HostPhysAddr) -> u64 {
+        let entries = self.entries(level, table);
+        (0..entries.len()).fold(0, |marks, index| marks | entries.load(index) & self.marks())
     }
 
     fn join(
@@ -71,7 +78,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         leaf: Leaf,
         piece: GuestPhysRange,
     ) {
-        let joined = self.encode(slot.level, leaf);
+        // Marked by the guest or not: that is known when the small leaves are out of use.
+        let joined = self.encode(slot.level, Leaf { accessed: false, dirty: false, ..leaf });
         let breaks = self.format.needs_break(slot.level, entry, joined);
         slot.store(&self.hal, if breaks { Soft::Broken(leaf).encode() } else { joined });
         // Every small leaf may be cached, and the walk to them.
@@ -80,8 +88,11 @@ impl<H: Hal, F: Format> Table<H, F> {
             pending.add_whole();
         }
         self.settle(pending);
+        let marks = self.marks_of(slot.level - 1, table);
         if breaks {
-            self.make(pending, slot, joined);
+            self.make(pending, slot, joined | marks);
+        } else if marks != 0 {
+            slot.entries.set_bits(&self.hal, slot.index, marks);
         }
         self.free_emptied_table(table);
         self.hal.publish();

@@ -132,6 +132,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         range: GuestPhysRange,
         source: &mut S,
     ) -> Result<usize, OutOfMemory> {
+        if self.page_run(range).is_some() {
+            return source.plan_pages(range).map(|()| 0);
+        }
         self.plan_in(self.geometry.root_level(), Some(self.root), range, source)
     }
 
@@ -195,7 +198,11 @@ impl<H: Hal, F: Format> Table<H, F> {
         source: &mut S,
         tables: &mut FrameStack<'_, H>,
     ) {
-        self.fill_in(self.geometry.root_level(), self.root, true, range, flags, source, tables);
+        let (level, table) = match self.page_run(range) {
+            Some((slot, _)) => (0, slot.entries.hpa()),
+            None => (self.geometry.root_level(), self.root),
+        };
+        self.fill_in(level, table, true, range, flags, source, tables);
         self.hal.publish();
     }
 
@@ -214,7 +221,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut rest = Some(range);
         while let Some(range) = rest {
             if let Some((hpa, count)) = source.run(level, range) {
-                let leaf = Leaf { hpa, flags, owned: S::OWNED };
+                let leaf = Leaf::new(hpa, flags, S::OWNED);
                 let first = self.geometry.index(level, range.start());
                 let done = self.fill_run(level, entries, linked, first..first + count, leaf);
                 if done > 0 {
@@ -238,7 +245,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 None
             };
             let entry = if let Some(hpa) = leaf {
-                self.encode(level, Leaf { hpa, flags, owned: S::OWNED })
+                self.encode(level, Leaf::new(hpa, flags, S::OWNED))
             } else {
                 let Some(mut frame) = tables.pop() else { unreachable!("plan counted the tables") };
                 if piece.size() < level_bytes(level) {
@@ -270,21 +277,18 @@ impl<H: Hal, F: Format> Table<H, F> {
         indices: core::ops::Range<usize>,
         leaf: Leaf,
     ) -> usize {
-        let count = indices.len();
         // Software entries hold the address unshifted.
         let shift = if leaf.flags.is_accessible() { F::ADDRESS_SHIFT } else { 0 };
         let step = level_bytes(level) >> shift;
-        let mut entry = self.encode(level, leaf);
-        for (done, index) in indices.enumerate() {
-            if !linked {
-                entries.store_unlinked(&self.hal, index, entry);
-            } else if level == 0 || entries.load(index) == 0 {
-                entries.store(&self.hal, index, entry);
-            } else {
-                return done;
-            }
-            entry = entry.wrapping_add(step);
+        let first = self.encode(level, leaf);
+        if !linked {
+            entries.fill_unlinked(&self.hal, indices.clone(), first, step);
+            return indices.len();
         }
+        // Nothing is mapped there, so that only a table can stand in the way.
+        let free = |index: &usize| level == 0 || entries.load(*index) == 0;
+        let count = indices.clone().take_while(free).count();
+        entries.fill(&self.hal, indices.start..indices.start + count, first, step);
         count
     }
 }

@@ -41,6 +41,7 @@ pub(crate) struct Table<H: Hal, F: Format> {
     format: F,
     geometry: Geometry,
     root: HostPhysAddr,
+    root_entries: usize,
     tag: u16,
     spares: Spares,
 }
@@ -62,7 +63,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut root = OwnedFrames::alloc(&hal, tables, tables)?;
         root.zero_table();
         let root = root.into_raw();
-        Some(Self { hal, format, geometry, root, tag, spares: Spares::new() })
+        let root_entries = geometry.entries(geometry.root_level());
+        Some(Self { hal, format, geometry, root, root_entries, tag, spares: Spares::new() })
     }
 
     pub(crate) fn hal(&self) -> &H {
@@ -85,6 +87,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.format.root_register(self.root, self.tag)
     }
 
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names table memory, which memory.rs then reaches")]
+    fn root_table(&self) -> Entries {
+        // SAFETY: as in `entries`; the root has as many entries.
+        unsafe { Entries::new(&self.hal, self.root, self.root_entries) }
+    }
+
     #[expect(unsafe_code, reason = "names table memory, which memory.rs then reaches")]
     fn entries(&self, level: u8, hpa: HostPhysAddr) -> Entries {
         // SAFETY: `hpa` is the root or was read from a table entry of this level's parent (or is a frame just taken
@@ -94,7 +103,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// As [`entries`](Self::entries) for a table below the root.
-    #[inline]
+    #[inline(always)]
     #[expect(unsafe_code, reason = "names table memory, which memory.rs then reaches")]
     fn lower_entries(&self, hpa: HostPhysAddr) -> Entries {
         // SAFETY: as in `entries`; every table below the root has 512 entries.
@@ -116,9 +125,17 @@ impl<H: Hal, F: Format> Table<H, F> {
                 hpa: self.format.address(entry),
                 flags: self.format.flags(entry),
                 owned: entry & F::OWNED != 0,
+                accessed: entry & self.format.accessed_bit() != 0,
+                dirty: entry & self.format.dirty_bit() != 0,
             }),
             Kind::Absent => Soft::decode(entry).map_or(View::Absent, View::Soft),
         }
+    }
+
+    /// The entry of a fresh leaf with flags that allow something, its frame the space's.
+    #[inline(always)]
+    fn owned_leaf(&self, level: u8, hpa: HostPhysAddr, flags: MappingFlags) -> u64 {
+        self.format.leaf(level, hpa, flags) | F::OWNED
     }
 
     /// The entry of a leaf: present if the flags allow anything, a software entry otherwise.
@@ -126,28 +143,104 @@ impl<H: Hal, F: Format> Table<H, F> {
         if !leaf.flags.is_accessible() {
             return Soft::NoAccess(leaf).encode();
         }
-        self.format.leaf(level, leaf.hpa, leaf.flags) | if leaf.owned { F::OWNED } else { 0 }
+        self.format.leaf(level, leaf.hpa, leaf.flags)
+            | if leaf.owned { F::OWNED } else { 0 }
+            | if leaf.accessed { self.format.accessed_bit() } else { 0 }
+            | if leaf.dirty { self.format.dirty_bit() } else { 0 }
     }
 
-    /// Walks down to the entry that translates `gpa`: a leaf, a software entry or nothing.
+    /// The bits of a present leaf that the hardware may set at any time.
     #[inline]
-    pub(crate) fn walk(&self, gpa: GuestPhysAddr) -> (Slot, u64) {
-        let mut level = self.geometry.root_level();
-        let mut slot = self.slot(level, self.root, gpa);
-        loop {
-            let entry = slot.load();
-            if level == 0 || self.format.kind(level, entry) != Kind::Table {
-                return (slot, entry);
-            }
-            level -= 1;
-            let index = (gpa.as_u64() >> (12 + 9 * u32::from(level))) as usize % 512;
-            slot = Slot { entries: self.lower_entries(self.format.address(entry)), index, level };
+    fn marks(&self) -> u64 {
+        self.format.accessed_bit() | self.format.dirty_bit()
+    }
+
+    /// Puts `replacement`, which the hardware takes for absent, in the place of a present leaf, with the marks that
+    /// the leaf had in the end.
+    fn take_out(&self, slot: Slot, leaf: Leaf, replacement: impl Fn(Leaf) -> Soft) {
+        if self.marks() == 0 {
+            slot.store(&self.hal, replacement(leaf).encode());
+            return;
+        }
+        let absent = replacement(leaf).encode();
+        let last = slot.swap(&self.hal, absent);
+        let marked = Leaf {
+            accessed: last & self.format.accessed_bit() != 0,
+            dirty: last & self.format.dirty_bit() != 0,
+            ..leaf
+        };
+        // Absent already: the hardware marks it no more.
+        if replacement(marked).encode() != absent {
+            slot.store(&self.hal, replacement(marked).encode());
         }
     }
 
-    /// Where `gpa` is mapped to, if the guest has access to it.
+    /// Walks down to the entry that translates `gpa`, an address that the format can translate: a leaf, a software
+    /// entry or nothing.
+    pub(crate) fn walk(&self, gpa: GuestPhysAddr) -> (Slot, u64) {
+        let mut slot = self.slot(self.geometry.root_level(), self.root, gpa);
+        let mut entry = slot.load();
+        while slot.level > 0 && self.format.kind(slot.level, entry) == Kind::Table {
+            let level = slot.level - 1;
+            let entries = self.lower_entries(self.format.address(entry));
+            slot = Slot { entries, index: self.geometry.index(level, gpa), level };
+            entry = slot.load();
+        }
+        (slot, entry)
+    }
+
+    /// The 4 KiB entry of `gpa`, if all tables on the way are there: the way of nearly all accesses, without a
+    /// decision that it can do without. `None` also for an address that the format cannot translate.
+    #[inline(always)]
+    pub(crate) fn page_slot(&self, gpa: GuestPhysAddr) -> Option<Slot> {
+        // With the level known, the loop becomes straight code.
+        match self.geometry.root_level() {
+            3 => self.page_slot_below(3, gpa),
+            2 => self.page_slot_below(2, gpa),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn page_slot_below(&self, root_level: u8, gpa: GuestPhysAddr) -> Option<Slot> {
+        // A copy, so that the compiler knows that nothing changes it while tables are read.
+        let format = self.format;
+        let index = (gpa.as_u64() >> (12 + 9 * u32::from(root_level))) as usize;
+        if index >= self.root_entries {
+            return None;
+        }
+        let mut slot = Slot { entries: self.root_table(), index, level: root_level };
+        for level in (0..root_level).rev() {
+            let entries = self.lower_entries(format.next_table(slot.load())?);
+            slot =
+                Slot { entries, index: (gpa.as_u64() >> (12 + 9 * u32::from(level))) as usize % 512, level };
+        }
+        Some(slot)
+    }
+
+    /// The first 4 KiB entry of `range`, if the entries of all of it stand in one table that is there.
+    #[inline]
+    fn page_run(&self, range: GuestPhysRange) -> Option<(Slot, usize)> {
+        let slot = self.page_slot(range.start())?;
+        let count = range.size() / crate::PAGE_SIZE;
+        (slot.index as u64 + count <= 512).then_some((slot, count as usize))
+    }
+
+    /// Where `gpa` is mapped to, if the guest has access to it; `None` for every address outside of the space.
     #[inline]
     pub(crate) fn translate(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
+        let Some(slot) = self.page_slot(gpa) else { return self.translate_large(gpa) };
+        let entry = slot.load();
+        let page = self.format.address(entry).as_u64();
+        let leaf = self.format.kind(0, entry) == Kind::Leaf;
+        leaf.then(|| HostPhysAddr::new(page | gpa.as_u64() & (crate::PAGE_SIZE - 1)))
+    }
+
+    #[inline(never)]
+    fn translate_large(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
+        if !self.geometry.translates(gpa) {
+            return None;
+        }
         let (slot, entry) = self.walk(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let leaf = self.format.kind(slot.level, entry) == Kind::Leaf;
@@ -256,13 +349,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         if pending.is_empty() {
             return;
         }
-        let owed = core::mem::replace(pending, Pending::NONE);
-        self.invalidate(owed.scope(), Reach::AllCpus);
-        if owed.has_retired() {
-            for range in owed.ranges() {
+        self.invalidate(pending.scope(), Reach::AllCpus);
+        if pending.has_retired() {
+            for range in pending.ranges() {
                 self.reap(*range);
             }
         }
+        pending.clear();
     }
 
     /// Every non-zero entry of the table, by the address of the entry: what "bit for bit as before" compares.

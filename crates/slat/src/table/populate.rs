@@ -35,14 +35,55 @@ pub(crate) enum Populated {
 }
 
 impl<H: Hal, F: Format> Table<H, F> {
+    /// Maps the page of `gpa` to a fresh, zeroed frame if only its entry is missing: the way of nearly all faults.
+    /// Returns whether it did; where not, [`populate`](Self::populate) finds out what there is to do. `init` is as
+    /// there.
+    #[inline(always)]
+    pub(crate) fn populate_page(
+        &self,
+        gpa: GuestPhysAddr,
+        flags: MappingFlags,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> bool {
+        let Some(slot) = self.page_slot(gpa) else { return false };
+        if slot.load() != 0 || !flags.is_accessible() {
+            return false;
+        }
+        let Some(mut frame) = OwnedFrames::alloc_leaf(&self.hal, 0) else { return false };
+        self.prepare(gpa, flags, 0, &mut frame, init);
+        let leaf = self.owned_leaf(0, frame.start(), flags);
+        // As a read-modify-write this also orders the zeroing.
+        if !slot.compare_exchange(&self.hal, 0, leaf) {
+            return false;
+        }
+        frame.into_raw();
+        self.hal.publish();
+        true
+    }
+
+    /// Makes frames ready for the guest.
+    #[inline(always)]
+    fn prepare(
+        &self,
+        gpa: GuestPhysAddr,
+        flags: MappingFlags,
+        level: u8,
+        frames: &mut OwnedFrames<'_, H>,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) {
+        frames.zero();
+        init(gpa.align_down(level_bytes(level)), frames.as_mut_slice());
+        self.maintain(level, frames.start(), &[CacheEvent::ToGuest(flags)]);
+    }
+
     /// Maps the leaf around `want.gpa` to a fresh, zeroed frame, unless one is there. `init` may fill the frame
     /// before the guest can see it; it gets the leaf's first address and all of its bytes.
     pub(crate) fn populate(
         &self,
         want: &Want,
-        init: &mut dyn FnMut(GuestPhysAddr, &mut [u8]),
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<Populated, OutOfMemory> {
-        let mut ready: Option<(u8, OwnedFrames<'_, H>)> = None;
+        let mut ready: Option<(u8, OwnedFrames<'_, H>, u64)> = None;
         loop {
             let (slot, entry) = self.walk(want.gpa);
             if entry != 0 {
@@ -53,18 +94,15 @@ impl<H: Hal, F: Format> Table<H, F> {
                 }
             }
             // A frame from a lost race serves again if it still fits.
-            let (level, frames) = match ready.take() {
-                Some((level, frames)) if level <= slot.level => (level, frames),
+            let (level, frames, leaf) = match ready.take() {
+                Some((level, frames, leaf)) if level <= slot.level => (level, frames, leaf),
                 _ => {
                     let (level, mut frames) = self.take_leaf(want, slot.level)?;
-                    frames.zero();
-                    init(want.gpa.align_down(level_bytes(level)), frames.as_mut_slice());
-                    self.maintain(level, frames.start(), &[CacheEvent::ToGuest(want.flags)]);
-                    (level, frames)
+                    self.prepare(want.gpa, want.flags, level, &mut frames, init);
+                    let leaf = self.encode(level, Leaf::new(frames.start(), want.flags, true));
+                    (level, frames, leaf)
                 }
             };
-            let leaf = self.encode(level, Leaf { hpa: frames.start(), flags: want.flags, owned: true });
-            // As a read-modify-write this also orders the zeroing.
             let done = if level == slot.level {
                 slot.compare_exchange(&self.hal, entry, leaf)
             } else {
@@ -75,7 +113,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 self.hal.publish();
                 return Ok(Populated::New(Self::leaf_size(level)));
             }
-            ready = Some((level, frames));
+            ready = Some((level, frames, leaf));
         }
     }
 

@@ -3,13 +3,19 @@
 //! Permissions change in place. A new memory type goes through break-before-make where the format asks for it: all
 //! leaves of the range are broken, one invalidation, all are made again.
 
+#![expect(unsafe_code, reason = "reads a whole table faster than entry by entry")]
+
 use super::memory::Entries;
-use super::{Leaf, Slot, Soft, Table, View, caches_differ, pieces};
+use super::{Leaf, Slot, Soft, Table, View, caches_differ};
 use crate::addr::GuestPhysRange;
 use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format};
 use crate::hal::Hal;
 use crate::tlb::Pending;
+use core::ops::Range;
+
+/// Entries that are looked at before any of them is changed: few enough that the CPU reads ahead while it writes.
+const CHUNK: usize = 64;
 
 /// What to do with leaves of one level and one set of attributes.
 #[derive(Clone, Copy)]
@@ -29,38 +35,38 @@ impl<H: Hal, F: Format> Table<H, F> {
         // Neighbours nearly always have the same attributes: what was found out for one holds for the next.
         let mut rule = Rule { level: u8::MAX, old: 0, new: None };
         self.visit_runs(range, &mut |level, entries, indices, run| {
-            let mut changed: Option<core::ops::Range<usize>> = None;
-            let mut index = indices.start;
-            while index < indices.end {
-                let entry = entries.load(index);
-                let old = entry & !F::KEPT;
+            let part = |part: &Range<usize>| {
+                let at = |index: usize| (index - indices.start) as u64 * level_bytes(level);
+                let start = run.start().checked_add(at(part.start))?;
+                GuestPhysRange::new(start, (at(part.end) - at(part.start)).min(run.size())).ok()
+            };
+            let mut changed: Option<Range<usize>> = None;
+            let mut next = indices.start;
+            while next < indices.end {
+                let entry = entries.load(next);
+                let old = entry & !self.kept();
                 if (rule.level, rule.old) != (level, old) {
                     rule = Rule { level, old, new: self.in_place(level, entry, flags) };
                 }
-                let begin = index;
-                match rule.new {
-                    Some(new) if new == old => index += 1,
+                let first = next;
+                next = match rule.new {
+                    Some(new) if new == old => next + 1,
                     Some(new) => {
-                        index = self.replace_run(entries, index..indices.end, old, new);
-                        changed = Some(changed.map_or(begin, |changed| changed.start)..index);
+                        let end = self.replace_all(entries, next..indices.end, old, new);
+                        changed = Some(changed.map_or(first, |changed| changed.start)..end);
+                        end
                     }
                     None => {
-                        if let Some((_, piece)) = pieces(self.geometry, level, run).nth(index - indices.start)
-                        {
-                            let slot = Slot { entries, index, level };
+                        if let Some(piece) = part(&(next..next + 1)) {
+                            let slot = Slot { entries, index: next, level };
                             broken |= self.protect_one(pending, slot, entry, piece, flags);
                         }
-                        index += 1;
+                        next + 1
                     }
-                }
+                };
             }
-            if let Some(changed) = changed {
-                let at = |index: usize| (index - indices.start) as u64 * level_bytes(level);
-                let start = run.start().checked_add(at(changed.start));
-                let size = (at(changed.end) - at(changed.start)).min(run.size());
-                if let Some(Ok(part)) = start.map(|start| GuestPhysRange::new(start, size)) {
-                    pending.add(part, Self::leaf_size(level));
-                }
+            if let Some(part) = changed.and_then(|changed| part(&changed)) {
+                pending.add(part, Self::leaf_size(level));
             }
         });
         if broken {
@@ -76,17 +82,47 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.hal.publish();
     }
 
-    /// Replaces the attributes `old` by `new` from the first of `indices` on, as long as the entries have them;
-    /// returns the index behind the last one replaced.
-    fn replace_run(&self, entries: Entries, indices: core::ops::Range<usize>, old: u64, new: u64) -> usize {
-        for index in indices.clone() {
-            let entry = entries.load(index);
-            if entry & !F::KEPT != old {
-                return index;
+    /// Replaces the attributes `old` by `new` from the first of `indices`, which has them, on as long as the entries
+    /// have them; returns where it stopped, which may be before the last one.
+    fn replace_all(&self, entries: Entries, indices: Range<usize>, old: u64, new: u64) -> usize {
+        let kept = self.kept();
+        let (mut next, end) = (indices.start, indices.end);
+        while next < end {
+            let chunk = next..end.min(next + CHUNK);
+            let differences = if self.marks() == 0 {
+                // SAFETY: changes have the space for themselves, and this hardware marks nothing.
+                unsafe { entries.differences_unwatched(chunk.clone(), old) }
+            } else {
+                entries.differences(chunk.clone(), old)
+            };
+            if differences & !kept != 0 {
+                break;
             }
-            entries.store(&self.hal, index, entry & F::KEPT | new);
+            next = chunk.end;
+            self.replace(entries, chunk, old ^ new);
         }
-        indices.end
+        if next == indices.start {
+            let differs = |index: &usize| entries.load(*index) & !kept != old;
+            next = indices.clone().find(differs).unwrap_or(end);
+            self.replace(entries, indices.start..next, old ^ new);
+        }
+        next
+    }
+
+    /// The bits of a present leaf that a change of its flags leaves alone.
+    #[inline]
+    fn kept(&self) -> u64 {
+        F::ADDRESS | F::OWNED | self.marks()
+    }
+
+    /// Inverts `bits` in present leaves, whatever the hardware marks meanwhile.
+    #[inline]
+    fn replace(&self, entries: Entries, indices: Range<usize>, bits: u64) {
+        if self.marks() == 0 {
+            entries.invert(&self.hal, indices, bits);
+        } else {
+            entries.invert_atomically(&self.hal, indices, bits);
+        }
     }
 
     /// The attributes that replace those of `entry` by a single store, if that is all there is to do.
@@ -94,14 +130,14 @@ impl<H: Hal, F: Format> Table<H, F> {
         let old = match self.view(level, entry) {
             View::Leaf(old) => old,
             // Nothing there: nothing to change.
-            View::Absent => return Some(entry & !F::KEPT),
+            View::Absent => return Some(entry & !self.kept()),
             _ => return None,
         };
         let new = self.encode(level, Leaf { flags, ..old });
         let simple = flags.is_accessible()
             && !self.format.needs_break(level, entry, new)
             && !caches_differ(old.flags, flags);
-        simple.then_some(new & !F::KEPT)
+        simple.then_some(new & !self.kept())
     }
 
     /// Changes one entry with all that belongs to it; returns whether it was broken and has to be made again.
@@ -129,9 +165,15 @@ impl<H: Hal, F: Format> Table<H, F> {
         if old.owned && flags.is_accessible() {
             self.maintain_change(slot.level, old, flags);
         }
-        slot.store(&self.hal, replacement);
         if present {
+            if flags.is_accessible() {
+                self.replace(slot.entries, slot.index..slot.index + 1, entry ^ replacement);
+            } else {
+                self.take_out(slot, old, |old| Soft::NoAccess(Leaf { flags, ..old }));
+            }
             pending.add(piece, Self::leaf_size(slot.level));
+        } else {
+            slot.store(&self.hal, replacement);
         }
         false
     }

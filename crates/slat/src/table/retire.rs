@@ -6,10 +6,11 @@
 
 #![expect(unsafe_code, reason = "gives the frames of leaves and tables back to the host")]
 
+use super::memory::Entries;
 use super::{Leaf, Slot, Soft, Table, View, pieces};
 use crate::addr::{GuestPhysRange, HostPhysAddr};
 use crate::flags::{LeafSize, level_bytes};
-use crate::format::{CacheEvent, Format};
+use crate::format::{CacheEvent, Format, Kind};
 use crate::frame::frames_of_level;
 use crate::hal::Hal;
 use crate::tlb::Pending;
@@ -18,7 +19,46 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Takes everything in `range` out; large leaves at its edges have been split. The invalidation is owed. If
     /// `owned` is false, no leaf in the range owns its frames, and leaf tables need not be looked at.
     pub(crate) fn retire(&self, pending: &mut Pending, range: GuestPhysRange, owned: bool) {
-        self.retire_in(pending, self.geometry.root_level(), self.root, range, owned);
+        if !self.retire_pages(pending, range) {
+            self.retire_in(pending, self.geometry.root_level(), self.root, range, owned);
+        }
+    }
+
+    /// As [`retire`](Self::retire) if `range` lies in one leaf table and others go on living there; says whether.
+    fn retire_pages(&self, pending: &mut Pending, range: GuestPhysRange) -> bool {
+        let Some((slot, count)) = self.page_run(range) else { return false };
+        let (entries, indices) = (slot.entries, slot.index..slot.index + count);
+        if self.is_empty(0, entries, (indices.end..entries.len()).chain(0..indices.start)) {
+            return false;
+        }
+        let (mut present, mut waits) = (false, false);
+        for index in indices {
+            let slot = Slot { entries, index, level: 0 };
+            let (leaf, seen) = match self.view(0, slot.load()) {
+                View::Leaf(leaf) => (leaf, true),
+                View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf)) => (leaf, false),
+                _ => continue,
+            };
+            present |= seen;
+            waits |= leaf.owned;
+            slot.store(&self.hal, if leaf.owned { Soft::RetiredLeaf(leaf).encode() } else { 0 });
+        }
+        if present {
+            pending.add(range, LeafSize::Size4K);
+        }
+        if waits {
+            pending.add_retired(range);
+        }
+        true
+    }
+
+    /// Whether none of the entries of a table of `level` that `indices` name is alive.
+    fn is_empty(&self, level: u8, entries: Entries, mut indices: impl Iterator<Item = usize>) -> bool {
+        indices.all(|index| {
+            let entry = entries.load(index);
+            let waits = |soft| matches!(soft, Some(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }));
+            entry == 0 || self.format.kind(level, entry) == Kind::Absent && waits(Soft::decode(entry))
+        })
     }
 
     /// Returns whether the table is empty now.
@@ -70,11 +110,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
         // The entry behind the range is the likeliest to be alive, so the search begins there.
         let behind = self.geometry.index(level, range.end());
-        (behind..entries.len()).chain(0..behind).all(|index| {
-            let entry = entries.load(index);
-            let waits = |view| matches!(view, View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }));
-            entry == 0 || waits(self.view(level, entry))
-        })
+        self.is_empty(level, entries, (behind..entries.len()).chain(0..behind))
     }
 
     fn retire_leaf(&self, pending: &mut Pending, slot: Slot, leaf: Leaf, piece: GuestPhysRange) {
@@ -112,6 +148,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Gives back the frames of a leaf that no CPU can reach any more, if they belong to the space.
+    #[inline]
     pub(super) fn give_back(&self, level: u8, leaf: Leaf) {
         if leaf.owned {
             self.maintain(level, leaf.hpa, &[CacheEvent::FromGuest(leaf.flags.memory_type())]);
@@ -138,6 +175,9 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     fn free_below(&self, level: u8, table: HostPhysAddr, owned: bool) {
+        if level == 0 {
+            return self.free_pages(table);
+        }
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
             match self.view(level, entries.load(index)) {
@@ -148,6 +188,34 @@ impl<H: Hal, F: Format> Table<H, F> {
                 | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
                     self.give_back(level, leaf);
                 }
+            }
+        }
+    }
+
+    /// As [`free_below`](Self::free_below) for level 0, where nearly all entries are alike.
+    fn free_pages(&self, table: HostPhysAddr) {
+        let format = self.format;
+        let entries = self.lower_entries(table);
+        // The attributes of owned leaves that need no cache maintenance; no entry has all bits set.
+        let mut plain = u64::MAX;
+        for index in 0..512 {
+            let entry = entries.load(index);
+            if entry & !F::ADDRESS == plain {
+                // SAFETY: as in `give_back`.
+                unsafe { self.hal.dealloc_frames(format.address(entry), 1) };
+                continue;
+            }
+            match self.view(0, entry) {
+                View::Leaf(leaf)
+                | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
+                    self.give_back(0, leaf);
+                    let event = CacheEvent::FromGuest(leaf.flags.memory_type());
+                    let present = format.kind(0, entry) == Kind::Leaf;
+                    if present && leaf.owned && format.cache_actions(event).is_empty() {
+                        plain = entry & !F::ADDRESS;
+                    }
+                }
+                View::Absent | View::Table(_) | View::Soft(Soft::RetiredTable { .. }) => {}
             }
         }
     }

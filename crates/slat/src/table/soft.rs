@@ -10,6 +10,8 @@
 //! | 6     | the frame belongs to the space |
 //! | 51:12 | host physical address of the frame or table |
 //! | 57:52 | the flags of the leaf |
+//! | 58    | the guest has used the leaf |
+//! | 59    | the guest has written to the leaf |
 
 use crate::addr::HostPhysAddr;
 use crate::flags::MappingFlags;
@@ -18,6 +20,9 @@ const KIND_SHIFT: u32 = 3;
 const OWNED: u64 = 1 << 6;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const FLAGS_SHIFT: u32 = 52;
+const FLAGS_MASK: u64 = 0x3f;
+const ACCESSED: u64 = 1 << 58;
+const DIRTY: u64 = 1 << 59;
 
 /// A leaf, in the terms of the library and not of a format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +33,18 @@ pub(crate) struct Leaf {
     pub(crate) flags: MappingFlags,
     /// Whether the frame belongs to the space.
     pub(crate) owned: bool,
+    /// Whether the hardware says that the guest has used it; `false` where it does not tell.
+    pub(crate) accessed: bool,
+    /// Whether the hardware says that the guest has written to it; `false` where it does not tell.
+    pub(crate) dirty: bool,
+}
+
+impl Leaf {
+    /// A leaf that the guest has not used yet.
+    #[inline]
+    pub(crate) const fn new(hpa: HostPhysAddr, flags: MappingFlags, owned: bool) -> Self {
+        Self { hpa, flags, owned, accessed: false, dirty: false }
+    }
 }
 
 /// A software entry.
@@ -51,22 +68,27 @@ pub(crate) enum Soft {
 impl Soft {
     /// The entry.
     pub(crate) const fn encode(self) -> u64 {
-        let (kind, hpa, flags, owned) = match self {
-            Self::NoAccess(leaf) => (1, leaf.hpa, leaf.flags, leaf.owned),
-            Self::Broken(leaf) => (2, leaf.hpa, leaf.flags, leaf.owned),
-            Self::RetiredLeaf(leaf) => (3, leaf.hpa, leaf.flags, leaf.owned),
-            Self::RetiredTable { hpa, owned } => (4, hpa, MappingFlags::empty(), owned),
+        let (kind, leaf) = match self {
+            Self::NoAccess(leaf) => (1, leaf),
+            Self::Broken(leaf) => (2, leaf),
+            Self::RetiredLeaf(leaf) => (3, leaf),
+            Self::RetiredTable { hpa, owned } => (4, Leaf::new(hpa, MappingFlags::empty(), owned)),
         };
-        let owned = if owned { OWNED } else { 0 };
-        kind << KIND_SHIFT | owned | hpa.as_u64() & ADDRESS | (flags.bits() as u64) << FLAGS_SHIFT
+        let mut entry = kind << KIND_SHIFT | leaf.hpa.as_u64() & ADDRESS;
+        entry |= (leaf.flags.bits() as u64) << FLAGS_SHIFT;
+        entry |= if leaf.owned { OWNED } else { 0 };
+        entry |= if leaf.accessed { ACCESSED } else { 0 };
+        entry | if leaf.dirty { DIRTY } else { 0 }
     }
 
     /// What a non-zero entry that the hardware takes for absent means; `None` for none of ours.
     pub(crate) const fn decode(entry: u64) -> Option<Self> {
         let leaf = Leaf {
             hpa: HostPhysAddr::new(entry & ADDRESS),
-            flags: MappingFlags::from_bits_truncate((entry >> FLAGS_SHIFT) as u8),
+            flags: MappingFlags::from_bits_truncate((entry >> FLAGS_SHIFT & FLAGS_MASK) as u8),
             owned: entry & OWNED != 0,
+            accessed: entry & ACCESSED != 0,
+            dirty: entry & DIRTY != 0,
         };
         match entry >> KIND_SHIFT & 7 {
             1 => Some(Self::NoAccess(leaf)),

@@ -14,6 +14,9 @@ use crate::tlb::Pending;
 impl<H: Hal, F: Format> Table<H, F> {
     /// The number of tables that [`split_at`](Self::split_at) both ends of `range` can need.
     pub(crate) fn plan_split(&self, range: GuestPhysRange) -> usize {
+        if self.page_run(range).is_some() {
+            return 0;
+        }
         let cuts = [range.start(), range.end()].map(|gpa| {
             let (slot, entry) = self.walk(gpa);
             let cut = self.splittable(slot, entry).is_some();
@@ -55,12 +58,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         gpa: GuestPhysAddr,
         table: HostPhysAddr,
     ) {
-        let (bytes, step) = (level_bytes(slot.level), level_bytes(slot.level - 1));
-        let entries = self.entries(slot.level - 1, table);
-        for index in 0..entries.len() {
-            let hpa = HostPhysAddr::new(leaf.hpa.as_u64() + index as u64 * step);
-            entries.store_unlinked(&self.hal, index, self.encode(slot.level - 1, Leaf { hpa, ..leaf }));
-        }
+        let bytes = level_bytes(slot.level);
+        self.fill_split(slot.level - 1, table, leaf);
         let linked = self.format.table(table);
         let absent = matches!(self.view(slot.level, entry), View::Soft(_));
         let Ok(piece) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else {
@@ -71,11 +70,33 @@ impl<H: Hal, F: Format> Table<H, F> {
         } else if self.format.needs_break(slot.level, entry, linked) {
             self.break_leaf(pending, slot, leaf, piece);
             self.settle(pending);
+            if let View::Soft(Soft::Broken(marked)) = self.view(slot.level, slot.load()) {
+                if marked != leaf {
+                    self.fill_split(slot.level - 1, table, marked);
+                }
+            }
             self.make(pending, slot, linked);
         } else {
-            slot.store(&self.hal, linked);
+            // The hardware may mark the large leaf until the last moment.
+            let mut known = entry;
+            while !slot.compare_exchange(&self.hal, known, linked) {
+                known = slot.load();
+                let View::Leaf(marked) = self.view(slot.level, known) else {
+                    unreachable!("marks change no kind")
+                };
+                self.fill_split(slot.level - 1, table, marked);
+            }
             pending.add(piece, Self::leaf_size(slot.level));
         }
         self.hal.publish();
+    }
+
+    /// Fills a table of `level` that is not linked yet with what `leaf`, one level above, maps. All of the small leaves
+    /// have the marks of the large one: it is not known which of them the guest meant.
+    fn fill_split(&self, level: u8, table: HostPhysAddr, leaf: Leaf) {
+        let entries = self.entries(level, table);
+        let shift = if leaf.flags.is_accessible() { F::ADDRESS_SHIFT } else { 0 };
+        let step = level_bytes(level) >> shift;
+        entries.fill_unlinked(&self.hal, 0..entries.len(), self.encode(level, leaf), step);
     }
 }

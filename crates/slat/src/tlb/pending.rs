@@ -30,6 +30,14 @@ impl Pending {
         self.len == 0
     }
 
+    /// Nothing is owed any more.
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+        self.stride = LeafSize::Size1G;
+        self.whole = false;
+        self.retired = false;
+    }
+
     /// Adds a range in which leaves of `stride` and up were changed.
     pub(crate) fn add(&mut self, range: GuestPhysRange, stride: LeafSize) {
         self.stride = self.stride.min(stride);

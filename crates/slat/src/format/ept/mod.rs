@@ -1,7 +1,8 @@
 //! Intel EPT (Intel SDM vol. 3C, "The extended page table mechanism (EPT)").
 //!
-//! Four or five levels, mode-based execute control, memory types with and without the guest's PAT. Hardware update of
-//! accessed and dirty flags stays off: EPTP bit 6 is 0, so bits 8 and 9 are ignored.
+//! Four or five levels, mode-based execute control, memory types with and without the guest's PAT, accessed and dirty
+//! flags. With the flags on (EPTP bit 6) the CPU may set bits 8 and 9 of a present leaf at any time, so a present leaf
+//! is only changed by an atomic read-modify-write.
 
 use super::{Format, Geometry, Kind};
 use crate::addr::HostPhysAddr;
@@ -19,8 +20,17 @@ const MEMORY_TYPE_MASK: u64 = 7 << MEMORY_TYPE_SHIFT;
 /// The guest's PAT is ignored.
 const IGNORE_PAT: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
+/// Set by the CPU when it uses an entry, and when it writes through a leaf, if EPTP says so.
+const ACCESSED: u64 = 1 << 8;
+const DIRTY: u64 = 1 << 9;
 /// Execution in user mode, with mode-based execute control.
 const EXECUTE_USER: u64 = 1 << 10;
+/// From [`MappingFlags::USER`] to [`EXECUTE_USER`].
+const USER_SHIFT: u32 = 7;
+const _: () =
+    assert!(MappingFlags::READ.bits() as u64 == READ && MappingFlags::EXECUTE.bits() as u64 == EXECUTE);
+const _: () = assert!(MappingFlags::WRITE.bits() as u64 == WRITE);
+const _: () = assert!((MappingFlags::USER.bits() as u64) << USER_SHIFT == EXECUTE_USER);
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 // Values of the memory type: uncacheable, write-combining, write-back.
@@ -28,8 +38,15 @@ const UC: u64 = 0;
 const WC: u64 = 1;
 const WB: u64 = 6;
 
-/// What of EPT a CPU offers: IA32_VMX_EPT_VPID_CAP, the physical address width, and whether the VM-execution
-/// control "mode-based execute control for EPT" will be on.
+/// In the order of [`MemoryType`].
+const MEMORY_TYPES: [u64; 4] = [
+    WB << MEMORY_TYPE_SHIFT,
+    UC << MEMORY_TYPE_SHIFT,
+    WC << MEMORY_TYPE_SHIFT,
+    UC << MEMORY_TYPE_SHIFT | IGNORE_PAT,
+];
+
+/// What of EPT a CPU offers (IA32_VMX_EPT_VPID_CAP, the physical address width), and which of its options will be on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// IA32_VMX_EPT_VPID_CAP (MSR 48CH).
@@ -38,12 +55,19 @@ pub struct Capabilities {
     pub physical_bits: u32,
     /// Whether mode-based execute control is on (secondary controls, bit 22).
     pub mode_based_execute: bool,
+    /// Whether the CPU is to keep accessed and dirty flags (EPTP bit 6; needs IA32_VMX_EPT_VPID_CAP bit 21). The CPU
+    /// then treats its walks of the guest's page tables as writes to them.
+    pub accessed_dirty: bool,
 }
 
 impl Capabilities {
     /// The least that a CPU with EPT offers: four levels, write-back, no large leaf, 36 bits.
-    pub const BASELINE: Self =
-        Self { ept_vpid_cap: 1 << 6 | 1 << 14, physical_bits: 36, mode_based_execute: false };
+    pub const BASELINE: Self = Self {
+        ept_vpid_cap: 1 << 6 | 1 << 14,
+        physical_bits: 36,
+        mode_based_execute: false,
+        accessed_dirty: false,
+    };
 
     const fn has(self, bit: u32) -> bool {
         self.ept_vpid_cap >> bit & 1 == 1
@@ -59,6 +83,9 @@ pub enum ConfigError {
     /// The CPU does not offer write-back for the EPT paging structures (bit 14).
     #[error("the CPU cannot read its EPT tables through the cache (IA32_VMX_EPT_VPID_CAP bit 14)")]
     NoWriteBack,
+    /// Accessed and dirty flags are asked for, and the CPU has none (bit 21).
+    #[error("the CPU keeps no accessed and dirty flags for EPT (IA32_VMX_EPT_VPID_CAP bit 21)")]
+    NoAccessedDirty,
     /// MAXPHYADDR is not between 32 and 52.
     #[error("a physical address width of {0} bits is outside of 32..=52")]
     PhysicalBits(u32),
@@ -71,6 +98,8 @@ pub struct Ept {
     levels: u8,
     /// The bits of which one makes an entry present.
     present: u64,
+    /// What a table entry has beside the address.
+    table: u64,
 }
 
 impl Ept {
@@ -90,10 +119,21 @@ impl Ept {
         if !capabilities.has(14) {
             return Err(ConfigError::NoWriteBack);
         }
+        if capabilities.accessed_dirty && !capabilities.has(21) {
+            return Err(ConfigError::NoAccessedDirty);
+        }
         if capabilities.physical_bits < 32 || capabilities.physical_bits > 52 {
             return Err(ConfigError::PhysicalBits(capabilities.physical_bits));
         }
-        Ok(Self { capabilities, levels, present: present_bits(capabilities) })
+        Ok(Self::offered(capabilities, levels))
+    }
+
+    const fn offered(capabilities: Capabilities, levels: u8) -> Self {
+        let user = if capabilities.mode_based_execute { EXECUTE_USER } else { 0 };
+        let present = READ | WRITE | EXECUTE | user;
+        // A permission that a table entry lacks is lacking below it, so all are given. That it was used is known.
+        let table = present | if capabilities.accessed_dirty { ACCESSED } else { 0 };
+        Self { capabilities, levels, present, table }
     }
 
     /// What the CPU offers.
@@ -103,21 +143,16 @@ impl Ept {
     }
 }
 
-const fn present_bits(capabilities: Capabilities) -> u64 {
-    READ | WRITE | EXECUTE | if capabilities.mode_based_execute { EXECUTE_USER } else { 0 }
-}
-
 impl Default for Ept {
     /// Four levels on a CPU of the [baseline](Capabilities::BASELINE), which has no large leaves.
     fn default() -> Self {
-        let capabilities = Capabilities::BASELINE;
-        Self { capabilities, levels: 4, present: present_bits(capabilities) }
+        Self::offered(Capabilities::BASELINE, 4)
     }
 }
 
 impl Format for Ept {
     const OWNED: u64 = 1 << 52;
-    const KEPT: u64 = ADDRESS | Self::OWNED;
+    const ADDRESS: u64 = ADDRESS;
     const ADDRESS_SHIFT: u32 = 0;
     const TABLE: TableKind = TableKind::Ept;
 
@@ -162,35 +197,21 @@ impl Format for Ept {
 
     #[inline]
     fn leaf(&self, level: u8, hpa: HostPhysAddr, flags: MappingFlags) -> u64 {
-        let mut entry = hpa.as_u64() & ADDRESS;
+        // The permissions stand in the same order in both.
+        let mut entry = hpa.as_u64() & ADDRESS | u64::from(flags.bits()) & (READ | WRITE | EXECUTE);
         if level > 0 {
             entry |= LARGE;
         }
-        for (flag, bit) in
-            [(MappingFlags::READ, READ), (MappingFlags::WRITE, WRITE), (MappingFlags::EXECUTE, EXECUTE)]
-        {
-            if flags.contains(flag) {
-                entry |= bit;
-            }
-        }
-        if self.capabilities.mode_based_execute && flags.contains(MappingFlags::USER) {
-            entry |= EXECUTE_USER;
-        }
+        // Bit 10 makes an entry present where it counts, and only there.
+        entry |= u64::from((flags & MappingFlags::USER).bits()) << USER_SHIFT & self.present;
         // MTRRs do not apply under EPT: the type stands in their place, and the guest's PAT can weaken it unless it
         // is ignored ("Memory type used for translated guest-physical addresses").
-        entry
-            | match flags.memory_type() {
-                MemoryType::WriteBack => WB << MEMORY_TYPE_SHIFT,
-                MemoryType::NonCacheable => WC << MEMORY_TYPE_SHIFT,
-                MemoryType::Device => UC << MEMORY_TYPE_SHIFT,
-                MemoryType::StronglyOrdered => UC << MEMORY_TYPE_SHIFT | IGNORE_PAT,
-            }
+        entry | MEMORY_TYPES[flags.memory_type() as usize]
     }
 
     #[inline]
     fn table(&self, hpa: HostPhysAddr) -> u64 {
-        // A permission that a table entry lacks is lacking below it, so all are given.
-        hpa.as_u64() & ADDRESS | self.present
+        hpa.as_u64() & ADDRESS | self.table
     }
 
     #[inline]
@@ -228,8 +249,17 @@ impl Format for Ept {
     }
 
     fn root_register(&self, root: HostPhysAddr, _tag: u16) -> u64 {
-        // EPTP: memory type of the tables in 2:0, page-walk length less one in 5:3, A/D (bit 6) off.
-        root.as_u64() & ADDRESS | u64::from(self.levels - 1) << 3 | WB
+        // EPTP: memory type of the tables in 2:0, page-walk length less one in 5:3, accessed and dirty flags in 6.
+        let flags = u64::from(self.capabilities.accessed_dirty) << 6;
+        root.as_u64() & ADDRESS | flags | u64::from(self.levels - 1) << 3 | WB
+    }
+
+    fn accessed_bit(&self) -> u64 {
+        if self.capabilities.accessed_dirty { ACCESSED } else { 0 }
+    }
+
+    fn dirty_bit(&self) -> u64 {
+        if self.capabilities.accessed_dirty { DIRTY } else { 0 }
     }
 
     fn separates_user_execute(&self) -> bool {

@@ -5,7 +5,7 @@ use MappingFlags as M;
 
 /// Everything but five levels and mode-based execute control: IA32_VMX_EPT_VPID_CAP of a Tiger Lake as Bochs has it.
 const TIGER_LAKE: Capabilities =
-    Capabilities { ept_vpid_cap: 0xf01_06b3_4141, physical_bits: 46, mode_based_execute: false };
+    Capabilities { ept_vpid_cap: 0xf01_06b3_4141, physical_bits: 46, ..Capabilities::BASELINE };
 
 fn formats() -> Vec<Ept> {
     let five =
@@ -13,13 +13,16 @@ fn formats() -> Vec<Ept> {
     let plain = Capabilities { ept_vpid_cap: five.ept_vpid_cap & !1 & !(1 << 17), ..five };
     let mut formats = vec![Ept::default()];
     for capabilities in [TIGER_LAKE, five, plain] {
-        for mode_based_execute in [false, true] {
+        for (mode_based_execute, accessed_dirty) in
+            [(false, false), (true, false), (false, true), (true, true)]
+        {
             for levels in [4, 5] {
-                formats.extend(Ept::new(Capabilities { mode_based_execute, ..capabilities }, levels));
+                let options = Capabilities { mode_based_execute, accessed_dirty, ..capabilities };
+                formats.extend(Ept::new(options, levels));
             }
         }
     }
-    assert_eq!(formats.len(), 11);
+    assert_eq!(formats.len(), 21);
     formats
 }
 
@@ -55,6 +58,12 @@ fn entries_are_those_of_the_manual() {
     }
     assert_eq!(plain.table(HostPhysAddr::new(0x5000)), 0x5007);
     assert_eq!(mode_based.table(HostPhysAddr::new(0x5000)), 0x5407);
+    let flagged = Ept::new(Capabilities { accessed_dirty: true, ..TIGER_LAKE }, 4).expect("offered");
+    // Bit 8 of a table entry is set ahead; bits 8 and 9 of a leaf are the CPU's to set.
+    assert_eq!(flagged.table(HostPhysAddr::new(0x5000)), 0x5107);
+    assert_eq!(flagged.leaf(0, HostPhysAddr::new(0x1000), rw), 0x1033);
+    assert_eq!((flagged.accessed_bit(), flagged.dirty_bit()), (0x100, 0x200));
+    assert_eq!((plain.accessed_bit(), plain.dirty_bit()), (0, 0));
 }
 
 /// "EPT Misconfigurations": what the hardware would refuse with exit reason 49.
@@ -124,6 +133,8 @@ fn the_root_register_is_an_eptp() {
     let five = Capabilities { ept_vpid_cap: TIGER_LAKE.ept_vpid_cap | 1 << 7, ..TIGER_LAKE };
     let five = Ept::new(five, 5).expect("offered");
     assert_eq!(five.root_register(HostPhysAddr::new(0x1234_5000), 7), 0x1234_5026);
+    let flagged = Ept::new(Capabilities { accessed_dirty: true, ..TIGER_LAKE }, 4).expect("offered");
+    assert_eq!(flagged.root_register(HostPhysAddr::new(0x1234_5000), 7), 0x1234_505e, "bit 6");
     assert_eq!((four.geometry().gpa_bits, five.geometry().gpa_bits), (48, 57));
 }
 
@@ -133,6 +144,8 @@ fn what_the_cpu_lacks_is_refused() {
     assert_eq!(Ept::new(TIGER_LAKE, 3), Err(ConfigError::Levels(3)));
     let no_write_back = Capabilities { ept_vpid_cap: 1 << 6, ..TIGER_LAKE };
     assert_eq!(Ept::new(no_write_back, 4), Err(ConfigError::NoWriteBack));
+    let no_flags = Capabilities { ept_vpid_cap: 1 << 6 | 1 << 14, accessed_dirty: true, ..TIGER_LAKE };
+    assert_eq!(Ept::new(no_flags, 4), Err(ConfigError::NoAccessedDirty));
     let wide = Capabilities { physical_bits: 53, ..TIGER_LAKE };
     assert_eq!(Ept::new(wide, 4), Err(ConfigError::PhysicalBits(53)));
     let plain = Ept::default();

@@ -83,7 +83,7 @@ impl Default for Gstage {
 
 impl Format for Gstage {
     const OWNED: u64 = 1 << 8;
-    const KEPT: u64 = PPN_MASK | Self::OWNED;
+    const ADDRESS: u64 = PPN_MASK;
     const ADDRESS_SHIFT: u32 = 2;
     const TABLE: TableKind = TableKind::Gstage;
 

@@ -91,7 +91,7 @@ impl Default for Npt {
 
 impl Format for Npt {
     const OWNED: u64 = 1 << 52;
-    const KEPT: u64 = ADDRESS | Self::OWNED;
+    const ADDRESS: u64 = ADDRESS;
     const ADDRESS_SHIFT: u32 = 0;
     const TABLE: TableKind = TableKind::Npt;
 

@@ -150,7 +150,7 @@ impl Default for Stage2 {
 
 impl Format for Stage2 {
     const OWNED: u64 = 1 << 56;
-    const KEPT: u64 = ADDRESS | Self::OWNED;
+    const ADDRESS: u64 = ADDRESS;
     const ADDRESS_SHIFT: u32 = 0;
     const TABLE: TableKind = TableKind::Stage2;
 

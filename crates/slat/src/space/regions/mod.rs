@@ -82,11 +82,24 @@ impl Region {
 
 impl<const L: usize, const I: usize> Tree<L, I> {
     /// The region that contains `gpa`. Logarithmic.
-    #[inline]
     pub(crate) fn find(&self, gpa: GuestPhysAddr) -> Option<Region> {
-        let leaf = self.leaf(self.descend(gpa.as_u64())?.leaf);
-        let region = leaf.region(leaf.count_to(gpa.as_u64()).checked_sub(1)?)?;
-        region.range.contains(gpa).then_some(region)
+        let (start, packed) = self.find_packed(gpa)?;
+        packed.unpack(start)
+    }
+
+    /// The flags of the region that contains `gpa`, if a fault there takes a single frame where only a page is
+    /// missing. Logarithmic; what most faults need to know and no more.
+    #[inline(always)]
+    pub(crate) fn single_page_flags(&self, gpa: GuestPhysAddr) -> Option<MappingFlags> {
+        let (_, packed) = self.find_packed(gpa)?;
+        packed.populates_single_pages().then(|| packed.flags())
+    }
+
+    #[inline(always)]
+    fn find_packed(&self, gpa: GuestPhysAddr) -> Option<(u64, node::Packed)> {
+        let leaf = self.leaf(self.leaf_of(gpa.as_u64())?);
+        let (start, packed) = leaf.before(gpa.as_u64())?;
+        packed.covers(start, gpa.as_u64()).then_some((start, packed))
     }
 
     /// All regions in ascending order.
@@ -105,6 +118,31 @@ impl<const L: usize, const I: usize> Tree<L, I> {
             behind - usize::from(before.is_some_and(|region| region.range.end() > range.start()))
         });
         Iter { tree: self, place, index, end: range.end().as_u64() }
+    }
+
+    /// What covers `range`, or the first address of it that no region covers. Logarithmic where one region does.
+    #[inline]
+    pub(crate) fn cover(&self, range: GuestPhysRange) -> Result<Cover, GuestPhysAddr> {
+        let start = range.start().as_u64();
+        let place = self.descend(start).ok_or(range.start())?;
+        let leaf = self.leaf(place.leaf);
+        let index = leaf.count_to(start).checked_sub(1).ok_or(range.start())?;
+        if let Some(region) = leaf.region(index).filter(|region| region.range.contains_range(range)) {
+            let owned = matches!(region.backend, Backend::Alloc { .. });
+            return Ok(Cover {
+                owned,
+                exact: (index > 0 && region.range == range).then_some((place, index)),
+            });
+        }
+        self.cover_by_many(range)
+    }
+
+    fn cover_by_many(&self, range: GuestPhysRange) -> Result<Cover, GuestPhysAddr> {
+        let owned = |region: Region| matches!(region.backend, Backend::Alloc { .. });
+        match self.first_hole(range) {
+            Some(hole) => Err(hole),
+            None => Ok(Cover { owned: self.overlapping(range).any(owned), exact: None }),
+        }
     }
 
     /// The first address of `range` that no region covers.
@@ -141,15 +179,16 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         self.trim(hal);
     }
 
-    /// Replaces what the regions say about `range`, which they cover, by `change` of each part, a region with the same
-    /// addresses or nothing; room for two more was reserved.
+    /// Replaces what the regions say about `range`, which they cover as `cover` says, by `change` of each part, a region
+    /// with the same addresses or nothing; room for two more was reserved.
     pub(crate) fn update<H: Hal>(
         &mut self,
         hal: &H,
         range: GuestPhysRange,
+        cover: Cover,
         change: impl FnMut(Region) -> Option<Region>,
     ) {
-        match self.place_of(range) {
+        match cover.exact {
             Some((place, index)) => self.rewrite_from(place, index, range, change),
             None => {
                 self.cut_at(range.start());
@@ -160,13 +199,16 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         self.trim(hal);
     }
 
-    /// Where the region is whose addresses are `range`, if it is one and has a neighbour before it in its leaf. So
-    /// that the most frequent change costs one descent.
-    fn place_of(&self, range: GuestPhysRange) -> Option<(Place, usize)> {
-        let place = self.descend(range.start().as_u64())?;
-        let leaf = self.leaf(place.leaf);
-        let index = leaf.count_to(range.start().as_u64()).checked_sub(1)?;
-        (index > 0 && leaf.region(index)?.range == range).then_some((place, index))
+    /// Removes what the regions say about `range`, which they cover as `cover` says; room for two more was reserved.
+    pub(crate) fn remove<H: Hal>(&mut self, hal: &H, range: GuestPhysRange, cover: Cover) {
+        match cover.exact {
+            // A hole joins nothing, and the first region of the leaf stays.
+            Some((place, index)) => {
+                self.remove_one(place.leaf, index, range);
+                self.trim(hal);
+            }
+            None => self.update(hal, range, cover, |_| None),
+        }
     }
 
     /// Splits the region around `gpa` so that one begins there.
@@ -190,6 +232,15 @@ impl<const L: usize, const I: usize> fmt::Debug for Tree<L, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
+}
+
+/// How regions cover a range; good until the regions change.
+pub(crate) struct Cover {
+    /// Whether some of it is memory of the space.
+    pub(crate) owned: bool,
+    /// Where the region is whose addresses are the range, if it is one and has a neighbour before it in its leaf. So
+    /// that the most frequent change costs one descent.
+    exact: Option<(Place, usize)>,
 }
 
 /// Regions in ascending order.

@@ -51,7 +51,13 @@ fn change<const L: usize, const I: usize>(
     change: impl FnMut(Region) -> Option<Region>,
 ) {
     tree.reserve(hal, 2).expect("memory");
-    tree.update(hal, range, change);
+    let cover = cover(tree, range);
+    tree.update(hal, range, cover, change);
+}
+
+/// What covers a range, which may have holes here.
+fn cover<const L: usize, const I: usize>(tree: &Tree<L, I>, range: GuestPhysRange) -> Cover {
+    tree.cover(range).unwrap_or(Cover { owned: false, exact: None })
 }
 
 /// What is at each page, as a region of that page.
@@ -130,26 +136,30 @@ fn step<const L: usize, const I: usize>(
         }
         0..4 => {
             reserve_despite_failures(tree, hal, 2);
-            tree.update(hal, range, |region| Some(Region { flags, ..region }));
+            let cover = cover(tree, range);
+            tree.update(hal, range, cover, |region| Some(Region { flags, ..region }));
             model.range_mut(covered).for_each(|(_, page)| page.flags = flags);
         }
         // One region, as a whole.
         4..7 => {
             let Some(region) = tree.find(range.start()) else { return };
             reserve_despite_failures(tree, hal, 2);
-            tree.update(hal, region.range, |_| None);
+            let cover = cover(tree, region.range);
+            tree.remove(hal, region.range, cover);
             model.retain(|_, page| !region.range.contains_range(page.range));
         }
         7 => {
             reserve_despite_failures(tree, hal, 2);
-            tree.update(hal, range, |_| None);
+            let cover = cover(tree, range);
+            tree.remove(hal, range, cover);
             model.retain(|page, _| !covered.contains(page));
         }
         // Some regions go, the others change.
         _ => {
             let mut parts = Vec::new();
             reserve_despite_failures(tree, hal, 2);
-            tree.update(hal, range, |region| {
+            let cover = cover(tree, range);
+            tree.update(hal, range, cover, |region| {
                 parts.push(region.range);
                 some(region.range.start().as_u64() / PAGE_SIZE).then_some(Region { flags, ..region })
             });
@@ -303,7 +313,9 @@ fn a_reservation_fails_whole_and_is_enough() {
         let hpa = HostPhysAddr::new(page * 64 * PAGE_SIZE);
         tree.insert(&hal, region(page * 4, 3, MappingFlags::READ, Backend::Linear { hpa }));
         failures += reserve_despite_failures(&mut tree, &hal, 2);
-        tree.update(&hal, pages(page * 2 / 4 * 4 + 1, 1), |_| None);
+        let middle = pages(page * 2 / 4 * 4 + 1, 1);
+        let cover = cover(&tree, middle);
+        tree.remove(&hal, middle, cover);
         check(&tree, &hal);
     }
     assert!(failures > 500, "{failures} allocations failed");

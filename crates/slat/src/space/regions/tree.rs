@@ -54,6 +54,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
     }
 
     /// A node of this tree: `V` and `N` are those of its height.
+    #[inline]
     fn node<V: Copy, const N: usize>(&self, link: Link) -> &Node<V, N> {
         // SAFETY: links of the tree are of live nodes (see the module), and `&self` keeps everyone from changing them.
         unsafe { link.node() }
@@ -73,6 +74,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         (first, second)
     }
 
+    #[inline]
     pub(super) fn leaf(&self, link: Link) -> &Leaf<L> {
         self.node(link)
     }
@@ -94,8 +96,14 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         self.inner(link).get(index).and_then(|(_, child)| child).expect("an inner node has children")
     }
 
-    /// The leaf to which `key` leads: the one with the last region that begins at or below it, or else the first.
+    /// The leaf to which `key` leads.
     #[inline]
+    pub(super) fn leaf_of(&self, key: u64) -> Option<Link> {
+        let root = self.root?;
+        Some(if self.height <= 1 { root } else { self.descend(key)?.leaf })
+    }
+
+    /// The leaf to which `key` leads: the one with the last region that begins at or below it, or else the first.
     pub(super) fn descend(&self, key: u64) -> Option<Place> {
         let mut place = Place { leaf: self.root?, next: None };
         for _ in 1..self.height {
@@ -308,6 +316,17 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         }
         if repair && self.height > 1 {
             self.repair(range.start().as_u64().saturating_sub(1), end);
+        }
+    }
+
+    /// Removes the region at `index` of a leaf, which is not its first and has the addresses `range`.
+    pub(super) fn remove_one(&mut self, link: Link, index: usize, range: GuestPhysRange) {
+        let leaf = self.leaf_mut(link);
+        leaf.remove(index, index + 1);
+        let repair = leaf.len() < Leaf::<L>::LEAST;
+        self.len -= 1;
+        if repair && self.height > 1 {
+            self.repair(range.start().as_u64().saturating_sub(1), range.end().as_u64());
         }
     }
 
