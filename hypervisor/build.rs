@@ -1,6 +1,6 @@
 //! Gives the linker the memory map of the machine, on the bare-metal target only.
 
-use slat_hv_protocol::{BLOBS_ADDRESS, IMAGE_ADDRESS};
+use slat_hv_protocol::{BLOBS_ADDRESS, CPUS_MAX, IMAGE_ADDRESS};
 use std::env;
 use std::path::Path;
 
@@ -17,6 +17,7 @@ fn main() {
         format!("-T{}", script.display()),
         format!("--defsym=IMAGE_ADDRESS={IMAGE_ADDRESS:#x}"),
         format!("--defsym=BLOBS_ADDRESS={BLOBS_ADDRESS:#x}"),
+        format!("--defsym=CPUS_MAX={CPUS_MAX}"),
         "--gc-sections".to_owned(),
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");

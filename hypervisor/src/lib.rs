@@ -14,6 +14,7 @@ extern crate std;
 
 pub mod arch;
 pub mod churn;
+pub mod cpus;
 pub mod guest;
 pub mod params;
 pub mod pool;

@@ -1,6 +1,6 @@
 //! Checking of the parameters: everything that could make the run go wrong is refused before it starts.
 
-use slat_hv_protocol::{BLOBS_ADDRESS, Params, Span};
+use slat_hv_protocol::{BLOBS_ADDRESS, CPUS_MAX, Params, Span};
 use thiserror::Error;
 
 const TWO_MIB: u64 = 2 << 20;
@@ -38,6 +38,9 @@ pub enum ParamsError {
     /// Guest memory is unusable.
     #[error("guest memory must be a multiple of 2 MiB, above 0 and at most 256 GiB")]
     GuestMemory,
+    /// There are no CPUs, or too many.
+    #[error("the number of CPUs must be 1 to {CPUS_MAX}")]
+    Cpus,
     /// The command line cannot be put into a device tree.
     #[error("the command line contains a NUL")]
     CommandLine,
@@ -48,7 +51,7 @@ pub enum ParamsError {
 /// # Errors
 /// [`ParamsError`], the first that is found.
 pub fn check(params: &Params) -> Result<(), ParamsError> {
-    let Params { nonce, pool, kernel, initrd, guest_memory, bootargs, .. } = params;
+    let Params { nonce, pool, kernel, initrd, guest_memory, cpus, bootargs, .. } = params;
     check_nonce(nonce)?;
     if kernel.size == 0 {
         return Err(ParamsError::Empty("kernel"));
@@ -74,6 +77,9 @@ pub fn check(params: &Params) -> Result<(), ParamsError> {
     }
     if *guest_memory == 0 || guest_memory % TWO_MIB != 0 || *guest_memory > GUEST_MEMORY_MAX {
         return Err(ParamsError::GuestMemory);
+    }
+    if !(1..=CPUS_MAX).contains(&(*cpus as usize)) {
+        return Err(ParamsError::Cpus);
     }
     if bootargs.contains('\0') {
         return Err(ParamsError::CommandLine);

@@ -1,23 +1,37 @@
-//! The run of one guest: build its space, enter it, answer its exits, report.
+//! The run of one guest: build its space, enter it on each of its CPUs, answer its exits, end it.
 //!
-//! Nothing here knows the ISA. Protocol: the caller makes an empty space and a vCPU that runs on it;
-//! [`Machine::new`] maps the regions; [`Machine::run`] consumes the machine, so that every frame is back in the host's
-//! pool when it returns.
+//! Nothing here knows the ISA. Protocol: the caller makes an empty space; [`Machine::new`] maps the regions; each CPU
+//! that the guest turns on calls [`Machine::run`] with its own vCPU; the one that gets [`Left::Ended`] calls
+//! [`Machine::close`], after which every frame is back in the host's pool.
+//!
+//! **Locks,** in the order in which they are taken: churn, space, counters. Faults share the space, for the library
+//! answers them beside each other; what changes its structure has it alone.
+
+mod books;
+
+pub use books::Outcome;
 
 use crate::churn::{Churn, Operation};
+use crate::cpus::Cpus;
 use crate::guest::{Content, Device};
-use crate::vcpu::{Event, Exit, Vcpu};
+use crate::vcpu::{Event, Exit, Request, Vcpu};
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use books::Books;
 use slat::format::Format;
 use slat::{
     AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, Hal, HostPhysAddr, LeafSize, MapError,
     MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
 };
-use slat_hv_protocol::{ChurnReport, End, FaultPolicy, Faults, GUEST_RAM_ADDRESS, Leaf, Leaves};
+use slat_hv_protocol::{End, FaultPolicy, Faults, GUEST_RAM_ADDRESS, Leaf};
+use spin::{Mutex, RwLock};
 
 /// Faults in a row for which nothing was to be done: at this many the guest makes no progress.
 const IDLE_FAULTS_LIMIT: u32 = 1000;
+
+/// Looks at the other CPUs before one that does not leave the guest is taken for lost: seconds on any machine.
+const PATIENCE: u64 = 100_000_000;
 
 /// What guest RAM allows.
 const RAM: MappingFlags =
@@ -42,231 +56,359 @@ pub struct Job<'a> {
     pub churn: Option<slat_hv_protocol::Churn>,
 }
 
-/// What came of a run, apart from what the host's pool counts.
+/// Why a CPU left the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// How it ended.
-    pub end: End,
-    /// Faults by outcome.
-    pub faults: Faults,
-    /// Leaves at the end.
-    pub leaves: Leaves,
-    /// Frames that held tables at the end.
-    pub table_pages: u64,
-    /// What churn did.
-    pub churn: Option<ChurnReport>,
-    /// Calls to the firmware.
-    pub firmware_calls: u64,
-    /// External aborts given to the guest.
-    pub injected_aborts: u64,
-    /// Exits of every kind.
-    pub exits: u64,
+pub enum Left {
+    /// It ended the run, and has to close the machine.
+    Ended(End),
+    /// Another one ended the run.
+    Stopped,
+    /// The guest turned it off.
+    Off,
 }
 
-/// A guest and its address space.
-pub struct Machine<'a, H: Hal, F: Format, V> {
-    space: AddrSpace<H, F>,
-    vcpu: V,
+/// A guest and its address space, shared by its CPUs.
+pub struct Machine<'a, H: Hal, F: Format> {
+    /// `None` once it was given back.
+    space: RwLock<Option<AddrSpace<H, F>>>,
+    cpus: &'a Cpus,
     job: Job<'a>,
-    churn: Option<Churn>,
-    faults: Faults,
-    firmware_calls: u64,
-    injected_aborts: u64,
-    exits: u64,
-    idle_faults: u32,
+    ram_options: AllocOptions,
+    churn: Option<Mutex<Churn>>,
+    books: Books,
 }
 
-impl<'a, H: Hal, F: Format, V: Vcpu> Machine<'a, H, F, V> {
+impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
     /// Maps the guest's RAM and devices into `space`, which is empty.
     ///
     /// # Errors
     /// Those of the library.
-    pub fn new(mut space: AddrSpace<H, F>, vcpu: V, job: Job<'a>) -> Result<Self, MapError> {
+    pub fn new(mut space: AddrSpace<H, F>, cpus: &'a Cpus, job: Job<'a>) -> Result<Self, MapError> {
         let (largest_leaf, fault_around) = match job.leaf {
             Leaf::Size4K => (LeafSize::Size4K, LeafSize::Size4K),
             Leaf::Size2M => (LeafSize::Size2M, LeafSize::Size2M),
             // QEMU's software TLB forgets everything when the guest drops one page of a large leaf.
             Leaf::Auto => (LeafSize::Size4K, LeafSize::Size2M),
         };
-        let lazily = AllocOptions { populate: false, largest_leaf, fault_around };
-        space.map_alloc_with(GuestPhysAddr::new(GUEST_RAM_ADDRESS), job.memory, RAM, lazily)?;
+        let ram_options = AllocOptions { populate: false, largest_leaf, fault_around };
+        space.map_alloc_with(GuestPhysAddr::new(GUEST_RAM_ADDRESS), job.memory, RAM, ram_options)?;
         for &Device { address, size, .. } in job.devices {
             space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
         }
-        let churn = job.churn.map(Churn::new);
-        Ok(Self {
-            space,
-            vcpu,
-            job,
-            churn,
-            faults: Faults::default(),
-            firmware_calls: 0,
-            injected_aborts: 0,
-            exits: 0,
-            idle_faults: 0,
-        })
+        let churn = job.churn.map(|settings| Mutex::new(Churn::new(settings)));
+        let books = Books::new(cpus.count());
+        Ok(Self { space: RwLock::new(Some(space)), cpus, job, ram_options, churn, books })
     }
 
-    /// Runs the guest to its end, then gives everything back.
-    pub fn run(mut self) -> Outcome {
-        self.vcpu.bind();
-        let end = loop {
-            let exit = self.vcpu.run();
-            self.exits += 1;
-            if let Err(end) = self.answer(exit).and_then(|()| self.stir()) {
-                break end;
+    /// Runs the guest on CPU `cpu` until that leaves it for good; it has nothing of the guest loaded then.
+    pub fn run<V: Vcpu>(&self, cpu: usize, vcpu: &mut V) -> Left {
+        vcpu.bind();
+        let left = loop {
+            if self.cpus.is_ending() {
+                break Left::Stopped;
+            }
+            let exit = vcpu.run();
+            self.books.of(cpu, |counts| counts.exits += 1);
+            if let Err(left) = self.answer(cpu, vcpu, exit).and_then(|()| self.stir(vcpu)) {
+                break left;
             }
         };
-        self.vcpu.unbind();
-        let table = self.space.stats().table;
-        Outcome {
-            end,
-            faults: self.faults,
-            leaves: Leaves { size_4k: table.leaves_4k, size_2m: table.leaves_2m, size_1g: table.leaves_1g },
-            table_pages: table.table_frames,
-            churn: self.churn.as_ref().map(Churn::report),
-            firmware_calls: self.firmware_calls,
-            injected_aborts: self.injected_aborts,
-            exits: self.exits,
-        }
+        vcpu.unbind();
+        let left = match left {
+            Left::Ended(_) if !self.cpus.end() => Left::Stopped,
+            left => left,
+        };
+        self.cpus.leave(cpu);
+        left
     }
 
-    /// Answers one exit; `Err` is the end of the run.
-    fn answer(&mut self, exit: Exit) -> Result<(), End> {
-        match exit {
-            Exit::NestedPageFault(info) => return self.fault(&info),
-            Exit::RepeatAccess => {
-                self.faults.total += 1;
-                self.faults.retried += 1;
-                return self.nothing_done("a stage-2 fault whose address cannot be found out");
+    /// Takes the guest's memory away, waits until every CPU has left it, and gives everything back. To be called by
+    /// the CPU that got [`Left::Ended`], with the `end` that it got. `wake` wakes CPUs that sleep inside the guest, if any
+    /// can (Arm: by WFE, which is not trapped); it is called again and again.
+    ///
+    /// A CPU that is in the guest, and be it in a loop without exits, leaves it by the fault of its next access
+    /// or fetch: no interrupt is needed, which the guest could mask because the interrupt controller is its own.
+    /// One that waits for an interrupt has left already, see [`Cpus`].
+    ///
+    /// # Errors
+    /// One line if a CPU did not leave; then nothing was given back.
+    pub fn close(&self, end: End, wake: fn()) -> Result<Outcome, String> {
+        let table = self.space.write().as_mut().map(|space| {
+            let table = space.stats().table;
+            if self.cpus.count() > 1 {
+                space.clear();
             }
-            Exit::FirmwareCall => self.firmware_calls += 1,
+            table
+        });
+        if !self.cpus.wait_for_all(PATIENCE, wake) {
+            return Err("a CPU did not leave the guest".to_string());
+        }
+        drop(self.space.write().take());
+        let churn = self.churn.as_ref().map(|churn| churn.lock().report());
+        Ok(self.books.close(end, table.unwrap_or_default(), churn))
+    }
+
+    /// Answers one exit; `Err` is the end of the run on this CPU.
+    fn answer<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, exit: Exit) -> Result<(), Left> {
+        match exit {
+            Exit::NestedPageFault(info) => return self.fault(cpu, vcpu, &info),
+            Exit::RepeatAccess => {
+                self.count(cpu, |faults| &mut faults.retried);
+                let what = "a stage-2 fault whose address cannot be found out";
+                return self.nothing_done(cpu, vcpu, what);
+            }
+            Exit::FirmwareCall => self.firmware_call(cpu),
+            Exit::Suspend => {
+                self.firmware_call(cpu);
+                self.wait(cpu, vcpu)?;
+            }
+            Exit::CpuOff => {
+                self.firmware_call(cpu);
+                return Err(Left::Off);
+            }
             Exit::PowerOff => {
-                self.firmware_calls += 1;
-                return Err(End::PowerOff);
+                self.firmware_call(cpu);
+                return Err(Left::Ended(End::PowerOff));
             }
             Exit::Reset => {
-                self.firmware_calls += 1;
-                return Err(End::Reset);
+                self.firmware_call(cpu);
+                return Err(Left::Ended(End::Reset));
             }
-            Exit::Wait | Exit::Refused => {}
-            Exit::Unsupported(what) => return Err(End::Unsupported { description: self.line(&what) }),
+            Exit::Request(request, page) => {
+                let done = self.request(request, page)?;
+                vcpu.answer_request(done);
+            }
+            Exit::Wait => self.wait(cpu, vcpu)?,
+            Exit::Refused => {}
+            Exit::Unsupported(what) => {
+                return Err(Left::Ended(End::Unsupported { description: line(vcpu, &what) }));
+            }
         }
-        self.idle_faults = 0;
+        self.books.of(cpu, |counts| counts.idle_faults = 0);
         Ok(())
     }
 
-    fn fault(&mut self, info: &NestedPageFaultInfo) -> Result<(), End> {
-        self.faults.total += 1;
-        let (content, churn) = (&self.job.content, &mut self.churn);
-        let fill = |gpa: GuestPhysAddr, memory: &mut [u8]| {
-            content.fill(gpa.as_u64(), memory);
-            if let Some(churn) = churn.as_mut() {
-                churn.populated(gpa.as_u64(), memory.len() as u64);
+    /// Counts a fault, once it is clear what became of it: one by which a CPU leaves at the end is none.
+    fn count(&self, cpu: usize, kind: fn(&mut Faults) -> &mut u64) {
+        self.books.of(cpu, |counts| {
+            counts.faults.total += 1;
+            *kind(&mut counts.faults) += 1;
+        });
+    }
+
+    fn firmware_call(&self, cpu: usize) {
+        self.books.of(cpu, |counts| counts.firmware_calls += 1);
+    }
+
+    /// Waits for an interrupt; with other CPUs about, without the guest's table, for one of them may end the run.
+    fn wait<V: Vcpu>(&self, cpu: usize, vcpu: &mut V) -> Result<(), Left> {
+        if self.cpus.count() == 1 {
+            vcpu.wait();
+            return Ok(());
+        }
+        vcpu.unbind();
+        self.cpus.pause(cpu);
+        vcpu.wait();
+        // If not, the table may be gone, and must not be loaded again.
+        if !self.cpus.resume(cpu) {
+            return Err(Left::Stopped);
+        }
+        vcpu.bind();
+        Ok(())
+    }
+
+    fn fault<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, info: &NestedPageFaultInfo) -> Result<(), Left> {
+        let outcome = match self.handle(info)? {
+            Err(FaultError::Permission { .. }) if self.churn.is_some() => {
+                match self.give_back(cpu, vcpu, info)? {
+                    None => return Ok(()),
+                    Some(outcome) => outcome,
+                }
             }
+            outcome => outcome,
         };
-        let outcome = self.space.handle_page_fault_with(info.gpa, info.access, fill);
         if !matches!(outcome, Ok(FaultOutcome::Spurious | FaultOutcome::Retry)) {
-            self.idle_faults = 0;
+            self.books.of(cpu, |counts| counts.idle_faults = 0);
         }
         match outcome {
             Ok(FaultOutcome::Populated(_)) => {
-                self.faults.populated += 1;
+                self.count(cpu, |faults| &mut faults.populated);
                 Ok(())
             }
             Ok(FaultOutcome::Spurious) => {
-                self.faults.spurious += 1;
-                self.nothing_done(&format!("{info}, although it is mapped"))
+                self.count(cpu, |faults| &mut faults.spurious);
+                self.nothing_done(cpu, vcpu, &format!("{info}, although it is mapped"))
             }
             Ok(FaultOutcome::Retry) => {
-                self.faults.retried += 1;
-                self.nothing_done(&format!("{info}"))
+                self.count(cpu, |faults| &mut faults.retried);
+                self.nothing_done(cpu, vcpu, &format!("{info}"))
             }
             Err(error @ FaultError::OutOfMemory(_)) => {
-                self.faults.unanswered += 1;
-                Err(End::OutOfMemory { description: self.line(&format!("{info}: {error}")) })
+                self.count(cpu, |faults| &mut faults.unanswered);
+                let description = line(vcpu, &format!("{info}: {error}"));
+                Err(Left::Ended(End::OutOfMemory { description }))
             }
-            Err(error @ FaultError::Permission { .. }) => match self.taken_by_churn(info.gpa) {
-                Some(page) => self.restore(page),
-                None => self.unanswered(info, &error),
-            },
-            Err(error @ (FaultError::OutsideSpace { .. } | FaultError::NoRegion(_))) => {
-                self.unanswered(info, &error)
-            }
+            Err(
+                error @ (FaultError::Permission { .. }
+                | FaultError::OutsideSpace { .. }
+                | FaultError::NoRegion(_)),
+            ) => self.unanswered(cpu, vcpu, info, &error),
         }
+    }
+
+    /// Lets the library answer a fault, and tells churn of the pages that came of it.
+    fn handle(&self, info: &NestedPageFaultInfo) -> Result<Result<FaultOutcome, FaultError>, Left> {
+        let mut populated = Vec::new();
+        let outcome = self.ask(info, &mut populated)?;
+        // Where two CPUs raced for a page both tell of it, which only makes it likelier to be drawn.
+        if let Some(churn) = &self.churn {
+            let mut churn = churn.lock();
+            populated.into_iter().for_each(|(gpa, bytes)| churn.populated(gpa, bytes));
+        }
+        Ok(outcome)
+    }
+
+    /// Lets the library answer a fault, beside other faults. With churn, what it populated is added to `populated`.
+    fn ask(
+        &self,
+        info: &NestedPageFaultInfo,
+        populated: &mut Vec<(u64, u64)>,
+    ) -> Result<Result<FaultOutcome, FaultError>, Left> {
+        let fill = |gpa: GuestPhysAddr, memory: &mut [u8]| {
+            self.job.content.fill(gpa.as_u64(), memory);
+            if self.churn.is_some() {
+                populated.push((gpa.as_u64(), memory.len() as u64));
+            }
+        };
+        let space = self.space.read();
+        // The end is announced before the regions go.
+        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Left::Stopped)?;
+        Ok(space.handle_page_fault_with(info.gpa, info.access, fill))
+    }
+
+    /// Changes the structure of the space, which nobody else uses meanwhile.
+    fn change<R>(&self, work: impl FnOnce(&mut AddrSpace<H, F>) -> R) -> Result<R, Left> {
+        let mut space = self.space.write();
+        let space = space.as_mut().filter(|_| !self.cpus.is_ending()).ok_or(Left::Stopped)?;
+        Ok(work(space))
     }
 
     /// A fault to which the answer was to try again: fine, unless it never ends.
-    fn nothing_done(&mut self, what: &str) -> Result<(), End> {
-        self.idle_faults += 1;
-        if self.idle_faults < IDLE_FAULTS_LIMIT {
+    fn nothing_done<V: Vcpu>(&self, cpu: usize, vcpu: &V, what: &str) -> Result<(), Left> {
+        let idle_faults = self.books.of(cpu, |counts| {
+            counts.idle_faults += 1;
+            counts.idle_faults
+        });
+        if idle_faults < IDLE_FAULTS_LIMIT {
             return Ok(());
         }
-        Err(End::Unsupported {
-            description: self.line(&format!("{what}: {IDLE_FAULTS_LIMIT} times in a row")),
-        })
+        let description = line(vcpu, &format!("{what}: {IDLE_FAULTS_LIMIT} times in a row"));
+        Err(Left::Ended(End::Unsupported { description }))
     }
 
-    fn unanswered(&mut self, info: &NestedPageFaultInfo, error: &FaultError) -> Result<(), End> {
-        self.faults.unanswered += 1;
+    fn unanswered<V: Vcpu>(
+        &self,
+        cpu: usize,
+        vcpu: &mut V,
+        info: &NestedPageFaultInfo,
+        error: &FaultError,
+    ) -> Result<(), Left> {
+        self.count(cpu, |faults| &mut faults.unanswered);
         match self.job.on_fault {
             FaultPolicy::Stop => {
                 let inside = |device: &&Device| info.gpa.as_u64().wrapping_sub(device.address) < device.size;
                 let device = self.job.devices.iter().find(inside);
                 let name = device.map_or(String::new(), |device| format!(" ({})", device.name));
-                Err(End::Fault { description: self.line(&format!("{info}: {error}{name}")) })
+                let description = line(vcpu, &format!("{info}: {error}{name}"));
+                Err(Left::Ended(End::Fault { description }))
             }
             FaultPolicy::Inject => {
-                self.vcpu.inject(Event::AccessFailed);
-                self.injected_aborts += 1;
+                vcpu.inject(Event::AccessFailed);
+                self.books.of(cpu, |counts| counts.injected_aborts += 1);
                 Ok(())
             }
         }
     }
 
-    fn taken_by_churn(&mut self, gpa: GuestPhysAddr) -> Option<GuestPhysAddr> {
-        self.churn.as_mut()?.give_back(gpa.as_u64()).map(GuestPhysAddr::new)
-    }
-
-    fn restore(&mut self, page: GuestPhysAddr) -> Result<(), End> {
-        self.faults.restored += 1;
-        let restored = self.space.protect(page, PAGE_SIZE, RAM).map_err(|error| error.to_string());
-        restored.map_err(|error| self.churn_failed("restoring", page, &error))
+    /// A permission is missing: gives the page back if churn has taken it, and returns nothing. If not, another CPU
+    /// may have been faster with that; what comes of asking once more while churn holds still is the answer.
+    fn give_back<V: Vcpu>(
+        &self,
+        cpu: usize,
+        vcpu: &V,
+        info: &NestedPageFaultInfo,
+    ) -> Result<Option<Result<FaultOutcome, FaultError>>, Left> {
+        let Some(churn) = &self.churn else { return Ok(None) };
+        let mut churn = churn.lock();
+        let Some(page) = churn.give_back(info.gpa.as_u64()) else {
+            let mut populated = Vec::new();
+            let outcome = self.ask(info, &mut populated)?;
+            populated.into_iter().for_each(|(gpa, bytes)| churn.populated(gpa, bytes));
+            return Ok(Some(outcome));
+        };
+        let page = GuestPhysAddr::new(page);
+        let restored = self.change(|space| space.protect(page, PAGE_SIZE, RAM))?;
+        restored.map_err(|error| churn_failed(vcpu, "restoring", page, &error.to_string()))?;
+        self.count(cpu, |faults| &mut faults.restored);
+        self.books.of(cpu, |counts| counts.idle_faults = 0);
+        Ok(None)
     }
 
     /// Lets churn do its work after an exit.
-    fn stir(&mut self) -> Result<(), End> {
-        for _ in 0..self.churn.as_ref().map_or(0, Churn::per_exit) {
-            let Some((page, operation)) = self.churn.as_mut().and_then(Churn::draw) else { break };
+    fn stir<V: Vcpu>(&self, vcpu: &V) -> Result<(), Left> {
+        let Some(churn) = &self.churn else { return Ok(()) };
+        let mut churn = churn.lock();
+        for _ in 0..churn.per_exit() {
+            let Some((page, operation)) = churn.draw() else { break };
             let gpa = GuestPhysAddr::new(page);
-            let done = self.carry_out(gpa, operation);
-            done.map_err(|error| self.churn_failed(&format!("{operation:?}"), gpa, &error))?;
-            if let Some(churn) = &mut self.churn {
-                churn.done(page, operation);
-            }
+            let done = self.carry_out(gpa, operation)?;
+            done.map_err(|error| churn_failed(vcpu, &format!("{operation:?}"), gpa, &error))?;
+            churn.done(page, operation);
         }
         Ok(())
     }
 
-    fn carry_out(&mut self, page: GuestPhysAddr, operation: Operation) -> Result<(), String> {
+    fn carry_out(&self, page: GuestPhysAddr, operation: Operation) -> Result<Result<(), String>, Left> {
         let flags = match operation {
             Operation::Move => {
-                return self.space.migrate(page, PAGE_SIZE).map(drop).map_err(|error| error.to_string());
+                let moved = self.change(|space| space.migrate(page, PAGE_SIZE))?;
+                return Ok(moved.map(drop).map_err(|error| error.to_string()));
             }
             Operation::Unmap => MappingFlags::empty(),
             Operation::WriteProtect => RAM.difference(MappingFlags::WRITE),
         };
-        self.space.protect(page, PAGE_SIZE, flags).map_err(|error| error.to_string())
+        let protected = self.change(|space| space.protect(page, PAGE_SIZE, flags))?;
+        Ok(protected.map_err(|error| error.to_string()))
     }
 
-    /// The pages are the guest's and the flags are legal: what can be missing is a frame.
-    fn churn_failed(&self, doing: &str, page: GuestPhysAddr, error: &str) -> End {
-        End::OutOfMemory { description: self.line(&format!("churn: {doing} GPA {page:#x}: {error}")) }
+    /// Carries out what the guest asked for; `false` if that cannot be.
+    fn request(&self, request: Request, page: GuestPhysAddr) -> Result<bool, Left> {
+        let offset = page.as_u64().wrapping_sub(GUEST_RAM_ADDRESS);
+        if offset >= self.job.memory || offset % PAGE_SIZE != 0 {
+            return Ok(false);
+        }
+        self.change(|space| match request {
+            Request::Move => space.migrate(page, PAGE_SIZE).is_ok(),
+            Request::WriteProtect => {
+                space.protect(page, PAGE_SIZE, RAM.difference(MappingFlags::WRITE)).is_ok()
+            }
+            Request::Renew => {
+                let options = self.ram_options;
+                space.unmap(page, PAGE_SIZE).is_ok()
+                    && space.map_alloc_with(page, PAGE_SIZE, RAM, options).is_ok()
+            }
+        })
     }
+}
 
-    fn line(&self, what: &str) -> String {
-        format!("PC {:#x}: {what}", self.vcpu.program_counter())
-    }
+/// The pages are the guest's and the flags are legal: what can be missing is a frame.
+fn churn_failed<V: Vcpu>(vcpu: &V, doing: &str, page: GuestPhysAddr, error: &str) -> Left {
+    let description = line(vcpu, &format!("churn: {doing} GPA {page:#x}: {error}"));
+    Left::Ended(End::OutOfMemory { description })
+}
+
+fn line<V: Vcpu>(vcpu: &V, what: &str) -> String {
+    format!("PC {:#x}: {what}", vcpu.program_counter())
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The shape that every virtual CPU has, whatever the ISA.
 //!
 //! Protocol: `new`, `setup` (or `set_root` and `set_entry`), then `bind` to the physical CPU, then `run` again and
-//! again, then `unbind`. Between `bind` and `unbind` the guest's system registers are live in the CPU; `inject` and the resolution
-//! of a fault's address rely on that. What a guest does ends up in an [`Exit`], never in a panic.
+//! again, then `unbind`; after that, `bind` and so on again. Between `bind` and `unbind` the guest's system registers
+//! are live in the CPU; `inject` and the resolution of a fault's address rely on that. What a guest does ends up in an
+//! [`Exit`], never in a panic.
 
 use alloc::string::String;
 use slat::{GuestPhysAddr, NestedPageFaultInfo};
@@ -32,7 +33,7 @@ pub trait Vcpu: Sized {
     /// Loads the vCPU's state into this physical CPU.
     fn bind(&mut self);
 
-    /// Takes the vCPU's state out of this physical CPU.
+    /// Takes the vCPU's state out of this physical CPU. Twice is no different from once.
     fn unbind(&mut self);
 
     /// Runs the bound vCPU until something happens that it cannot answer by itself.
@@ -47,6 +48,12 @@ pub trait Vcpu: Sized {
     /// Sets general register `index`, if there is one.
     fn set_register(&mut self, index: usize, value: u64);
 
+    /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
+    fn wait(&mut self);
+
+    /// Tells the guest whether its last [`Exit::Request`] was carried out.
+    fn answer_request(&mut self, done: bool);
+
     /// Delivers an event to the bound guest before it goes on.
     fn inject(&mut self, event: Event);
 }
@@ -60,16 +67,33 @@ pub enum Exit {
     RepeatAccess,
     /// A call to the firmware, which the vCPU has answered.
     FirmwareCall,
+    /// A firmware call that asks for sleep until an interrupt, which the vCPU has answered.
+    Suspend,
+    /// A firmware call by which this vCPU goes off and the others go on.
+    CpuOff,
+    /// The guest asks for a change of the page at this address. Only offered to a guest that is to test this.
+    Request(Request, GuestPhysAddr),
     /// A firmware call that asks for power-off.
     PowerOff,
     /// A firmware call that asks for a reset.
     Reset,
-    /// The guest waited for an interrupt, and the wait is over.
+    /// The guest waits for an interrupt.
     Wait,
     /// An instruction that the guest cannot have; it has received an exception instead.
     Refused,
     /// Something the hypervisor does not offer: one line that says what.
     Unsupported(String),
+}
+
+/// What a guest that tests the hypervisor may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Another frame with the same contents.
+    Move,
+    /// No permission to write any more.
+    WriteProtect,
+    /// The page is unmapped, and mapped anew to be populated by the next access.
+    Renew,
 }
 
 /// What can be delivered to a guest.

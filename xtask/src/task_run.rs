@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
 
     let hypervisor = equipment.toolchain.build(&host, &workspace, "slat-hv")?;
-    let machine = Machine { emulator: equipment.emulator, cpu: options.cpu.clone() };
+    let machine = Machine { emulator: equipment.emulator, cpu: options.cpu.clone(), cpus: options.cpus };
     let (seen, times) = boots(options, &checked, &machine, &hypervisor, &guest)?;
 
     let verdict = verdict::under_slat(&guest, &seen);

@@ -9,8 +9,11 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::{self, Write as _};
 use serde::{Deserialize, Serialize};
 
 /// Host physical address of the parameter block on QEMU's `virt` machine, above the machine's own device tree.
@@ -27,6 +30,9 @@ pub const BLOBS_ADDRESS: u64 = 0x4200_0000;
 
 /// Guest-physical address of the guest's first byte of RAM.
 pub const GUEST_RAM_ADDRESS: u64 = 0x4000_0000;
+
+/// Most CPUs of a guest; the machine has as many as the guest.
+pub const CPUS_MAX: usize = 2;
 
 /// How a line for `cargo xtask` begins on the serial port; the nonce and a space follow.
 pub const LINE_PREFIX: &str = "slat-hv:";
@@ -84,6 +90,8 @@ pub enum Mistake {
     WrongAddress,
     /// VAE2IS, which belongs to the hypervisor's own translation regime.
     El2Instruction,
+    /// The forms that are not broadcast (IPAS2E1, VMALLE1, VMALLS12E1, DSB NSH): the other CPUs forget nothing.
+    LocalTlbi,
 }
 
 /// Random unmapping, moving and write-protecting of guest pages while the guest runs.
@@ -110,6 +118,8 @@ pub struct Params {
     pub initrd: Span,
     /// Bytes of guest RAM, a multiple of 2 MiB.
     pub guest_memory: u64,
+    /// CPUs of the guest and of the machine, 1 to [`CPUS_MAX`].
+    pub cpus: u32,
     /// Width of a guest-physical address in bits; none for all that the CPU has.
     pub gpa_bits: Option<u32>,
     /// The guest's command line.
@@ -122,6 +132,9 @@ pub struct Params {
     pub churn: Option<Churn>,
     /// A mistake to make in TLB maintenance.
     pub mistake: Mistake,
+    /// Whether the guest may ask, by hypercall, that its pages are moved, write-protected or taken away: for the test
+    /// guest. Frames that come back are poisoned then.
+    pub page_requests: bool,
 }
 
 /// One line from the hypervisor.
@@ -131,7 +144,7 @@ pub enum Message {
     /// The guest is about to run for the first time.
     Started(Started),
     /// The run is over and everything was given back (or was not: see the counts).
-    Ended(Report),
+    Ended(Box<Report>),
     /// The hypervisor itself failed: a refused parameter, a host exception, a panic.
     Failed {
         /// Why, in one line.
@@ -151,7 +164,7 @@ pub struct Started {
     /// VTCR_EL2 as written.
     pub vtcr: u64,
     /// Optional features of the CPU that stage 2 uses, by their architectural names.
-    pub features: alloc::vec::Vec<String>,
+    pub features: Vec<String>,
 }
 
 /// How the guest's run ended.
@@ -184,7 +197,7 @@ pub enum End {
 pub struct Report {
     /// How the run ended.
     pub end: End,
-    /// Stage-2 faults by kind; the sum is the number of stage-2 exits.
+    /// Stage-2 faults by kind; the sum is the number of stage-2 exits, but for those by which CPUs left at the end.
     pub faults: Faults,
     /// Leaves of the stage-2 table at the end of the run, by size.
     pub leaves: Leaves,
@@ -204,6 +217,8 @@ pub struct Report {
     pub injected_aborts: u64,
     /// Exits of the guest, of every kind.
     pub exits: u64,
+    /// The same for each CPU of the guest by itself, CPU 0 first.
+    pub exits_by_cpu: Vec<u64>,
 }
 
 /// Stage-2 faults by outcome.
@@ -265,7 +280,7 @@ pub struct ChurnReport {
 ///
 /// # Errors
 /// The reason, when the block would not fit into [`PARAMS_MAX`] bytes.
-pub fn encode_params(params: &Params) -> Result<alloc::vec::Vec<u8>, &'static str> {
+pub fn encode_params(params: &Params) -> Result<Vec<u8>, &'static str> {
     let json = serde_json::to_vec(params).map_err(|_| "the parameters cannot be encoded")?;
     if json.len() + 8 > PARAMS_MAX {
         return Err("the parameters (command line included) do not fit into 64 KiB");
@@ -291,6 +306,30 @@ pub fn decode_params(block: &[u8]) -> Result<Params, &'static str> {
 pub fn encode_message(nonce: &str, message: &Message) -> String {
     let json = serde_json::to_string(message).unwrap_or_default();
     alloc::format!("{LINE_PREFIX}{nonce} {json}")
+}
+
+/// Writes the line of a [`Message::Failed`] to `out`, without the line end and without a heap: what failed may be the
+/// heap. Control characters of `reason` become blanks.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_failure(out: &mut impl fmt::Write, nonce: &str, reason: fmt::Arguments<'_>) -> fmt::Result {
+    write!(out, "{LINE_PREFIX}{nonce} {{\"message\":\"failed\",\"reason\":\"")?;
+    JsonString(out).write_fmt(reason)?;
+    out.write_str("\"}")
+}
+
+/// The inside of a JSON string.
+struct JsonString<'a, W>(&'a mut W);
+
+impl<W: fmt::Write> fmt::Write for JsonString<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|character| match character {
+            '"' | '\\' => write!(self.0, "\\{character}"),
+            control if control.is_control() => self.0.write_char(' '),
+            other => self.0.write_char(other),
+        })
+    }
 }
 
 /// The message that `line` carries, if it is one of the hypervisor's lines of the run with this nonce.

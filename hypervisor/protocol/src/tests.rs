@@ -10,12 +10,14 @@ fn params() -> Params {
         kernel: Span { address: BLOBS_ADDRESS, size: 123 },
         initrd: Span::default(),
         guest_memory: 128 << 20,
+        cpus: 2,
         gpa_bits: Some(40),
         bootargs: "console=ttyAMA0 \"quoted\"".to_string(),
         leaf: Leaf::Auto,
         on_fault: FaultPolicy::Inject,
         churn: Some(Churn { seed: 7, per_exit: 2, limit: 1000 }),
         mistake: Mistake::Ipas2Alone,
+        page_requests: true,
     }
 }
 
@@ -43,4 +45,13 @@ fn only_the_right_nonce_is_believed() {
     assert_eq!(decode_message("other", &line), None);
     assert_eq!(decode_message("secret", &line[1..]), None);
     assert_eq!(decode_message("secret", "slat-hv:secret {\"message\":\"ended\"}"), None);
+}
+
+#[test]
+fn a_failure_needs_no_heap_to_be_understood() {
+    let mut line = String::new();
+    write_failure(&mut line, "secret", format_args!("panicked at \"{}\":\n\tnot {}", "a\\b", 5))
+        .expect("a string");
+    let reason = "panicked at \"a\\b\":  not 5".to_string();
+    assert_eq!(decode_message("secret", &line), Some(Message::Failed { reason }));
 }

@@ -9,12 +9,14 @@ fn params() -> Params {
         kernel: Span { address: 0x4200_0000, size: 27 << 20 },
         initrd: Span { address: 0x4400_0000, size: 12345 },
         guest_memory: 128 << 20,
+        cpus: 1,
         gpa_bits: None,
         bootargs: "console=ttyAMA0".to_string(),
         leaf: Leaf::Auto,
         on_fault: FaultPolicy::Stop,
         churn: None,
         mistake: Mistake::None,
+        page_requests: false,
     }
 }
 
@@ -44,6 +46,8 @@ fn each_defect_has_its_own_error() {
     assert_eq!(refused(|p| p.guest_memory = 0), ParamsError::GuestMemory);
     assert_eq!(refused(|p| p.guest_memory += 4096), ParamsError::GuestMemory);
     assert_eq!(refused(|p| p.guest_memory = 1 << 62), ParamsError::GuestMemory);
+    assert_eq!(refused(|p| p.cpus = 0), ParamsError::Cpus);
+    assert_eq!(refused(|p| p.cpus = 3), ParamsError::Cpus);
     assert_eq!(refused(|p| p.bootargs.push('\0')), ParamsError::CommandLine);
 }
 

@@ -21,6 +21,17 @@
 //! | `too-wide`        | reads GPA 1 << 42; wider than stage 2 with `gpa_bits` 40         | fault at that GPA, outside |
 //! | `exec-device`     | branches into the UART                                          | fault at 0x09000000, fetch, permission |
 //! | `walk-hole`       | turns its MMU on with the table in a hole                       | fault in 0x0a000000, table walk |
+//! | `second-cpu`      | CPU 1, on two CPUs: each refusal of CPU_ON, then on and off 50 times | power-off |
+//! | `off-while-busy`  | powers off while CPU 1 is in a loop without exits               | power-off     |
+//! | `off-while-waiting` | powers off while CPU 1 waits for an interrupt that never comes | power-off    |
+//! | `off-from-second` | CPU 1 powers off while CPU 0 is in a loop without exits         | power-off     |
+//! | `hole-on-second`  | CPU 1 reads the hole while CPU 0 is in a loop                   | fault at that GPA |
+//! | `change-places`   | CPU 0 goes off, CPU 1 turns it on again and goes off            | power-off     |
+//! | `stale-move`      | CPU 1 reads a page in a loop without exits; CPU 0 has it moved and writes to it: CPU 1 must see that, and never the old frame | power-off |
+//! | `stale-protect`   | CPU 1 writes to a page in a loop; CPU 0 has it write-protected (`on_fault=inject`): CPU 1 must get an abort, and no store may arrive after that | power-off, `injected_aborts` 1 |
+//! | `stale-renew`     | as `stale-move`, but the page is unmapped and populated anew, after others were populated | power-off |
+//! | `stale-table`     | CPU 1 walks its stage-1 tables for each read; CPU 0 has the last of them moved | power-off |
+//! | `stale-alone`     | moves, renews and write-protects (`on_fault=inject`) pages that the only CPU uses itself | power-off, `injected_aborts` 1 |
 //! | `no-vector`       | VBAR in a hole, then a fault (`on_fault=inject`)                | no end: the guest loops; a time-out is right, and so is an end by the hypervisor |
 //! | `wild`            | executes random words 5000 times over, each until the next exception; `seed=N` in the command line | anything but a failure of the hypervisor; a time-out is right |
 

@@ -9,13 +9,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The emulator and the CPU that it emulates.
+/// The emulator and the CPUs that it emulates.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     /// The emulator's path.
     pub(crate) emulator: PathBuf,
     /// The CPU model.
     pub(crate) cpu: String,
+    /// How many CPUs; the guest has as many.
+    pub(crate) cpus: u32,
 }
 
 impl Machine {
@@ -45,6 +47,7 @@ impl Machine {
     fn command(&self, machine: &str, memory: u64) -> Command {
         let mut command = guarded(&self.emulator);
         command.args(["-machine", machine, "-cpu", &self.cpu, "-m", &format!("{}K", memory >> 10)]);
+        command.args(["-smp", &self.cpus.to_string()]);
         // One serial port on stdio and nothing else: no monitor that a stray byte could reach.
         command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none"]);
         command.args(["-no-user-config", "-nodefaults", "-no-reboot"]);

@@ -47,6 +47,8 @@ pub(crate) struct Choices {
     pub(crate) on_fault: FaultPolicy,
     pub(crate) churn: Option<Churn>,
     pub(crate) mistake: Mistake,
+    /// Whether the guest may ask for changes of its pages.
+    pub(crate) page_requests: bool,
 }
 
 /// How the emulator ended.
@@ -107,12 +109,14 @@ pub(crate) fn under_slat(
         kernel: layout.kernel,
         initrd: layout.initrd,
         guest_memory: guest.memory,
+        cpus: machine.cpus,
         gpa_bits: choices.gpa_bits,
         bootargs: guest.bootargs.clone(),
         leaf: choices.leaf,
         on_fault: choices.on_fault,
         churn: choices.churn,
         mistake: choices.mistake,
+        page_requests: choices.page_requests,
     };
     let block = encode_params(&params).map_err(anyhow::Error::msg)?;
     let mut file = tempfile::Builder::new().prefix("slat-params-").tempfile().context("no temporary file")?;
@@ -232,7 +236,7 @@ impl Observer {
                 Piece::Line(line) => self.line(&line),
                 Piece::Message(message) => match *message {
                     Message::Started(started) => self.seen.started = Some(started),
-                    Message::Ended(report) => self.seen.report = Some(report),
+                    Message::Ended(report) => self.seen.report = Some(*report),
                     Message::Failed { reason } => self.seen.failed = Some(reason),
                 },
                 Piece::Garbled(line) => {

@@ -6,7 +6,7 @@ use crate::guests::image::{self, Image};
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
-use slat_hv_protocol::{Churn, FaultPolicy, Leaf, Mistake, PARAMS_MAX};
+use slat_hv_protocol::{CPUS_MAX, Churn, FaultPolicy, Leaf, Mistake, PARAMS_MAX};
 use std::path::{Path, PathBuf};
 
 /// What every guest is told; `--append` comes behind it.
@@ -94,6 +94,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_native: bool,
 
+    /// CPUs of the machine and of the guest
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=CPUS_MAX as i64))]
+    pub(crate) cpus: u32,
+
     /// CPU that QEMU emulates
     #[arg(long, value_name = "MODEL", default_value = "cortex-a72")]
     pub(crate) cpu: String,
@@ -104,8 +108,8 @@ pub(crate) struct Options {
 }
 
 /// The protocol's names of mistakes.
-pub(crate) const MISTAKES: [&str; 6] =
-    ["none", "no-tlbi", "ipas2-alone", "vmalle1-alone", "wrong-address", "el2-instruction"];
+pub(crate) const MISTAKES: [&str; 7] =
+    ["none", "no-tlbi", "ipas2-alone", "vmalle1-alone", "wrong-address", "el2-instruction", "local-tlbi"];
 
 /// What the checks found out.
 pub(crate) struct Checked {
@@ -141,6 +145,7 @@ impl Options {
             on_fault: self.on_fault,
             churn: self.churn.then(|| churn(self.churn_seed)),
             mistake: self.mistake,
+            page_requests: false,
         }
     }
 }

@@ -51,6 +51,7 @@ struct Json<'a> {
     guest: &'a str,
     guest_image: String,
     cpu: &'a str,
+    cpus: u32,
     memory_bytes: u64,
     leaf: slat_hv_protocol::Leaf,
     end: Option<&'a End>,
@@ -72,6 +73,7 @@ struct Json<'a> {
     firmware_calls: Option<u64>,
     injected_aborts: Option<u64>,
     exits: Option<u64>,
+    exits_by_cpu: Option<&'a [u64]>,
     seconds_to_init: Option<f64>,
     seconds_native: Option<f64>,
     ratio: Option<f64>,
@@ -102,6 +104,7 @@ impl Summary<'_> {
             guest: &self.name,
             guest_image: self.guest.kernel.display().to_string(),
             cpu: &self.options.cpu,
+            cpus: self.options.cpus,
             memory_bytes: self.guest.memory,
             leaf: self.options.leaf,
             end: report.map(|report| &report.end),
@@ -125,6 +128,7 @@ impl Summary<'_> {
             firmware_calls: report.map(|report| report.firmware_calls),
             injected_aborts: report.map(|report| report.injected_aborts),
             exits: report.map(|report| report.exits),
+            exits_by_cpu: report.map(|report| report.exits_by_cpu.as_slice()),
             seconds_to_init: self.times.to_init.map(rounded),
             seconds_native: self.times.native.map(rounded),
             ratio: self.times.ratio().map(rounded),
@@ -141,7 +145,9 @@ impl Summary<'_> {
             let _ = writeln!(text, "  {name:<20}{value}");
         };
         let memory = self.guest.memory >> 20;
-        row("guest", format!("{}, {memory} MiB of RAM, {}", self.name, self.options.cpu));
+        let cpus =
+            if self.options.cpus == 1 { String::new() } else { format!("{} times ", self.options.cpus) };
+        row("guest", format!("{}, {memory} MiB of RAM, {cpus}{}", self.name, self.options.cpu));
         row("end", self.end());
         row(
             "guest's memory",
@@ -252,6 +258,11 @@ fn counts(report: &Report, churn_seed: Option<u64>) -> String {
     group(&mut text, "other", "");
     line(&mut text, "firmware calls", report.firmware_calls, "");
     line(&mut text, "injected aborts", report.injected_aborts, "");
+    if report.exits_by_cpu.len() > 1 {
+        for (cpu, exits) in report.exits_by_cpu.iter().enumerate() {
+            line(&mut text, &format!("exits of CPU {cpu}"), *exits, "");
+        }
+    }
     if let (Some(seed), Some(churn)) = (churn_seed, &report.churn) {
         group(&mut text, "churn", &format!("seed {seed}"));
         for (name, count) in

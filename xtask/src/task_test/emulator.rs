@@ -68,13 +68,21 @@ struct Boot {
     kernel: PathBuf,
     memory: u64,
     cpu: &'static str,
+    cpus: u32,
     choices: Choices,
     patience: Duration,
 }
 
 impl Boot {
     fn new(kernel: PathBuf) -> Self {
-        Self { kernel, memory: 128 << 20, cpu: "cortex-a72", choices: Choices::default(), patience: PATIENCE }
+        Self {
+            kernel,
+            memory: 128 << 20,
+            cpu: "cortex-a72",
+            cpus: 1,
+            choices: Choices::default(),
+            patience: PATIENCE,
+        }
     }
 }
 
@@ -138,9 +146,10 @@ fn steps(slot: &Slot) -> Vec<Step> {
     ];
     for seed in 1..=CHURN_SEEDS {
         steps.push(boot_step(slot, &format!("boot under churn, seed {seed}"), move |bench, output| {
-            churn(bench, seed, output)
+            churn(bench, 1, seed, output)
         }));
     }
+    steps.push(boot_step(slot, "boot under churn on two CPUs", |bench, output| churn(bench, 2, 1, output)));
     for mistake in MISTAKES {
         steps.push(boot_step(slot, &format!("mistake is seen: {mistake:?}"), move |bench, output| {
             bad_boot(bench, mistake, output)
@@ -257,8 +266,8 @@ fn optional_boot_step(
 }
 
 impl Bench {
-    fn machine(&self, cpu: &str) -> Machine {
-        Machine { emulator: self.emulator.clone(), cpu: cpu.to_owned() }
+    fn machine(&self, cpu: &str, cpus: u32) -> Machine {
+        Machine { emulator: self.emulator.clone(), cpu: cpu.to_owned(), cpus }
     }
 
     fn linux(&self, kernel: PathBuf, memory: u64) -> Result<Guest> {
@@ -272,10 +281,11 @@ impl Bench {
         })
     }
 
-    /// Boots the guest that misbehaves, with `bootargs` to say how.
+    /// Boots the guest that misbehaves on so many CPUs, with `bootargs` to say how.
     pub(crate) fn boot_test_guest(
         &self,
         bootargs: &str,
+        cpus: u32,
         choices: &Choices,
         patience: Duration,
         output: &mut String,
@@ -288,20 +298,19 @@ impl Bench {
             memory: scenarios::MEMORY,
             sha256: None,
         };
-        self.boot(&guest, "cortex-a72", choices, patience, output)
+        self.boot(&guest, &self.machine("cortex-a72", cpus), choices, patience, output)
     }
 
     fn boot(
         &self,
         guest: &Guest,
-        cpu: &str,
+        machine: &Machine,
         choices: &Choices,
         patience: Duration,
         output: &mut String,
     ) -> Result<Observed> {
         let mut screen = Vec::new();
-        let seen =
-            session::under_slat(&self.machine(cpu), &self.hypervisor, guest, choices, patience, &mut screen);
+        let seen = session::under_slat(machine, &self.hypervisor, guest, choices, patience, &mut screen);
         output.push_str(&String::from_utf8_lossy(&screen));
         let seen = seen?;
         if let Some(report) = &seen.report {
@@ -314,7 +323,8 @@ impl Bench {
 /// Boots Linux, which must reach its end with everything in order.
 fn good_boot(bench: &Bench, boot: Boot, output: &mut String) -> Result<(Observed, Report)> {
     let guest = bench.linux(boot.kernel, boot.memory)?;
-    let seen = bench.boot(&guest, boot.cpu, &boot.choices, boot.patience, output)?;
+    let seen =
+        bench.boot(&guest, &bench.machine(boot.cpu, boot.cpus), &boot.choices, boot.patience, output)?;
     verdict::under_slat(&guest, &seen).map_err(anyhow::Error::msg)?;
     let report = seen.report.clone().context("there is no report")?;
     ensure!(report.frames.taken > 0, "no frame was taken");
@@ -343,19 +353,25 @@ fn on_cpu(
 fn natively(bench: &Bench, output: &mut String) -> Result<String> {
     let guest = bench.linux(bench.kernel.clone(), 128 << 20)?;
     let mut screen = Vec::new();
-    let seen = session::natively(&bench.machine("cortex-a72"), &guest, PATIENCE, &mut screen);
+    let seen = session::natively(&bench.machine("cortex-a72", 1), &guest, PATIENCE, &mut screen);
     output.push_str(&String::from_utf8_lossy(&screen));
     let seen = seen?;
     verdict::natively(&guest, &seen).map_err(anyhow::Error::msg)?;
     Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
 }
 
-fn churn(bench: &Bench, seed: u64, output: &mut String) -> Result<String> {
-    let mut boot = Boot::new(bench.kernel.clone());
+fn churn(bench: &Bench, cpus: u32, seed: u64, output: &mut String) -> Result<String> {
+    let mut boot = Boot { cpus, ..Boot::new(bench.kernel.clone()) };
     boot.choices.churn = Some(task_run::churn(seed));
     // Page by page, with a window around each fault, and in large leaves, which churn then has to split.
     boot.choices.leaf = [Leaf::Size4K, Leaf::Auto, Leaf::Size2M][seed as usize % 3];
-    let report = good_boot(bench, boot, output)?.1;
+    let (seen, report) = good_boot(bench, boot, output)?;
+    if cpus > 1 {
+        let console = String::from_utf8_lossy(&seen.console);
+        ensure!(console.contains(&format!("{cpus} CPUs")), "the kernel did not bring up {cpus} CPUs");
+        let least = report.exits_by_cpu.iter().min().copied().unwrap_or_default();
+        ensure!(least > 500, "one of the CPUs left the guest {least} times only");
+    }
     let counts = report.churn.context("churn did not report")?;
     let counts = [counts.unmapped, counts.moved, counts.write_protected];
     let [unmapped, moved, write_protected] = counts;
@@ -373,7 +389,7 @@ fn bad_boot(bench: &Bench, mistake: Mistake, output: &mut String) -> Result<Stri
     // The very run that passes as `boot under churn, seed 3`, but for the mistake.
     let churn = Some(task_run::churn(3));
     let choices = Choices { leaf: Leaf::Size4K, churn, mistake, ..Choices::default() };
-    let seen = bench.boot(&guest, "cortex-a72", &choices, MISTAKE_PATIENCE, output)?;
+    let seen = bench.boot(&guest, &bench.machine("cortex-a72", 1), &choices, MISTAKE_PATIENCE, output)?;
     ensure!(seen.started.is_some(), "the guest was not even started");
     match verdict::under_slat(&guest, &seen) {
         Err(reason) => Ok(reason),

@@ -4,7 +4,7 @@
 use super::emulator::Bench;
 use crate::boot::session::{Choices, Ending, Observed};
 use anyhow::{Context, Result, bail, ensure};
-use slat_hv_protocol::{End, FaultPolicy, Leaf, Report};
+use slat_hv_protocol::{End, FaultPolicy, Leaf, Mistake, Report};
 use std::time::Duration;
 
 /// RAM of the test guest.
@@ -17,9 +17,12 @@ pub(crate) struct Scenario {
     pub(crate) title: &'static str,
     /// What the guest's command line says behind `scenario=`.
     words: &'static str,
+    cpus: u32,
     leaf: Leaf,
     gpa_bits: Option<u32>,
     on_fault: FaultPolicy,
+    page_requests: bool,
+    mistake: Mistake,
     expected: Expected,
     /// What the report must say besides.
     check: fn(&Report) -> Result<()>,
@@ -32,6 +35,8 @@ enum Expected {
     PowerOff,
     /// By a reset.
     Reset,
+    /// By a reset, after the guest found something wrong.
+    Complaint,
     /// By an access that is nobody's; its description has all these words.
     Fault(&'static [&'static str]),
     /// In any way but by a failure of the hypervisor; it need not end at all.
@@ -39,16 +44,60 @@ enum Expected {
 }
 
 const fn scenario(words: &'static str, expected: Expected) -> Scenario {
-    let on_fault = FaultPolicy::Stop;
-    Scenario { title: words, words, leaf: Leaf::Auto, gpa_bits: None, on_fault, expected, check: |_| Ok(()) }
+    Scenario {
+        title: words,
+        words,
+        cpus: 1,
+        leaf: Leaf::Auto,
+        gpa_bits: None,
+        on_fault: FaultPolicy::Stop,
+        page_requests: false,
+        mistake: Mistake::None,
+        expected,
+        check: |_| Ok(()),
+    }
 }
 
 const fn injecting(words: &'static str, expected: Expected) -> Scenario {
     Scenario { on_fault: FaultPolicy::Inject, ..scenario(words, expected) }
 }
 
+const fn on_two_cpus(words: &'static str, expected: Expected) -> Scenario {
+    Scenario { cpus: 2, ..scenario(words, expected) }
+}
+
+/// A scenario about stale translations. Page by page, so that frames which come back are used again soon.
+const fn stale(title: &'static str, words: &'static str, cpus: u32, mistake: Mistake) -> Scenario {
+    let expected = match (mistake, cpus) {
+        // With one CPU there is no other one that would have to be told.
+        (Mistake::None, _) | (Mistake::LocalTlbi, 1) => Expected::PowerOff,
+        _ => Expected::Complaint,
+    };
+    let leaf = Leaf::Size4K;
+    Scenario { title, cpus, leaf, page_requests: true, mistake, ..injecting(words, expected) }
+}
+
+/// As [`stale`], with CPU 1 in a loop which it must not leave: exits by the thousand would mean that it asks for its
+/// translations again and again.
+const fn stale_on_two(words: &'static str, aborts: u64) -> Scenario {
+    let check = if aborts == 1 { in_its_loop_until_refused } else { in_its_loop };
+    Scenario { check, ..stale(words, words, 2, Mistake::None) }
+}
+
+fn in_its_loop(report: &Report) -> Result<()> {
+    equal("aborts injected", report.injected_aborts, 0)?;
+    let exits = report.exits_by_cpu.get(1).copied().unwrap_or_default();
+    ensure!((1..=100).contains(&exits), "{exits} exits of CPU 1");
+    Ok(())
+}
+
+fn in_its_loop_until_refused(report: &Report) -> Result<()> {
+    equal("aborts injected", report.injected_aborts, 1)?;
+    in_its_loop(&Report { injected_aborts: 0, ..report.clone() })
+}
+
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 21] = [
+pub(crate) const SCENARIOS: [Scenario; 38] = [
     scenario("ok", Expected::PowerOff),
     Scenario {
         check: |report| equal("leaves populated", report.faults.populated, MEMORY >> 21),
@@ -63,6 +112,27 @@ pub(crate) const SCENARIOS: [Scenario; 21] = [
     scenario("write-device-ok", Expected::PowerOff),
     scenario("wfi-storm", Expected::PowerOff),
     scenario("psci-cpu-on", Expected::PowerOff),
+    on_two_cpus("second-cpu", Expected::PowerOff),
+    on_two_cpus("change-places", Expected::PowerOff),
+    on_two_cpus("off-while-busy", Expected::PowerOff),
+    on_two_cpus("off-while-waiting", Expected::PowerOff),
+    on_two_cpus("off-from-second", Expected::PowerOff),
+    on_two_cpus("hole-on-second", Expected::Fault(&["read", "0xa000000"])),
+    stale_on_two("stale-move", 0),
+    stale_on_two("stale-protect", 1),
+    stale_on_two("stale-renew", 0),
+    stale_on_two("stale-table", 0),
+    stale("mistake is seen on two CPUs: LocalTlbi, stale-move", "stale-move", 2, Mistake::LocalTlbi),
+    stale("mistake is seen on two CPUs: LocalTlbi, stale-protect", "stale-protect", 2, Mistake::LocalTlbi),
+    stale("mistake is seen on two CPUs: LocalTlbi, stale-renew", "stale-renew", 2, Mistake::LocalTlbi),
+    stale("mistake is seen on two CPUs: LocalTlbi, stale-table", "stale-table", 2, Mistake::LocalTlbi),
+    Scenario {
+        check: |report| equal("aborts injected", report.injected_aborts, 1),
+        ..stale("stale-alone", "stale-alone", 1, Mistake::None)
+    },
+    // One CPU sees other mistakes in the same scenario, but not this one: that is why there are two.
+    stale("mistake is seen on one CPU: NoTlbi, stale-alone", "stale-alone", 1, Mistake::NoTlbi),
+    stale("mistake goes unseen on one CPU: LocalTlbi, stale-alone", "stale-alone", 1, Mistake::LocalTlbi),
     scenario("smc", Expected::PowerOff),
     scenario("hvc-unknown", Expected::PowerOff),
     scenario("undef-sysreg", Expected::PowerOff),
@@ -98,6 +168,8 @@ pub(crate) fn run(bench: &Bench, scenario: Scenario, output: &mut String) -> Res
         leaf: scenario.leaf,
         gpa_bits: scenario.gpa_bits,
         on_fault: scenario.on_fault,
+        page_requests: scenario.page_requests,
+        mistake: scenario.mistake,
         ..Choices::default()
     };
     let patience = match scenario.expected {
@@ -106,7 +178,7 @@ pub(crate) fn run(bench: &Bench, scenario: Scenario, output: &mut String) -> Res
         _ => Duration::from_secs(15),
     };
     let bootargs = format!("scenario={}", scenario.words);
-    let seen = bench.boot_test_guest(&bootargs, &choices, patience, output)?;
+    let seen = bench.boot_test_guest(&bootargs, scenario.cpus, &choices, patience, output)?;
     judge(&scenario, &seen)
 }
 
@@ -129,6 +201,11 @@ fn judge(scenario: &Scenario, seen: &Observed) -> Result<String> {
             String::new()
         }
         (Expected::Reset, End::Reset) => String::new(),
+        (Expected::Complaint, End::Reset) => {
+            let console = String::from_utf8_lossy(&seen.console);
+            let complaint = console.lines().find_map(|line| line.split_once(": FAILED: "));
+            complaint.context("the guest reset itself without a complaint")?.1.trim_end().to_owned()
+        }
         (Expected::Fault(words), End::Fault { description }) => {
             ensure!(!description.contains('\n'), "the description is more than a line: {description}");
             for word in words {

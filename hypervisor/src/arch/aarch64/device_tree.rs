@@ -1,7 +1,7 @@
-//! The device tree that the guest finds: one CPU, RAM, and the devices of [`platform`](super::platform).
+//! The device tree that the guest finds: its CPUs, RAM, and the devices of [`platform`](super::platform).
 
 use super::platform::{
-    GIC_DISTRIBUTOR, GIC_REDISTRIBUTOR, TIMER_INTERRUPTS, UART, UART_CLOCK_HZ, UART_INTERRUPT,
+    GIC_DISTRIBUTOR, TIMER_INTERRUPTS, UART, UART_CLOCK_HZ, UART_INTERRUPT, affinity, gic_redistributors,
 };
 use alloc::format;
 use alloc::string::ToString;
@@ -26,8 +26,8 @@ pub struct Description<'a> {
     pub bootargs: &'a str,
     /// Where the initial RAM disk lies, in guest-physical memory; empty for none.
     pub initrd: Span,
-    /// Affinity of the CPU: the `reg` of its node.
-    pub affinity: u64,
+    /// How many CPUs there are.
+    pub cpus: usize,
 }
 
 /// Writes the device tree.
@@ -44,12 +44,12 @@ pub fn build(description: &Description<'_>) -> FdtWriterResult<Vec<u8>> {
     fdt.property_u32("interrupt-parent", GIC_PHANDLE)?;
 
     chosen(&mut fdt, description)?;
-    cpu(&mut fdt, description.affinity)?;
+    cpus(&mut fdt, description.cpus)?;
     let memory = fdt.begin_node(&format!("memory@{GUEST_RAM_ADDRESS:x}"))?;
     fdt.property_string("device_type", "memory")?;
     fdt.property_array_u64("reg", &[GUEST_RAM_ADDRESS, description.memory])?;
     fdt.end_node(memory)?;
-    devices(&mut fdt)?;
+    devices(&mut fdt, description.cpus)?;
 
     fdt.end_node(root)?;
     fdt.finish()
@@ -67,32 +67,35 @@ fn chosen(fdt: &mut FdtWriter, description: &Description<'_>) -> FdtWriterResult
     fdt.end_node(chosen)
 }
 
-fn cpu(fdt: &mut FdtWriter, affinity: u64) -> FdtWriterResult<()> {
+fn cpus(fdt: &mut FdtWriter, count: usize) -> FdtWriterResult<()> {
     let psci = fdt.begin_node("psci")?;
     fdt.property_string_list("compatible", vec!["arm,psci-1.0".to_string(), "arm,psci-0.2".to_string()])?;
     fdt.property_string("method", "hvc")?;
     fdt.end_node(psci)?;
 
-    let cpus = fdt.begin_node("cpus")?;
+    let nodes = fdt.begin_node("cpus")?;
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 0)?;
-    let cpu = fdt.begin_node(&format!("cpu@{affinity:x}"))?;
-    fdt.property_string("device_type", "cpu")?;
-    fdt.property_string("compatible", "arm,armv8")?;
-    fdt.property_string("enable-method", "psci")?;
-    fdt.property_u64("reg", affinity)?;
-    fdt.end_node(cpu)?;
-    fdt.end_node(cpus)
+    for affinity in (0..count).map(affinity) {
+        let cpu = fdt.begin_node(&format!("cpu@{affinity:x}"))?;
+        fdt.property_string("device_type", "cpu")?;
+        fdt.property_string("compatible", "arm,armv8")?;
+        fdt.property_string("enable-method", "psci")?;
+        fdt.property_u64("reg", affinity)?;
+        fdt.end_node(cpu)?;
+    }
+    fdt.end_node(nodes)
 }
 
-fn devices(fdt: &mut FdtWriter) -> FdtWriterResult<()> {
+fn devices(fdt: &mut FdtWriter, cpus: usize) -> FdtWriterResult<()> {
+    let redistributors = gic_redistributors(cpus);
     let gic = fdt.begin_node(&format!("interrupt-controller@{:x}", GIC_DISTRIBUTOR.address))?;
     fdt.property_string("compatible", "arm,gic-v3")?;
     fdt.property_u32("#interrupt-cells", 3)?;
     fdt.property_null("interrupt-controller")?;
     fdt.property_array_u64(
         "reg",
-        &[GIC_DISTRIBUTOR.address, GIC_DISTRIBUTOR.size, GIC_REDISTRIBUTOR.address, GIC_REDISTRIBUTOR.size],
+        &[GIC_DISTRIBUTOR.address, GIC_DISTRIBUTOR.size, redistributors.address, redistributors.size],
     )?;
     fdt.property_phandle(GIC_PHANDLE)?;
     fdt.end_node(gic)?;

@@ -1,11 +1,21 @@
 //! TLB maintenance with a mistake in it, on request.
 //!
-//! The negative controls of the churn test: each [`Mistake`] is one that hypervisors have really made. With
+//! The negative controls of the tests: each [`Mistake`] is one that hypervisors have really made. With
 //! [`Mistake::None`] the library's sequence passes through unchanged.
 
-use slat::Invalidation;
 use slat::format::stage2::{Instruction, instructions};
+use slat::{Invalidation, Reach};
 use slat_hv_protocol::Mistake;
+
+/// What is carried out instead of `invalidation`: with [`Mistake::LocalTlbi`] only what this CPU remembers is dropped,
+/// by the library's own sequence for that.
+#[must_use]
+pub fn narrowed(invalidation: Invalidation<'_>, mistake: Mistake) -> Invalidation<'_> {
+    match mistake {
+        Mistake::LocalTlbi => Invalidation { reach: Reach::ThisCpu, ..invalidation },
+        _ => invalidation,
+    }
+}
 
 /// One instruction to execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +50,7 @@ fn spoil(instruction: Instruction, mistake: Mistake) -> Option<Step> {
     let unchanged = Some(Step::Native(instruction));
     match (mistake, instruction) {
         (_, I::DsbIshst | I::DsbIsh | I::DsbNshst | I::DsbNsh | I::Isb) => unchanged,
-        (Mistake::None, _) => unchanged,
+        (Mistake::None | Mistake::LocalTlbi, _) => unchanged,
         (Mistake::NoTlbi, _) => None,
         (Mistake::Ipas2Alone, I::Vmalle1is | I::Vmalle1) => None,
         (Mistake::Vmalle1Alone, I::Ipas2e1is(_) | I::Ipas2e1(_) | I::Ripas2e1is(_) | I::Ripas2e1(_)) => None,

@@ -5,15 +5,27 @@ use crate::guest::Device;
 /// The GICv3 distributor.
 pub const GIC_DISTRIBUTOR: Device = Device { name: "GIC distributor", address: 0x0800_0000, size: 0x1_0000 };
 
-/// The GICv3 redistributor of CPU 0.
-pub const GIC_REDISTRIBUTOR: Device =
-    Device { name: "GIC redistributor", address: 0x080a_0000, size: 0x2_0000 };
+/// The GICv3 redistributors of so many CPUs, which lie side by side.
+#[must_use]
+pub const fn gic_redistributors(cpus: usize) -> Device {
+    Device { name: "GIC redistributor", address: 0x080a_0000, size: 0x2_0000 * cpus as u64 }
+}
 
 /// The PL011 serial port, shared between the guest and the hypervisor.
 pub const UART: Device = Device { name: "PL011", address: 0x0900_0000, size: 0x1000 };
 
-/// All devices of the guest.
-pub const DEVICES: [Device; 3] = [GIC_DISTRIBUTOR, GIC_REDISTRIBUTOR, UART];
+/// All devices of a guest with so many CPUs.
+#[must_use]
+pub const fn devices(cpus: usize) -> [Device; 3] {
+    [GIC_DISTRIBUTOR, gic_redistributors(cpus), UART]
+}
+
+/// The affinity of CPU `cpu`, as MPIDR_EL1 holds it and PSCI passes it: with a GICv3 the first 16 are told apart by the
+/// lowest field alone.
+#[must_use]
+pub const fn affinity(cpu: usize) -> u64 {
+    cpu as u64 & 0xf
+}
 
 /// Shared peripheral interrupt of the UART.
 pub const UART_INTERRUPT: u32 = 1;

@@ -1,12 +1,14 @@
-//! The Image header, the entry point, and the exception vectors.
+//! The Image header, the entry points, and the exception vectors.
 //!
-//! Every exception is noted in [`RECORD`]; the guest goes on at `resume`, or, if that is 0, behind the instruction.
+//! Every exception is noted in the [`record`] of its CPU; the guest goes on at `resume`, or, if that is 0, behind the
+//! instruction.
 
+use super::machine::this_cpu;
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 
 /// What the vectors note. Only the assembly writes to it while an exception is handled.
-#[repr(C)]
+#[repr(C, align(64))]
 pub(super) struct Record {
     /// ESR_EL1.
     pub(super) esr: UnsafeCell<u64>,
@@ -20,16 +22,35 @@ pub(super) struct Record {
     pub(super) resume: UnsafeCell<u64>,
 }
 
-// SAFETY: there is one CPU, and all accesses are single volatile words.
+// SAFETY: each CPU has its own, and all accesses are single volatile words.
 unsafe impl Sync for Record {}
 
-pub(super) static RECORD: Record = Record {
-    esr: UnsafeCell::new(0),
-    far: UnsafeCell::new(0),
-    elr: UnsafeCell::new(0),
-    count: UnsafeCell::new(0),
-    resume: UnsafeCell::new(0),
-};
+impl Record {
+    const fn new() -> Self {
+        Self {
+            esr: UnsafeCell::new(0),
+            far: UnsafeCell::new(0),
+            elr: UnsafeCell::new(0),
+            count: UnsafeCell::new(0),
+            resume: UnsafeCell::new(0),
+        }
+    }
+}
+
+static RECORDS: [Record; 2] = [Record::new(), Record::new()];
+
+// The vectors find the record of CPU n 64 * n bytes further on.
+const _: () = assert!(size_of::<Record>() == 64);
+
+/// The record of this CPU.
+pub(super) fn record() -> &'static Record {
+    &RECORDS[this_cpu()]
+}
+
+unsafe extern "C" {
+    /// Where a CPU begins that another one turns on: CPU_ON's context identifier goes to `begin`.
+    pub(super) fn test_guest_begin();
+}
 
 global_asm!(
     r#"
@@ -55,6 +76,24 @@ _start:
     mov     x29, xzr
     mov     x30, xzr
     b       {start}
+
+    .global test_guest_begin
+test_guest_begin:
+    adrp    x1, stack_top
+    add     x1, x1, :lo12:stack_top
+    adrp    x2, second_stack_top
+    add     x2, x2, :lo12:second_stack_top
+    mrs     x3, mpidr_el1
+    tst     x3, #1
+    csel    x1, x1, x2, eq
+    mov     sp, x1
+    adrp    x1, test_guest_vectors
+    add     x1, x1, :lo12:test_guest_vectors
+    msr     vbar_el1, x1
+    isb
+    mov     x29, xzr
+    mov     x30, xzr
+    b       {begin}
     .popsection
 
     .pushsection .text.vectors, "ax"
@@ -70,8 +109,11 @@ test_guest_vectors:
 test_guest_exception:
     msr     tpidr_el1, x0
     msr     tpidrro_el0, x1
-    adrp    x0, {record}
-    add     x0, x0, :lo12:{record}
+    adrp    x0, {records}
+    add     x0, x0, :lo12:{records}
+    mrs     x1, mpidr_el1
+    and     x1, x1, #1
+    add     x0, x0, x1, lsl #6
     mrs     x1, esr_el1
     str     x1, [x0]
     mrs     x1, far_el1
@@ -92,5 +134,6 @@ test_guest_exception:
     .popsection
 "#,
     start = sym super::start,
-    record = sym RECORD,
+    begin = sym super::second::begin,
+    records = sym RECORDS,
 );

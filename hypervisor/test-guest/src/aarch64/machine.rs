@@ -1,6 +1,6 @@
 //! The guest's side of its machine: serial port, firmware calls, memory, registers, the interrupt controller.
 
-use super::boot::RECORD;
+use super::boot::record;
 use core::arch::asm;
 use core::fmt;
 
@@ -37,6 +37,10 @@ impl Function {
     pub(super) const SYSTEM_OFF: u64 = 0x8400_0008;
     pub(super) const SYSTEM_RESET: u64 = 0x8400_0009;
     pub(super) const FEATURES: u64 = 0x8400_000a;
+    // Requests to a hypervisor that offers them, by the address of a page.
+    pub(super) const MOVE: u64 = 0xc600_0001;
+    pub(super) const WRITE_PROTECT: u64 = 0xc600_0002;
+    pub(super) const RENEW: u64 = 0xc600_0003;
 }
 
 macro_rules! firmware_call {
@@ -82,7 +86,56 @@ pub(super) fn write32(address: u64, value: u32) {
     unsafe { asm!("str {:w}, [{}]", in(reg) value, in(reg) address, options(nostack)) };
 }
 
+/// Reads a word of RAM; where the access fails, the vector skips it, and the answer is 0.
+pub(super) fn read64(address: u64) -> u64 {
+    let mut value = 0;
+    // SAFETY: a load; callers name RAM that is not part of the program.
+    unsafe { asm!("ldr {}, [{}]", inout(reg) value, in(reg) address, options(nostack)) };
+    value
+}
+
+/// Writes a word of RAM.
+pub(super) fn write64(address: u64, value: u64) {
+    // SAFETY: a store; callers name RAM that is not part of the program.
+    unsafe { asm!("str {}, [{}]", in(reg) value, in(reg) address, options(nostack)) };
+}
+
+/// Number of this CPU, 0 or 1.
+pub(super) fn this_cpu() -> usize {
+    let mpidr: usize;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, mpidr_el1", out(reg) mpidr, options(nomem, nostack, preserves_flags)) };
+    mpidr & 1
+}
+
+/// Whether `condition` came true within a few seconds.
+pub(super) fn soon(condition: impl Fn() -> bool) -> bool {
+    const SECONDS: u64 = 4;
+    let begin = ticks();
+    while !condition() {
+        if ticks() - begin > SECONDS * frequency() {
+            return condition();
+        }
+    }
+    true
+}
+
+fn ticks() -> u64 {
+    let count: u64;
+    // SAFETY: reads the counter.
+    unsafe { asm!("isb", "mrs {}, cntvct_el0", out(reg) count, options(nomem, nostack, preserves_flags)) };
+    count
+}
+
+fn frequency() -> u64 {
+    let frequency: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack, preserves_flags)) };
+    frequency
+}
+
 /// What the vectors noted of the last exception.
+#[derive(Clone, Copy)]
 pub(super) struct Exception {
     /// ESR_EL1.
     pub(super) esr: u64,
@@ -92,11 +145,12 @@ pub(super) struct Exception {
 
 /// Runs `access`, and returns the exception that it led to: exactly one, or none.
 pub(super) fn exception_of(access: impl FnOnce()) -> Result<Option<Exception>, &'static str> {
-    let before = load(RECORD.count.get());
+    let record = record();
+    let before = load(record.count.get());
     access();
-    match load(RECORD.count.get()) - before {
+    match load(record.count.get()) - before {
         0 => Ok(None),
-        1 => Ok(Some(Exception { esr: load(RECORD.esr.get()), far: load(RECORD.far.get()) })),
+        1 => Ok(Some(Exception { esr: load(record.esr.get()), far: load(record.far.get()) })),
         _ => Err("more than one exception"),
     }
 }
@@ -104,7 +158,7 @@ pub(super) fn exception_of(access: impl FnOnce()) -> Result<Option<Exception>, &
 /// Like [`exception_of`] for a fetch from `address`: the guest goes on behind the call.
 pub(super) fn exception_of_fetch(address: u64) -> Result<Option<Exception>, &'static str> {
     exception_of(|| {
-        let resume = RECORD.resume.get();
+        let resume = record().resume.get();
         // SAFETY: the vectors go on behind the call, as if the code at `address` had returned.
         unsafe {
             asm!(
@@ -124,7 +178,7 @@ pub(super) fn exception_of_fetch(address: u64) -> Result<Option<Exception>, &'st
 }
 
 fn load(word: *mut u64) -> u64 {
-    // SAFETY: a word of RECORD, which is always initialised.
+    // SAFETY: a word of a record, which is always initialised.
     unsafe { word.read_volatile() }
 }
 

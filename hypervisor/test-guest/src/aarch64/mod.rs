@@ -1,10 +1,14 @@
-//! The guest on AArch64: EL1, MMU off (so every access is to Device memory and must be aligned), one CPU.
+//! The guest on AArch64: EL1, and MMU off (so every access is to Device memory and must be aligned) but in the scenarios
+//! about stale translations; one CPU but in those that start another.
 
 #![expect(unsafe_code, reason = "a guest is bare metal: registers, devices, vectors")]
 
 mod boot;
 mod machine;
 mod scenarios;
+mod second;
+mod stage1;
+mod stale;
 mod wild;
 
 use core::fmt::Write as _;
@@ -20,7 +24,12 @@ extern "C" fn start(device_tree: *const u8) -> ! {
     let tree = read_device_tree(device_tree);
     let name = word_after(tree, b"scenario=").unwrap_or("(none)");
     say(format_args!("test-guest: {name}: begin"));
-    match scenarios::run(name, tree) {
+    conclude(name, scenarios::run(name, tree))
+}
+
+/// Says how the scenario `name` went, and ends the machine accordingly.
+fn conclude(name: &str, outcome: Outcome) -> ! {
+    match outcome {
         Ok(()) => {
             say(format_args!("test-guest: {name}: ok"));
             hvc(Function::SYSTEM_OFF, [0; 3]);

@@ -5,19 +5,20 @@ use super::machine::{
     DISTRIBUTOR, Exception, Function, UART, enable_timer_interrupt, exception_of, exception_of_fetch, hvc,
     hvc_with_immediate, read32, smc, wait_for_timer, write32,
 };
-use super::wild;
+use super::stage1::turn_mmu_on;
+use super::{second, stale, wild};
 use core::arch::asm;
 use slat_test_guest::{RAM, memory_size, word_after};
 
 /// A device of the machine that the guest does not have.
-const HOLE: u64 = 0x0a00_0000;
+pub(super) const HOLE: u64 = 0x0a00_0000;
 /// Wider than the guest's 40 bits, within what the CPU's stage 1 lets through.
 const TOO_WIDE: u64 = 1 << 42;
 
-const NOT_SUPPORTED: i64 = -1;
-const INVALID_PARAMETERS: i64 = -2;
-const DENIED: i64 = -3;
-const ALREADY_ON: i64 = -4;
+pub(super) const NOT_SUPPORTED: i64 = -1;
+pub(super) const INVALID_PARAMETERS: i64 = -2;
+pub(super) const DENIED: i64 = -3;
+pub(super) const ALREADY_ON: i64 = -4;
 
 /// Runs the scenario `name`.
 pub(super) fn run(name: &str, device_tree: &[u8]) -> Outcome {
@@ -45,11 +46,22 @@ pub(super) fn run(name: &str, device_tree: &[u8]) -> Outcome {
         "wild" => {
             wild::run(word_after(device_tree, b"seed=").and_then(|seed| seed.parse().ok()).unwrap_or(1))
         }
+        "second-cpu" => second::on_and_off(),
+        "off-while-busy" => second::off_while(second::Work::Spin),
+        "off-while-waiting" => second::off_while(second::Work::Wait),
+        "off-from-second" => second::end_from(second::Work::PowerOff),
+        "hole-on-second" => second::end_from(second::Work::Hole),
+        "change-places" => second::change_places(),
+        "stale-move" => stale::moved(),
+        "stale-protect" => stale::write_protected(),
+        "stale-renew" => stale::renewed(),
+        "stale-table" => stale::table_moved(),
+        "stale-alone" => stale::alone(),
         _ => Err("no such scenario"),
     }
 }
 
-fn check(condition: bool, why: &'static str) -> Outcome {
+pub(super) fn check(condition: bool, why: &'static str) -> Outcome {
     if condition { Ok(()) } else { Err(why) }
 }
 
@@ -123,25 +135,12 @@ fn injected_fetch(address: u64) -> Outcome {
     check_abort(exception_of_fetch(address)?, 0x21, address, false)
 }
 
-fn check_abort(exception: Option<Exception>, class: u64, address: u64, write: bool) -> Outcome {
+pub(super) fn check_abort(exception: Option<Exception>, class: u64, address: u64, write: bool) -> Outcome {
     let Exception { esr, far } = exception.ok_or("no exception")?;
     check(esr >> 26 & 0x3f == class, "wrong exception class")?;
     check(esr & 0x3f == 0x10, "not a synchronous external abort")?;
     check(esr >> 6 & 1 == u64::from(write), "wrong direction")?;
     check(far == address, "wrong fault address")
-}
-
-fn turn_mmu_on(table: u64) {
-    // SAFETY: nothing is mapped afterwards; the scenario is over with the first fetch.
-    unsafe {
-        asm!(
-            "msr tcr_el1, {tcr}", "msr mair_el1, {mair}", "msr ttbr0_el1, {table}", "isb",
-            "mrs {tcr}, sctlr_el1", "orr {tcr}, {tcr}, #1", "msr sctlr_el1, {tcr}", "isb",
-            // 39 bits below, nothing above, inner-shareable write-back walks.
-            tcr = inout(reg) (0b11u64 << 12 | 1 << 10 | 1 << 8 | 25 | 1 << 23 | 25 << 16) => _,
-            mair = in(reg) 0xff_u64, table = in(reg) table, options(nostack)
-        );
-    }
 }
 
 fn lose_vectors() {

@@ -3,7 +3,7 @@
 //! Each round writes a few random words and a jump back behind them, loads all registers with random numbers and
 //! addresses, and jumps there. Every exception, and the jump back, leads to the next round.
 
-use super::boot::RECORD;
+use super::boot::record;
 use super::{Outcome, say};
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
@@ -48,11 +48,11 @@ pub(super) fn run(seed: u64) -> Outcome {
     unsafe { ARENA.random.get().write(Random(seed)) };
     let next: unsafe extern "C" fn() = test_guest_wild_next;
     // SAFETY: from now on every exception ends a round.
-    unsafe { RECORD.resume.get().write_volatile(next as usize as u64) };
+    unsafe { record().resume.get().write_volatile(next as usize as u64) };
     // SAFETY: the rounds may do anything to this guest: that is the scenario.
     unsafe { test_guest_wild(ARENA.stack.get(), ARENA.registers.get().cast(), ARENA.code.get().cast()) };
     // SAFETY: no round is being played any more.
-    unsafe { RECORD.resume.get().write_volatile(0) };
+    unsafe { record().resume.get().write_volatile(0) };
     Ok(())
 }
 

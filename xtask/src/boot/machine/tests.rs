@@ -9,7 +9,7 @@ fn arguments(command: &std::process::Command) -> String {
 
 #[test]
 fn neither_machine_has_semihosting_a_network_or_a_monitor() {
-    let machine = Machine { emulator: "qemu".into(), cpu: "cortex-a72".to_owned() };
+    let machine = Machine { emulator: "qemu".into(), cpu: "cortex-a72".to_owned(), cpus: 2 };
     let initrd = Some(Path::new("/i"));
     let files = Files { params: Path::new("/p"), kernel: Path::new("/k,1"), initrd };
     let layout = Layout::new(1 << 20, 1 << 20, 128 << 20);
@@ -18,7 +18,7 @@ fn neither_machine_has_semihosting_a_network_or_a_monitor() {
     for line in [&under_slat, &native] {
         assert!(!line.contains("semihosting"), "{line}");
         assert!(line.contains("-monitor none") && line.contains("-nic none") && line.contains("-no-reboot"));
-        assert!(line.contains("-cpu cortex-a72"));
+        assert!(line.contains("-cpu cortex-a72") && line.contains("-smp 2"));
     }
     assert!(under_slat.contains("virtualization=on"));
     assert!(under_slat.contains("loader,file=/k,,1,addr=0x42000000,force-raw=on"), "{under_slat}");

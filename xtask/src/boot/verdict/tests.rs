@@ -30,6 +30,7 @@ fn good() -> Observed {
             firmware_calls: 0,
             injected_aborts: 0,
             exits: 0,
+            exits_by_cpu: Vec::new(),
         }),
         failed: None,
         emulator_error: String::new(),

@@ -43,7 +43,7 @@ fn defaults_are_the_documented_ones() {
         (options.leaf, options.on_fault, options.mistake),
         (Leaf::Auto, FaultPolicy::Stop, Mistake::None)
     );
-    assert_eq!((options.timeout, options.cpu.as_str()), (60, "cortex-a72"));
+    assert_eq!((options.timeout, options.cpu.as_str(), options.cpus), (60, "cortex-a72", 1));
     let checked = options.check().unwrap();
     assert_eq!(checked.bootargs, "earlycon console=ttyAMA0 panic=-1");
     assert_eq!(checked.choices.churn, None);
@@ -67,6 +67,14 @@ fn churn_takes_a_seed() {
     let options = parse(&["--churn", "--churn-seed", "7"]).unwrap();
     assert_eq!(options.check().unwrap().choices.churn.unwrap().seed, 7);
     assert!(parse(&["--churn-seed", "7"]).is_err());
+}
+
+#[test]
+fn there_are_one_or_two_cpus() {
+    assert_eq!(parse(&["--cpus", "2"]).unwrap().cpus, 2);
+    for wrong in ["0", "3", "-1", "two"] {
+        assert!(parse(&["--cpus", wrong]).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -1,23 +1,19 @@
 //! The first instructions, and the exception vectors of EL2.
 //!
-//! Protocol: QEMU enters `_start` at EL2 with the MMU and the caches off. The identity table is constant data, so
-//! translation is on before the zeroed data is cleared and before any Rust runs.
+//! Protocol: QEMU enters `_start` at EL2 on CPU 0, and the firmware enters `slat_hv_start_cpu` on every other one (and on
+//! CPU 0, when the guest turned that off and on), with the MMU and the caches off. The identity table is constant
+//! data, so translation is on before the zeroed data is cleared, before any load or store, and before any Rust
+//! runs. TPIDR_EL2 is the top of the stack on which the CPU reports an exception of its own.
 
-use super::start;
+use super::{start, start_cpu};
 use crate::arch::aarch64::mmu;
 use crate::arch::aarch64::platform::UART;
 use core::arch::global_asm;
 
 global_asm!(
     r#"
-    .pushsection .text.boot, "ax"
-    .global _start
-_start:
-    msr     daifset, #0xf
-    mrs     x0, CurrentEL
-    cmp     x0, #(2 << 2)
-    b.ne    5f
-
+    // Translation on. Changes x0 to x2.
+    .macro translate
     ldr     x0, ={mair}
     msr     mair_el2, x0
     // The output size is the CPU's, at most 48 bits (value 5).
@@ -44,7 +40,36 @@ _start:
     ldr     x0, ={sctlr}
     msr     sctlr_el2, x0
     isb
+    .endm
 
+    // The stacks of the CPU whose number is in x19, and the vectors. Changes x0 to x2.
+    .macro set_stacks
+    adrp    x0, stacks
+    add     x0, x0, :lo12:stacks
+    ldr     x1, =stacks_stride
+    madd    x0, x19, x1, x0
+    add     x1, x0, x1
+    msr     tpidr_el2, x1
+    ldr     x2, =stack_size
+    add     x0, x0, x2
+    mov     sp, x0
+    adrp    x0, slat_hv_vectors
+    add     x0, x0, :lo12:slat_hv_vectors
+    msr     vbar_el2, x0
+    isb
+    mov     x29, xzr
+    mov     x30, xzr
+    .endm
+
+    .pushsection .text.boot, "ax"
+    .global _start
+_start:
+    msr     daifset, #0xf
+    mrs     x0, CurrentEL
+    cmp     x0, #(2 << 2)
+    b.ne    5f
+
+    translate
     adrp    x0, bss_start
     add     x0, x0, :lo12:bss_start
     adrp    x1, bss_end
@@ -53,16 +78,19 @@ _start:
     b.hs    3f
     stp     xzr, xzr, [x0], #16
     b       2b
-3:  adrp    x0, stack_top
-    add     x0, x0, :lo12:stack_top
-    mov     sp, x0
-    adrp    x0, slat_hv_vectors
-    add     x0, x0, :lo12:slat_hv_vectors
-    msr     vbar_el2, x0
-    isb
-    mov     x29, xzr
-    mov     x30, xzr
+3:  mov     x19, xzr
+    set_stacks
     b       {start}
+
+    // x0: the number of the CPU.
+    .global slat_hv_start_cpu
+slat_hv_start_cpu:
+    msr     daifset, #0xf
+    mov     x19, x0
+    translate
+    set_stacks
+    mov     x0, x19
+    b       {start_cpu}
 
     // Not at EL2: the machine has no virtualization. Say so and ask QEMU's PSCI, which HVC reaches then, to stop.
 5:  adr     x0, 7f
@@ -85,6 +113,7 @@ _start:
     sctlr = const mmu::SCTLR,
     identity = sym mmu::IDENTITY,
     start = sym start,
+    start_cpu = sym start_cpu,
     uart = const UART.address,
 );
 
@@ -94,8 +123,7 @@ global_asm!(
     r#"
     .macro host_vector number
     .balign 0x80
-    adrp    x0, exception_stack_top
-    add     x0, x0, :lo12:exception_stack_top
+    mrs     x0, tpidr_el2
     mov     sp, x0
     mov     x0, #\number
     b       {host_exception}
@@ -130,5 +158,5 @@ slat_hv_vectors:
     guest_vector 7
     .popsection
 "#,
-    host_exception = sym super::host_exception,
+    host_exception = sym super::failure::host_exception,
 );

@@ -1,10 +1,13 @@
-//! The serial port, which the guest shares, and the way out of the machine.
+//! The serial port, which the guest shares.
+//!
+//! Invariant: while a CPU has claimed it no other one writes, so that a line is never cut by another line of the
+//! hypervisor's.
 
-#![expect(unsafe_code, reason = "drives the PL011 and calls the firmware")]
+#![expect(unsafe_code, reason = "drives the PL011")]
 
 use crate::arch::aarch64::platform::UART;
-use core::arch::asm;
 use core::fmt;
+use spin::{Mutex, MutexGuard};
 
 // Offsets of the PL011's registers (Arm DDI 0183, "Summary of registers").
 const DATA: u64 = 0x000;
@@ -18,16 +21,19 @@ const CONTROL_ON: u32 = 1 << 9 | 1 << 8 | 1;
 /// Polls of the flags before the port is taken for dead: seconds on any machine.
 const PATIENCE: u32 = 10_000_000;
 
-/// PSCI SYSTEM_OFF.
-const SYSTEM_OFF: u64 = 0x8400_0008;
+/// Held by the CPU that writes.
+static CLAIMED: Mutex<()> = Mutex::new(());
 
 /// The hypervisor's end of the serial port.
-pub(super) struct Console;
+pub(super) struct Console {
+    /// `None` if the one that had claimed it never let it go: then it has failed, perhaps on this very CPU.
+    _claim: Option<MutexGuard<'static, ()>>,
+}
 
 impl Console {
     /// Takes the port over from the guest, whatever that made of it.
     pub(super) fn claim() -> Self {
-        let mut console = Self;
+        let mut console = Self { _claim: (0..PATIENCE).find_map(|_| CLAIMED.try_lock()) };
         console.wait_while(FLAG_BUSY);
         write(CONTROL, CONTROL_ON);
         console
@@ -39,6 +45,11 @@ impl Console {
                 return;
             }
         }
+    }
+
+    /// Waits until all that was written is sent.
+    pub(super) fn drain(&mut self) {
+        self.wait_while(FLAG_BUSY);
     }
 }
 
@@ -60,15 +71,4 @@ fn read(offset: u64) -> u32 {
 fn write(offset: u64, value: u32) {
     // SAFETY: a register of the PL011, which the identity table maps as device memory; it does no DMA.
     unsafe { ((UART.address + offset) as *mut u32).write_volatile(value) }
-}
-
-/// Sends what is still in the serial port, then ends the machine.
-pub(super) fn power_off() -> ! {
-    Console.wait_while(FLAG_BUSY);
-    // SAFETY: SYSTEM_OFF has no effect on memory; if it returned, the loop below would not be left.
-    unsafe { asm!("dsb sy", "smc #0", in("x0") SYSTEM_OFF, clobber_abi("C"), options(nomem, nostack)) };
-    loop {
-        // SAFETY: waits; changes nothing.
-        unsafe { asm!("wfi", options(nomem, nostack, preserves_flags)) };
-    }
 }

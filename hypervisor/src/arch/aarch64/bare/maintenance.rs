@@ -2,11 +2,12 @@
 
 #![expect(unsafe_code, reason = "executes an instruction that the library never uses")]
 
-use crate::arch::aarch64::maintenance::{Step, steps};
+use crate::arch::aarch64::maintenance::{Step, narrowed, steps};
 use crate::pool::Maintenance;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering};
 use slat::{CacheMaintenance, Invalidation};
 use slat_hv_protocol::Mistake;
 use spin::Mutex;
@@ -14,13 +15,20 @@ use spin::Mutex;
 /// Executes what the library asks for, with the mistake that the run asks for.
 pub(super) struct Counted {
     mistake: Mistake,
+    /// Whether the mistake is made no more.
+    corrected: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counted {
     /// Nothing counted yet.
     pub(super) fn new(mistake: Mistake) -> Self {
-        Self { mistake, counts: Mutex::new(BTreeMap::new()) }
+        Self { mistake, corrected: AtomicBool::new(false), counts: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// From now on everything is done as the library wants it.
+    pub(super) fn make_no_more_mistakes(&self) {
+        self.corrected.store(true, Ordering::Release);
     }
 
     /// Instructions executed, by mnemonic.
@@ -31,8 +39,11 @@ impl Counted {
 
 impl Maintenance for Counted {
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
+        let corrected = self.corrected.load(Ordering::Acquire);
+        let mistake = if corrected { Mistake::None } else { self.mistake };
+        let invalidation = &narrowed(*invalidation, mistake);
         let mut counts = self.counts.lock();
-        let native = steps(invalidation, self.mistake).filter_map(|step| {
+        let native = steps(invalidation, mistake).filter_map(|step| {
             *counts.entry(step.mnemonic()).or_default() += 1;
             match step {
                 Step::Native(instruction) => Some(instruction),

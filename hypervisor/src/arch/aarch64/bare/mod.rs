@@ -1,55 +1,68 @@
-//! The CPU's part: start, parameters, the run, the report, the end.
+//! The CPUs' part: start, parameters, the run, the report, the end.
 //!
-//! One CPU, one stack, interrupts masked at EL2 throughout. Every way out ends in one line of `slat-hv-protocol` on the
-//! serial port, then power-off.
+//! Each CPU has a stack of its own; interrupts are masked at EL2 throughout. CPU 0 sets everything up; what the CPUs
+//! share is never freed, so that one that sleeps through the end of the run has nothing to lose. Every way out ends
+//! in one line of `slat-hv-protocol` on the serial port, then power-off.
 
 #![expect(unsafe_code, reason = "takes over memory that the linker script and the parameters describe")]
 
 mod boot;
 mod console;
 mod context;
+mod failure;
+mod firmware;
 mod maintenance;
 mod switch;
 mod vcpu;
 
+pub use failure::fail;
+
 use super::device_tree::{self, Description};
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
 use super::platform;
+use crate::cpus::{Cpus, Entry};
 use crate::guest::Content;
 use crate::params;
 use crate::pool::Pool;
-use crate::run::{Job, Machine};
+use crate::run::{Job, Left, Machine};
 use crate::vcpu::Vcpu as _;
-use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, MPIDR_EL1, Readable};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use buddy_system_allocator::{Heap, LockedHeap};
+use buddy_system_allocator::LockedHeap;
 use console::Console;
-use core::fmt::{self, Write as _};
-use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::fmt::Write as _;
 use maintenance::Counted;
 use slat::format::stage2::{Features, Stage2};
 use slat::format::{Format as _, Geometry};
 use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{
-    Message, PARAMS_ADDRESS, PARAMS_MAX, Params, Report, Span, Started, decode_params, encode_message,
+    End, GUEST_RAM_ADDRESS, Message, PARAMS_ADDRESS, PARAMS_MAX, Params, Report, Span, Started,
+    decode_params, encode_message,
 };
-use spin::Mutex;
+use spin::Once;
 use vcpu::{Aarch64Vcpu, Config, Root};
 
 /// VMID of the only guest.
 const VMID: u16 = 1;
 
-/// Bytes at the end of the heap that are kept for the report of a failure.
-const LAST_RESORT: usize = 64 << 10;
-
 #[global_allocator]
 static HEAP: LockedHeap<32> = LockedHeap::empty();
 
 /// The secret of this run, as soon as it is known.
-static NONCE: Mutex<String> = Mutex::new(String::new());
+static NONCE: Once<String> = Once::new();
+
+/// What the CPUs share, as soon as it is there.
+static SHARED: Once<Shared> = Once::new();
+
+struct Shared {
+    machine: Machine<'static, &'static Pool<Counted>, Stage2>,
+    pool: &'static Pool<Counted>,
+    cpus: &'static Cpus,
+    root: Root,
+    config: Config,
+}
 
 unsafe extern "C" {
     // Symbols of the linker script; only their addresses mean something.
@@ -57,26 +70,44 @@ unsafe extern "C" {
     static heap_end: u8;
 }
 
-/// First Rust of the hypervisor.
+/// First Rust of the hypervisor, on CPU 0.
 extern "C" fn start() -> ! {
-    let (start, end) = heap();
+    let (start, end) = (&raw const heap_start as usize, &raw const heap_end as usize);
     // SAFETY: the linker script gives this memory to nobody else, and this runs once.
-    unsafe { HEAP.lock().init(start, end - start - LAST_RESORT) };
-    match run() {
-        Ok(report) => say(&Message::Ended(report)),
-        Err(reason) => say(&Message::Failed { reason }),
+    unsafe { HEAP.lock().init(start, end - start) };
+    match set_up() {
+        Ok((shared, entry)) => run(0, shared, entry),
+        Err(reason) => finish(&Message::Failed { reason }),
     }
-    console::power_off()
 }
 
-/// First address of the heap, and the address after its last.
-fn heap() -> (usize, usize) {
-    (&raw const heap_start as usize, &raw const heap_end as usize)
+/// First Rust on a CPU that the guest has turned on.
+extern "C" fn start_cpu(cpu: usize) -> ! {
+    match SHARED.get().and_then(|shared| Some((shared, shared.cpus.begin(cpu)?))) {
+        Some((shared, entry)) => run(cpu, shared, entry),
+        None => fail(format_args!("CPU {cpu} was started, and nobody asked for it")),
+    }
 }
 
-fn run() -> Result<Report, String> {
+/// Runs the guest on CPU `cpu` from `entry` on until that leaves it.
+fn run(cpu: usize, shared: &Shared, entry: Entry) -> ! {
+    let mut vcpu = Aarch64Vcpu::new(cpu, shared.config);
+    vcpu.setup(shared.root, GuestPhysAddr::new(entry.address), entry.argument);
+    match shared.machine.run(cpu, &mut vcpu) {
+        Left::Ended(end) => finish(&close(shared, end)),
+        Left::Stopped | Left::Off => firmware::cpu_off(),
+    }
+}
+
+/// Ends the machine with `message`.
+fn finish(message: &Message) -> ! {
+    say(message);
+    firmware::system_off()
+}
+
+fn set_up() -> Result<(&'static Shared, Entry), String> {
     let params = read_params()?;
-    NONCE.lock().clone_from(&params.nonce);
+    NONCE.call_once(|| params.nonce.clone());
     params::check(&params).map_err(|error| format!("bad parameters: {error}"))?;
 
     let (kernel, initrd) = (blob(params.kernel), blob(params.initrd));
@@ -85,34 +116,51 @@ fn run() -> Result<Report, String> {
         .map_err(|error| error.to_string())?;
     let device_tree = build_device_tree(&params, &layout)?;
     let mut content = Content::default();
-    content.add(layout.device_tree, &device_tree);
+    content.add(layout.device_tree, device_tree.leak());
     content.add(layout.kernel, kernel);
     content.add(layout.initrd, initrd);
 
+    let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs.
-    let pool = unsafe { Pool::new(params.pool, params.churn.is_some(), Counted::new(params.mistake)) };
-    let outcome = {
-        let features = Features::from_id_registers(&slat::isa::aarch64::id_registers());
-        let format = Stage2::new(features, params.gpa_bits).map_err(|error| error.to_string())?;
-        let size = 1 << format.geometry().gpa_bits;
-        let space = AddrSpace::with_format(&pool, format, GuestPhysAddr::new(0), size, VMID)
-            .map_err(|error| error.to_string())?;
-        let root = Root { vttbr: space.root_register(), vtcr: format.vtcr_el2(), hcr: format.hcr_el2() };
-        let mut vcpu = Aarch64Vcpu::new(0, Config { trap_wait: params.churn.is_some() });
-        vcpu.setup(root, GuestPhysAddr::new(layout.kernel), layout.device_tree);
-        let job = Job {
-            memory: params.guest_memory,
-            content,
-            devices: &platform::DEVICES,
-            leaf: params.leaf,
-            on_fault: params.on_fault,
-            churn: params.churn,
-        };
-        let machine = Machine::new(space, vcpu, job).map_err(|error| error.to_string())?;
-        say(&Message::Started(started(&format)));
-        machine.run()
+    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };
+    let pool: &Pool<Counted> = Box::leak(Box::new(pool));
+    let features = Features::from_id_registers(&slat::isa::aarch64::id_registers());
+    let format = Stage2::new(features, params.gpa_bits).map_err(|error| error.to_string())?;
+    let size = 1 << format.geometry().gpa_bits;
+    let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, VMID)
+        .map_err(|error| error.to_string())?;
+    let root = Root { vttbr: space.root_register(), vtcr: format.vtcr_el2(), hcr: format.hcr_el2() };
+
+    let ram = GUEST_RAM_ADDRESS..GUEST_RAM_ADDRESS + params.guest_memory;
+    let cpus: &Cpus = Box::leak(Box::new(Cpus::new(params.cpus as usize, ram, firmware::power_on)));
+    let devices = Box::leak(Box::new(platform::devices(cpus.count())));
+    let job = Job {
+        memory: params.guest_memory,
+        content,
+        devices,
+        leaf: params.leaf,
+        on_fault: params.on_fault,
+        churn: params.churn,
     };
-    Ok(Report {
+    let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
+    // With several CPUs none may sleep inside the guest: the run could end without it.
+    let trap_wait = params.churn.is_some() || cpus.count() > 1;
+    let config = Config { trap_wait, cpus, requests: params.page_requests };
+    say(&Message::Started(started(&format)));
+    let shared = SHARED.call_once(|| Shared { machine, pool, cpus, root, config });
+    Ok((shared, Entry { address: layout.kernel, argument: layout.device_tree }))
+}
+
+/// Ends the run on all CPUs and gives everything back.
+fn close(shared: &Shared, end: End) -> Message {
+    let Shared { machine, pool, .. } = shared;
+    // Taking the guest's memory away is what gets the other CPUs out of it: no mistake may be made in that.
+    pool.maintenance().make_no_more_mistakes();
+    let outcome = match machine.close(end, switch::wake_all) {
+        Ok(outcome) => outcome,
+        Err(reason) => return Message::Failed { reason },
+    };
+    let report = Report {
         end: outcome.end,
         faults: outcome.faults,
         leaves: outcome.leaves,
@@ -124,7 +172,9 @@ fn run() -> Result<Report, String> {
         firmware_calls: outcome.firmware_calls,
         injected_aborts: outcome.injected_aborts,
         exits: outcome.exits,
-    })
+        exits_by_cpu: outcome.exits_by_cpu,
+    };
+    Message::Ended(Box::new(report))
 }
 
 fn read_params() -> Result<Params, String> {
@@ -149,8 +199,7 @@ fn build_device_tree(params: &Params, layout: &Layout) -> Result<Vec<u8>, String
         memory: params.guest_memory,
         bootargs: &params.bootargs,
         initrd: Span { address: layout.initrd, size: params.initrd.size },
-        // Affinity fields of MPIDR_EL1.
-        affinity: MPIDR_EL1.get() & 0xff_00ff_ffff,
+        cpus: params.cpus as usize,
     })
     .map_err(|error| format!("the device tree cannot be built: {error}"))?;
     if blob.len() as u64 > DEVICE_TREE_MAX {
@@ -180,42 +229,7 @@ fn started(format: &Stage2) -> Started {
 
 /// Writes one message as a line of its own, whatever the guest has left on the current line.
 fn say(message: &Message) {
-    let line = encode_message(&NONCE.lock(), message);
+    let line = encode_message(NONCE.get().map_or("", |nonce| nonce), message);
     // The console cannot fail.
     let _ = write!(Console::claim(), "\r\n{line}\r\n");
-}
-
-/// Ends the machine because the hypervisor itself failed.
-pub fn fail(reason: fmt::Arguments<'_>) -> ! {
-    static FAILING: AtomicBool = AtomicBool::new(false);
-    if FAILING.swap(true, Ordering::Relaxed) {
-        // Reporting failed as well: say what can be said without a heap.
-        let _ = write!(Console::claim(), "\r\nslat-hv: failed while failing: {reason}\r\n");
-        console::power_off();
-    }
-    // Whoever held a lock will not go on, and the heap may be the very thing that failed: take the part that it
-    // never had.
-    // SAFETY: the machine ends here, on its only CPU.
-    unsafe { NONCE.force_unlock() };
-    // SAFETY: likewise.
-    unsafe { HEAP.force_unlock() };
-    let mut spare = Heap::empty();
-    // SAFETY: the heap was set up without its last bytes, and this is done once.
-    unsafe { spare.init(heap().1 - LAST_RESORT, LAST_RESORT) };
-    *HEAP.lock() = spare;
-    say(&Message::Failed { reason: reason.to_string().replace('\n', " ") });
-    console::power_off()
-}
-
-/// An exception of the hypervisor itself: `vector` is 0 to 7.
-extern "C" fn host_exception(vector: u64) -> ! {
-    let (esr, far, elr) = (ESR_EL2.get(), FAR_EL2.get(), ELR_EL2.get());
-    fail(format_args!(
-        "exception at EL2, vector {vector}: ESR_EL2 {esr:#x}, FAR_EL2 {far:#x}, ELR_EL2 {elr:#x}"
-    ))
-}
-
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    fail(format_args!("{info}"))
 }

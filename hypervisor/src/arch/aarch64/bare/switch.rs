@@ -1,9 +1,9 @@
 //! The world switch: general registers only. System registers of EL1 stay the guest's while it is bound, and the
 //! hypervisor is built without floating point, so those registers stay the guest's too.
 
-#![expect(unsafe_code, reason = "calls the world switch, which is assembly")]
+#![expect(unsafe_code, reason = "calls the world switch, which is assembly, and sends events")]
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
 /// The guest's general registers, where the assembly finds them.
@@ -31,6 +31,12 @@ pub(super) fn enter(registers: &mut Registers) -> u64 {
     // SAFETY: the register file is exclusively borrowed for the call. The assembly keeps what the AAPCS wants kept.
     // The guest runs behind stage 2, which maps nothing of the hypervisor: it cannot touch this program's memory.
     unsafe { slat_hv_enter_guest(registers) }
+}
+
+/// Ends the sleep of every CPU that has executed WFE, in the guest too: that is not trapped.
+pub(super) fn wake_all() {
+    // SAFETY: sends an event, which changes no memory; every WFE has to reckon with one.
+    unsafe { asm!("sev", options(nomem, nostack, preserves_flags)) };
 }
 
 global_asm!(

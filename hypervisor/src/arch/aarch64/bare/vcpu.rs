@@ -1,6 +1,7 @@
 //! The AArch64 vCPU: HCR_EL2 and its companions, entry and exit, injection.
 //!
-//! Interrupts and the timers are the guest's: nobody else uses this CPU. What else passes through and what is trapped
+//! vCPU n lives on physical CPU n from its start to its end. Interrupts and the timers are the guest's: nobody else uses
+//! this CPU. What else passes through and what is trapped
 //! is decided in [`extensions`](crate::arch::aarch64::extensions).
 
 #![expect(unsafe_code, reason = "address translation and wait instructions, and registers without a wrapper")]
@@ -11,6 +12,8 @@ use crate::arch::aarch64::exception::{self, Before, Exception};
 use crate::arch::aarch64::exit::{self, Cause, Vector};
 use crate::arch::aarch64::extensions::{Extensions, HCR_HOST, IdRegisters};
 use crate::arch::aarch64::psci::{self, Answer};
+use crate::arch::aarch64::requests;
+use crate::cpus::Cpus;
 use crate::vcpu::{Event, Exit, Vcpu};
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2,
@@ -26,10 +29,14 @@ use slat::{GuestPhysAddr, GuestVirtAddr};
 const PSTATE_AT_BOOT: u64 = 0x3c5;
 
 /// What a guest's CPU is to be like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Config {
     /// Whether waiting for interrupts leads to an exit.
     pub(super) trap_wait: bool,
+    /// The guest's CPUs, which it turns on and off through its firmware.
+    pub(super) cpus: &'static Cpus,
+    /// Whether the guest may ask for changes of its pages.
+    pub(super) requests: bool,
 }
 
 /// The stage-2 registers.
@@ -45,6 +52,7 @@ pub(super) struct Root {
 
 /// A vCPU.
 pub(super) struct Aarch64Vcpu {
+    id: usize,
     registers: Registers,
     system: SystemRegisters,
     root: Root,
@@ -61,12 +69,13 @@ impl Vcpu for Aarch64Vcpu {
 
     fn new(id: usize, config: Config) -> Self {
         Self {
+            id,
             registers: Registers { pstate: PSTATE_AT_BOOT, ..Registers::default() },
             system: SystemRegisters::INITIAL,
             root: Root::default(),
             config,
             // The physical CPU's affinity, because the GIC is the physical one; bit 31 is RES1.
-            mpidr: MPIDR_EL1.get().wrapping_add(id as u64) | 1 << 31,
+            mpidr: MPIDR_EL1.get() | 1 << 31,
             extensions: Extensions::from_id_registers(&extension_registers()),
             last: Syndrome::default(),
         }
@@ -115,7 +124,6 @@ impl Vcpu for Aarch64Vcpu {
             }
             Cause::Wait => {
                 self.skip_instruction();
-                wait_for_interrupt();
                 Exit::Wait
             }
             Cause::Trapped => {
@@ -139,6 +147,15 @@ impl Vcpu for Aarch64Vcpu {
         if let Some(register) = self.registers.x.get_mut(index) {
             *register = value;
         }
+    }
+
+    fn wait(&mut self) {
+        // SAFETY: waits until an interrupt is pending, which the masks of EL2 do not prevent; changes nothing.
+        unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+    }
+
+    fn answer_request(&mut self, done: bool) {
+        self.set_register(0, requests::answer(done));
     }
 
     fn inject(&mut self, event: Event) {
@@ -218,18 +235,28 @@ impl Aarch64Vcpu {
 
     fn firmware_call(&mut self, immediate: u16) -> Exit {
         let [x0, x1, x2, x3, ..] = self.registers.x;
-        let answer =
-            if immediate == 0 { psci::answer([x0, x1, x2, x3], self.mpidr) } else { psci::OTHER_IMMEDIATE };
-        match answer {
-            Answer::PowerOff => return Exit::PowerOff,
-            Answer::Reset => return Exit::Reset,
-            Answer::WaitThenReturn(value) => {
-                wait_for_interrupt();
-                self.set_register(0, value);
+        let answer = match immediate {
+            0 => {
+                if let Some(request) = requests::decode(x0).filter(|_| self.config.requests) {
+                    return Exit::Request(request, GuestPhysAddr::new(x1));
+                }
+                psci::answer([x0, x1, x2, x3], self.id, self.config.cpus)
             }
-            Answer::Return(value) => self.set_register(0, value),
+            _ => psci::OTHER_IMMEDIATE,
+        };
+        match answer {
+            Answer::CpuOff => Exit::CpuOff,
+            Answer::PowerOff => Exit::PowerOff,
+            Answer::Reset => Exit::Reset,
+            Answer::WaitThenReturn(value) => {
+                self.set_register(0, value);
+                Exit::Suspend
+            }
+            Answer::Return(value) => {
+                self.set_register(0, value);
+                Exit::FirmwareCall
+            }
         }
-        Exit::FirmwareCall
     }
 
     fn skip_instruction(&mut self) {
@@ -264,12 +291,6 @@ fn translate_stage_1(address: GuestVirtAddr) -> u64 {
     let par = PAR_EL1.get();
     PAR_EL1.set(guests);
     par
-}
-
-/// Waits until an interrupt is pending, which the masks of EL2 do not prevent.
-fn wait_for_interrupt() {
-    // SAFETY: waits; changes nothing.
-    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
 }
 
 /// Makes the writes to system registers before it effective.

@@ -5,7 +5,7 @@ fn description() -> Description<'static> {
         memory: 128 << 20,
         bootargs: "console=ttyAMA0 scenario=ok",
         initrd: Span { address: 0x4700_0000, size: 0x1234 },
-        affinity: 0,
+        cpus: 1,
     }
 }
 
@@ -34,4 +34,15 @@ fn without_an_initrd_there_is_no_word_of_it() {
 #[test]
 fn a_command_line_with_a_nul_is_an_error() {
     assert!(build(&Description { bootargs: "a\0b", ..description() }).is_err());
+}
+
+#[test]
+fn every_cpu_has_a_node_and_a_redistributor() {
+    for (cpus, redistributors) in [(1, 0x2_0000_u64), (2, 0x4_0000)] {
+        let blob = build(&Description { cpus, ..description() }).expect("a valid tree");
+        assert_eq!([contains(&blob, b"cpu@0\0"), contains(&blob, b"cpu@1\0")], [true, cpus == 2]);
+        let mut gic = 0x080a_0000_u64.to_be_bytes().to_vec();
+        gic.extend(redistributors.to_be_bytes());
+        assert!(contains(&blob, &gic));
+    }
 }

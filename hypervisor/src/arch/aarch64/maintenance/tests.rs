@@ -1,6 +1,6 @@
 use super::*;
 use alloc::vec::Vec;
-use slat::tlb::{Reach, Scope, TableKind, TlbFeatures};
+use slat::tlb::{Scope, TableKind, TlbFeatures};
 use slat::{GuestPhysAddr, GuestPhysRange, LeafSize};
 
 fn mnemonics(mistake: Mistake, reach: Reach) -> Vec<&'static str> {
@@ -8,7 +8,7 @@ fn mnemonics(mistake: Mistake, reach: Reach) -> Vec<&'static str> {
     let scope = Scope::Ranges { ranges: &[range], stride: LeafSize::Size4K };
     let (table, features) = (TableKind::Stage2, TlbFeatures::empty());
     let invalidation = Invalidation { root: 0, scope, reach, table, features };
-    steps(&invalidation, mistake)
+    steps(&narrowed(invalidation, mistake), mistake)
         .map(Step::mnemonic)
         .filter(|mnemonic| mnemonic.starts_with("tlbi"))
         .collect()
@@ -23,6 +23,7 @@ fn each_mistake_spoils_what_it_names() {
         (Mistake::Vmalle1Alone, &["tlbi vmalle1is"]),
         (Mistake::WrongAddress, &["tlbi ipas2e1is", "tlbi vmalle1is"]),
         (Mistake::El2Instruction, &["tlbi vae2is"]),
+        (Mistake::LocalTlbi, &["tlbi ipas2e1", "tlbi vmalle1"]),
     ] {
         assert_eq!(mnemonics(mistake, Reach::AllCpus), expected, "{mistake:?}");
     }
@@ -40,4 +41,16 @@ fn the_wrong_address_is_another_page() {
     let right = Instruction::Ipas2e1is(0x4_0003);
     assert_eq!(spoil(right, Mistake::None), Some(Step::Native(right)));
     assert_ne!(spoil(right, Mistake::WrongAddress), Some(Step::Native(right)));
+}
+
+#[test]
+fn a_whole_space_is_dropped_locally_too() {
+    let (table, features) = (TableKind::Stage2, TlbFeatures::empty());
+    let invalidation = Invalidation { root: 0, scope: Scope::Space, reach: Reach::AllCpus, table, features };
+    for (mistake, expected) in
+        [(Mistake::None, Instruction::Vmalls12e1is), (Mistake::LocalTlbi, Instruction::Vmalls12e1)]
+    {
+        let narrowed = narrowed(invalidation, mistake);
+        assert!(steps(&narrowed, mistake).any(|step| step == Step::Native(expected)), "{mistake:?}");
+    }
 }

@@ -1,0 +1,79 @@
+//! What is counted during a run, for each CPU by itself; a CPU that never comes back has nothing left to tell.
+
+use alloc::vec::Vec;
+use slat::Census;
+use slat_hv_protocol::{ChurnReport, End, Faults, Leaves};
+use spin::Mutex;
+
+/// What came of a run, apart from what the host's pool counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// Faults by outcome.
+    pub faults: Faults,
+    /// Leaves at the end.
+    pub leaves: Leaves,
+    /// Frames that held tables at the end.
+    pub table_pages: u64,
+    /// What churn did.
+    pub churn: Option<ChurnReport>,
+    /// Calls to the firmware.
+    pub firmware_calls: u64,
+    /// External aborts given to the guest.
+    pub injected_aborts: u64,
+    /// Exits of every kind.
+    pub exits: u64,
+    /// The same for each CPU.
+    pub exits_by_cpu: Vec<u64>,
+}
+
+/// The counts of one CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) faults: Faults,
+    pub(super) firmware_calls: u64,
+    pub(super) injected_aborts: u64,
+    pub(super) exits: u64,
+    /// Faults in a row for which nothing was to be done.
+    pub(super) idle_faults: u32,
+}
+
+/// The counts of all CPUs. Each lock is taken by its own CPU, until the run is over.
+pub(super) struct Books(Vec<Mutex<Counts>>);
+
+impl Books {
+    /// Nothing counted yet, for so many CPUs.
+    pub(super) fn new(cpus: usize) -> Self {
+        Self((0..cpus).map(|_| Mutex::default()).collect())
+    }
+
+    /// Lets `work` write into the book of `cpu`.
+    pub(super) fn of<R: Default>(&self, cpu: usize, work: impl FnOnce(&mut Counts) -> R) -> R {
+        self.0.get(cpu).map(|counts| work(&mut counts.lock())).unwrap_or_default()
+    }
+
+    /// All of it together.
+    pub(super) fn close(&self, end: End, table: Census, churn: Option<ChurnReport>) -> Outcome {
+        let each: Vec<Counts> = self.0.iter().map(|counts| *counts.lock()).collect();
+        let sum = |of: fn(&Counts) -> u64| each.iter().map(of).sum();
+        Outcome {
+            end,
+            faults: Faults {
+                total: sum(|counts| counts.faults.total),
+                populated: sum(|counts| counts.faults.populated),
+                spurious: sum(|counts| counts.faults.spurious),
+                restored: sum(|counts| counts.faults.restored),
+                unanswered: sum(|counts| counts.faults.unanswered),
+                retried: sum(|counts| counts.faults.retried),
+            },
+            leaves: Leaves { size_4k: table.leaves_4k, size_2m: table.leaves_2m, size_1g: table.leaves_1g },
+            table_pages: table.table_frames,
+            churn,
+            firmware_calls: sum(|counts| counts.firmware_calls),
+            injected_aborts: sum(|counts| counts.injected_aborts),
+            exits: sum(|counts| counts.exits),
+            exits_by_cpu: each.iter().map(|counts| counts.exits).collect(),
+        }
+    }
+}
