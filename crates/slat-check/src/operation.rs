@@ -1,0 +1,318 @@
+//! The language of operations, as values and as bytes.
+//!
+//! Every sequence of bytes decodes to some sequence of operations, so that a fuzzer can drive the check; numbers are
+//! taken modulo what the shape and the machine have.
+
+use crate::random::Random;
+use crate::shape::Span;
+use slat::{LeafSize, MappingFlags};
+
+/// How a batch of deferred operations ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchEnd {
+    /// The debt is discharged.
+    Discharge,
+    /// The debt is forgotten, so that a later operation discharges it.
+    Forget,
+}
+
+/// One step of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Unmaps a range.
+    Unmap(Span),
+    /// Gives a range other flags.
+    Protect(Span, MappingFlags),
+}
+
+/// One operation on a space, or one access of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Maps host memory; `shift` pages of difference spoil the alignment for large leaves.
+    MapLinear {
+        /// Where.
+        span: Span,
+        /// With which flags.
+        flags: MappingFlags,
+        /// Pages by which the host address differs from one that is congruent.
+        shift: u8,
+    },
+    /// Maps frames of the host's.
+    MapAlloc {
+        /// Where.
+        span: Span,
+        /// With which flags.
+        flags: MappingFlags,
+        /// At once.
+        populate: bool,
+        /// The largest leaf to use.
+        largest: LeafSize,
+        /// How much a fault populates.
+        around: LeafSize,
+    },
+    /// Unmaps a range.
+    Unmap(Span),
+    /// Gives a range other flags.
+    Protect(Span, MappingFlags),
+    /// Answers a fault that did not happen, on a CPU.
+    Fault {
+        /// The CPU.
+        cpu: u8,
+        /// The page in play.
+        page: u8,
+        /// `READ`, `WRITE` or `EXECUTE`, with or without `USER`.
+        access: MappingFlags,
+    },
+    /// The guest uses a page; its fault, if there is one, is answered and the access repeated.
+    Access {
+        /// The CPU.
+        cpu: u8,
+        /// The page in play.
+        page: u8,
+        /// `READ`, `WRITE` or `EXECUTE`, with or without `USER`.
+        access: MappingFlags,
+    },
+    /// Moves a range to other frames.
+    Migrate(Span),
+    /// Joins leaves in a range.
+    Collapse(Span),
+    /// Populates a range ahead of faults.
+    Populate(Span),
+    /// Keeps frames ready for faults.
+    TopUp(u8),
+    /// Several changes with one invalidation.
+    Batch(Vec<Step>, BatchEnd),
+    /// Unmaps everything.
+    Clear,
+    /// Drops the space and makes a new one in its place.
+    Drop,
+    /// Operations that must be refused for their arguments; the number selects which.
+    Refused(u8),
+}
+
+/// An operation and the space that it falls on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The space, modulo as many as there are.
+    pub space: u8,
+    /// What to do.
+    pub operation: Operation,
+}
+
+const ALL: MappingFlags = MappingFlags::PERMISSIONS;
+const READ_WRITE: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
+
+/// Flags that a random operation asks for; those of ordinary guest memory stand there more than once.
+const FLAGS: [MappingFlags; 16] = [
+    ALL,
+    ALL,
+    ALL,
+    READ_WRITE,
+    READ_WRITE,
+    MappingFlags::READ,
+    MappingFlags::READ,
+    MappingFlags::READ.union(MappingFlags::EXECUTE),
+    MappingFlags::empty(),
+    READ_WRITE.union(MappingFlags::UNCACHED),
+    READ_WRITE.union(MappingFlags::DEVICE),
+    READ_WRITE.union(MappingFlags::DEVICE).union(MappingFlags::UNCACHED),
+    MappingFlags::EXECUTE,
+    MappingFlags::WRITE,
+    MappingFlags::READ.union(MappingFlags::USER),
+    MappingFlags::USER,
+];
+
+/// The accesses that a guest makes.
+const ACCESSES: [MappingFlags; 4] = [
+    MappingFlags::READ,
+    MappingFlags::WRITE,
+    MappingFlags::EXECUTE,
+    MappingFlags::EXECUTE.union(MappingFlags::USER),
+];
+
+/// Bytes that are read one after the other; zero behind the end.
+struct Bytes<'a>(std::slice::Iter<'a, u8>);
+
+impl Bytes<'_> {
+    fn next(&mut self) -> u8 {
+        self.0.next().copied().unwrap_or(0)
+    }
+
+    fn span(&mut self) -> Span {
+        Span { first: self.next(), length: self.next() }
+    }
+
+    fn leaf(&mut self) -> LeafSize {
+        LeafSize::ALL[usize::from(self.next() % 3)]
+    }
+
+    fn flags(&mut self) -> MappingFlags {
+        MappingFlags::from_bits_truncate(self.next())
+    }
+
+    fn access(&mut self) -> MappingFlags {
+        ACCESSES[usize::from(self.next() % 4)]
+    }
+}
+
+/// Decodes any bytes; every operation takes at least one of them, so this ends.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Vec<Command> {
+    let mut bytes = Bytes(bytes.iter());
+    let mut commands = vec![];
+    while let Some(first) = bytes.0.next() {
+        let operation = decode_one(first >> 2, &mut bytes);
+        commands.push(Command { space: first & 3, operation });
+    }
+    commands
+}
+
+fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
+    match code % 14 {
+        0 => Operation::MapLinear { span: bytes.span(), flags: bytes.flags(), shift: bytes.next() % 4 },
+        1 => Operation::MapAlloc {
+            span: bytes.span(),
+            flags: bytes.flags(),
+            populate: bytes.next() & 1 == 1,
+            largest: bytes.leaf(),
+            around: bytes.leaf(),
+        },
+        2 => Operation::Unmap(bytes.span()),
+        3 => Operation::Protect(bytes.span(), bytes.flags()),
+        4 => Operation::Fault { cpu: bytes.next(), page: bytes.next(), access: bytes.access() },
+        5 => Operation::Access { cpu: bytes.next(), page: bytes.next(), access: bytes.access() },
+        6 => Operation::Migrate(bytes.span()),
+        7 => Operation::Collapse(bytes.span()),
+        8 => Operation::Populate(bytes.span()),
+        9 => Operation::TopUp(bytes.next()),
+        10 => {
+            let head = bytes.next();
+            let end = if head & 0x80 == 0 { BatchEnd::Discharge } else { BatchEnd::Forget };
+            let step = |_| match bytes.next() & 1 {
+                0 => Step::Unmap(bytes.span()),
+                _ => Step::Protect(bytes.span(), bytes.flags()),
+            };
+            Operation::Batch((0..=head % 4).map(step).collect(), end)
+        }
+        11 => Operation::Clear,
+        12 => Operation::Drop,
+        _ => Operation::Refused(bytes.next()),
+    }
+}
+
+/// Encodes commands so that [`decode`] gives them back (spaces modulo 4).
+#[must_use]
+pub fn encode(commands: &[Command]) -> Vec<u8> {
+    let mut bytes = vec![];
+    for command in commands {
+        encode_one(command, &mut bytes);
+    }
+    bytes
+}
+
+fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
+    let mut put = |code: u8, rest: &[u8]| {
+        bytes.push(code << 2 | command.space & 3);
+        bytes.extend(rest);
+    };
+    let access_index = |access: &MappingFlags| {
+        ACCESSES.iter().position(|known| known == access).unwrap_or_default() as u8
+    };
+    match &command.operation {
+        Operation::MapLinear { span, flags, shift } => put(0, &[span.first, span.length, flags.bits(), *shift]),
+        Operation::MapAlloc { span, flags, populate, largest, around } => {
+            let options = [u8::from(*populate), *largest as u8, *around as u8];
+            put(1, &[&[span.first, span.length, flags.bits()], &options[..]].concat());
+        }
+        Operation::Unmap(span) => put(2, &[span.first, span.length]),
+        Operation::Protect(span, flags) => put(3, &[span.first, span.length, flags.bits()]),
+        Operation::Fault { cpu, page, access } => put(4, &[*cpu, *page, access_index(access)]),
+        Operation::Access { cpu, page, access } => put(5, &[*cpu, *page, access_index(access)]),
+        Operation::Migrate(span) => put(6, &[span.first, span.length]),
+        Operation::Collapse(span) => put(7, &[span.first, span.length]),
+        Operation::Populate(span) => put(8, &[span.first, span.length]),
+        Operation::TopUp(faults) => put(9, &[*faults]),
+        Operation::Batch(steps, end) => {
+            let forget = if *end == BatchEnd::Forget { 0x80 } else { 0 };
+            let mut rest = vec![forget | steps.len().saturating_sub(1) as u8 & 3];
+            for step in steps.iter().take(4) {
+                match step {
+                    Step::Unmap(span) => rest.extend([0, span.first, span.length]),
+                    Step::Protect(span, flags) => rest.extend([1, span.first, span.length, flags.bits()]),
+                }
+            }
+            put(10, &rest);
+        }
+        Operation::Clear => put(11, &[]),
+        Operation::Drop => put(12, &[]),
+        Operation::Refused(which) => put(13, &[*which]),
+    }
+}
+
+/// A random command: mostly what finds something to do, now and then something that must be refused.
+pub fn random(random: &mut Random) -> Command {
+    let space = u8::from(random.one_in(4));
+    Command { space, operation: random_operation(random) }
+}
+
+fn random_span(random: &mut Random) -> Span {
+    // Mostly short, sometimes all the way to the end.
+    let length = random.choose(&[0, 0, 0, 1, 1, 2, 3, 4, 6, 8, 11]);
+    Span { first: random.below(240) as u8, length }
+}
+
+fn random_flags(random: &mut Random) -> MappingFlags {
+    if random.one_in(40) {
+        MappingFlags::from_bits_truncate(random.next() as u8)
+    } else {
+        random.choose(&FLAGS)
+    }
+}
+
+fn random_leaf(random: &mut Random) -> LeafSize {
+    random.choose(&[LeafSize::Size4K, LeafSize::Size2M, LeafSize::Size2M, LeafSize::Size1G])
+}
+
+fn random_operation(random: &mut Random) -> Operation {
+    let (cpu, page) = (random.below(4) as u8, random.below(240) as u8);
+    match random.below(100) {
+        0..8 => Operation::MapLinear {
+            span: random_span(random),
+            flags: random_flags(random),
+            shift: random.choose(&[0, 0, 1, 2]),
+        },
+        8..24 => Operation::MapAlloc {
+            span: random_span(random),
+            flags: random_flags(random),
+            populate: random.one_in(2),
+            largest: random_leaf(random),
+            around: random.choose(&[LeafSize::Size4K, LeafSize::Size4K, LeafSize::Size2M]),
+        },
+        24..34 => Operation::Unmap(random_span(random)),
+        34..46 => Operation::Protect(random_span(random), random_flags(random)),
+        46..50 => Operation::Fault { cpu, page, access: random.choose(&ACCESSES) },
+        50..78 => Operation::Access { cpu, page, access: random.choose(&ACCESSES) },
+        78..82 => Operation::Migrate(random_span(random)),
+        82..85 => Operation::Collapse(Span { first: random.below(240) as u8, length: 11 }),
+        85..88 => Operation::Populate(random_span(random)),
+        88..89 => Operation::TopUp(random.below(3) as u8),
+        89..97 => {
+            let steps = (0..=random.below(3)).map(|_| {
+                if random.one_in(2) {
+                    Step::Unmap(random_span(random))
+                } else {
+                    Step::Protect(random_span(random), random_flags(random))
+                }
+            });
+            let steps = steps.collect();
+            let end = if random.one_in(4) { BatchEnd::Forget } else { BatchEnd::Discharge };
+            Operation::Batch(steps, end)
+        }
+        97 => Operation::Clear,
+        98 => Operation::Drop,
+        _ => Operation::Refused(random.below(256) as u8),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! What a space should be: a map from page to what is there. One can see that it is right.
+
+use crate::shape::Shape;
+use slat::{LeafSize, MappingFlags};
+use std::collections::BTreeMap;
+
+/// What the machine's format can express, derived from its manual and not from slat.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Which architecture.
+    pub architecture: Architecture,
+    /// User-mode execution has a permission of its own (FEAT_XNX, mode-based execute control).
+    pub user_execute: bool,
+    /// Pages can be executable without being readable.
+    pub execute_only: bool,
+    /// A leaf can choose any memory type.
+    pub memory_types: bool,
+    /// The hardware marks leaves as accessed and dirty.
+    pub marks: bool,
+    /// The largest leaf.
+    pub largest: LeafSize,
+}
+
+/// The architectures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// Arm stage 2.
+    Stage2,
+    /// Intel EPT.
+    Ept,
+    /// AMD nested paging.
+    Npt,
+    /// RISC-V G-stage.
+    Gstage,
+}
+
+impl Rules {
+    /// Whether a mapping can have these flags.
+    #[must_use]
+    pub fn expressible(&self, flags: MappingFlags) -> bool {
+        let [read, write, execute, user] =
+            [MappingFlags::READ, MappingFlags::WRITE, MappingFlags::EXECUTE, MappingFlags::USER]
+                .map(|flag| flags.contains(flag));
+        let type_fits = self.memory_types || !flags.contains(MappingFlags::UNCACHED);
+        let only_user = user && !(read || write || execute);
+        match self.architecture {
+            Architecture::Stage2 => {
+                // A fetch wants the read permission, and none from device memory is defined.
+                let fetch = execute || user && self.user_execute;
+                let device = flags.contains(MappingFlags::DEVICE);
+                !(fetch && (device || !read)) && (self.user_execute || !only_user)
+            }
+            Architecture::Ept => {
+                let fetch = execute || user && self.user_execute;
+                !(write && !read) && (read || self.execute_only || !fetch) && (self.user_execute || !only_user)
+            }
+            Architecture::Npt => !flags.is_accessible() || read,
+            Architecture::Gstage => !(write && !read) && !only_user && type_fits,
+        }
+    }
+
+    /// What remains of flags that are expressible: user-mode execution only where it is separate.
+    #[must_use]
+    pub fn seen(&self, flags: MappingFlags) -> MappingFlags {
+        if self.user_execute { flags } else { flags - MappingFlags::USER }
+    }
+
+    /// Whether flags let an access pass.
+    #[must_use]
+    pub fn allows(&self, flags: MappingFlags, access: MappingFlags) -> bool {
+        if access.contains(MappingFlags::EXECUTE) {
+            let user = access.contains(MappingFlags::USER) && self.user_execute;
+            flags.contains(if user { MappingFlags::USER } else { MappingFlags::EXECUTE })
+        } else {
+            flags.contains(access & (MappingFlags::READ | MappingFlags::WRITE))
+        }
+    }
+}
+
+/// A frame that a page of the space owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Where it is.
+    pub hpa: u64,
+    /// Its first word.
+    pub word: u64,
+    /// Whether the guest has written to it since the page was populated.
+    pub written: bool,
+}
+
+/// Where the frame of a page comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Host memory at this address.
+    Linear(u64),
+    /// A frame of the space's own.
+    Alloc {
+        /// The largest leaf to use.
+        largest: LeafSize,
+        /// How much a fault populates.
+        around: LeafSize,
+        /// The frame, once there is one.
+        frame: Option<Frame>,
+    },
+}
+
+/// What the specification knows of a page in a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The flags of its region.
+    pub flags: MappingFlags,
+    /// Its backing.
+    pub backing: Backing,
+}
+
+impl Page {
+    /// The frame that a CPU should find there, if it should find one.
+    #[must_use]
+    pub fn target(&self) -> Option<u64> {
+        if !self.flags.is_accessible() {
+            return None;
+        }
+        match self.backing {
+            Backing::Linear(hpa) => Some(hpa),
+            Backing::Alloc { frame, .. } => frame.map(|frame| frame.hpa),
+        }
+    }
+
+    /// The frame that the space owns there.
+    #[must_use]
+    pub fn owned(&self) -> Option<Frame> {
+        if let Backing::Alloc { frame, .. } = self.backing { frame } else { None }
+    }
+
+    /// The frame that the space owns there, to be changed.
+    pub fn owned_mut(&mut self) -> Option<&mut Frame> {
+        if let Backing::Alloc { frame, .. } = &mut self.backing { frame.as_mut() } else { None }
+    }
+}
+
+/// The pages in play of one space, by their index in the shape.
+#[derive(Clone, Debug, Default)]
+pub struct Specification {
+    /// What is there; a page that is in no region is missing.
+    pub pages: BTreeMap<usize, Page>,
+}
+
+impl Specification {
+    /// The page with this index.
+    #[must_use]
+    pub fn page(&self, index: usize) -> Option<&Page> {
+        self.pages.get(&index)
+    }
+
+    /// The first address of a range that no region covers.
+    #[must_use]
+    pub fn first_hole(&self, shape: &Shape, start: u64, size: u64) -> Option<u64> {
+        shape.pages_in(start, size).find(|index| !self.pages.contains_key(index)).map(|index| shape.pages[index])
+    }
+
+    /// Whether no region overlaps a range.
+    #[must_use]
+    pub fn is_free(&self, shape: &Shape, start: u64, size: u64) -> bool {
+        self.pages.range(shape.pages_in(start, size)).next().is_none()
+    }
+
+    /// Maps host memory.
+    pub fn map_linear(&mut self, shape: &Shape, start: u64, size: u64, hpa: u64, flags: MappingFlags) {
+        for index in shape.pages_in(start, size) {
+            let backing = Backing::Linear(hpa + (shape.pages[index] - start));
+            self.pages.insert(index, Page { flags, backing });
+        }
+    }
+
+    /// Maps frames of the space's own, none of which is there yet.
+    pub fn map_alloc(
+        &mut self,
+        shape: &Shape,
+        (start, size): (u64, u64),
+        flags: MappingFlags,
+        largest: LeafSize,
+        around: LeafSize,
+    ) {
+        for index in shape.pages_in(start, size) {
+            self.pages.insert(index, Page { flags, backing: Backing::Alloc { largest, around, frame: None } });
+        }
+    }
+
+    /// Unmaps a range.
+    pub fn unmap(&mut self, shape: &Shape, start: u64, size: u64) {
+        for index in shape.pages_in(start, size) {
+            self.pages.remove(&index);
+        }
+    }
+
+    /// Gives a range other flags.
+    pub fn protect(&mut self, shape: &Shape, start: u64, size: u64, flags: MappingFlags) {
+        for (_, page) in self.pages.range_mut(shape.pages_in(start, size)) {
+            page.flags = flags;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
