@@ -215,11 +215,12 @@ fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
         bytes.push(code << 2 | command.space & 3);
         bytes.extend(rest);
     };
-    let access_index = |access: &MappingFlags| {
-        ACCESSES.iter().position(|known| known == access).unwrap_or_default() as u8
-    };
+    let access_index =
+        |access: &MappingFlags| ACCESSES.iter().position(|known| known == access).unwrap_or_default() as u8;
     match &command.operation {
-        Operation::MapLinear { span, flags, shift } => put(0, &[span.first, span.length, flags.bits(), *shift]),
+        Operation::MapLinear { span, flags, shift } => {
+            put(0, &[span.first, span.length, flags.bits(), *shift])
+        }
         Operation::MapAlloc { span, flags, populate, largest, around } => {
             let options = [u8::from(*populate), *largest as u8, *around as u8];
             put(1, &[&[span.first, span.length, flags.bits()], &options[..]].concat());

@@ -69,7 +69,14 @@ impl Shape {
             edge + 511 * PAGE_SIZE,
             edge + MIB2,
         ];
-        Self { name: "one block", boundaries, pages, complete: false, largest: LeafSize::Size2M, frames: 1600 }
+        Self {
+            name: "one block",
+            boundaries,
+            pages,
+            complete: false,
+            largest: LeafSize::Size2M,
+            frames: 1600,
+        }
     }
 
     /// The gigabyte that begins at `edge`, a multiple of 1 GiB, and a page on either side of it.

@@ -17,6 +17,8 @@ pub struct Rules {
     pub memory_types: bool,
     /// The hardware marks leaves as accessed and dirty.
     pub marks: bool,
+    /// Arm: the second level forces write-back (HCR_EL2.FWB).
+    pub force_write_back: bool,
     /// The largest leaf.
     pub largest: LeafSize,
 }
@@ -52,7 +54,9 @@ impl Rules {
             }
             Architecture::Ept => {
                 let fetch = execute || user && self.user_execute;
-                !(write && !read) && (read || self.execute_only || !fetch) && (self.user_execute || !only_user)
+                !(write && !read)
+                    && (read || self.execute_only || !fetch)
+                    && (self.user_execute || !only_user)
             }
             Architecture::Npt => !flags.is_accessible() || read,
             Architecture::Gstage => !(write && !read) && !only_user && type_fits,
@@ -155,7 +159,10 @@ impl Specification {
     /// The first address of a range that no region covers.
     #[must_use]
     pub fn first_hole(&self, shape: &Shape, start: u64, size: u64) -> Option<u64> {
-        shape.pages_in(start, size).find(|index| !self.pages.contains_key(index)).map(|index| shape.pages[index])
+        shape
+            .pages_in(start, size)
+            .find(|index| !self.pages.contains_key(index))
+            .map(|index| shape.pages[index])
     }
 
     /// Whether no region overlaps a range.
@@ -182,7 +189,8 @@ impl Specification {
         around: LeafSize,
     ) {
         for index in shape.pages_in(start, size) {
-            self.pages.insert(index, Page { flags, backing: Backing::Alloc { largest, around, frame: None } });
+            self.pages
+                .insert(index, Page { flags, backing: Backing::Alloc { largest, around, frame: None } });
         }
     }
 

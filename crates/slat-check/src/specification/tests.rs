@@ -20,6 +20,7 @@ fn the_rules_agree_with_the_formats() {
         execute_only,
         memory_types,
         marks: false,
+        force_write_back: false,
         largest: LeafSize::Size1G,
     };
     for xnx in [false, true] {

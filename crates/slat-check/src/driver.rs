@@ -1,0 +1,437 @@
+//! Runs slat, the model and the specification side by side.
+
+use crate::checks::{Check, Violation, ensure};
+use crate::host::{FIRST_FRAME, Host};
+use crate::operation::{Command, Operation};
+use crate::platform::{Platform, memory, permissions};
+use crate::random::Random;
+use crate::shape::Shape;
+use crate::specification::{Backing, Frame, Page, Specification};
+use crate::watch::{Expected, Target};
+use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError};
+use slat_model::{Access, AccessKind, Source};
+
+/// Room around the shape in which the space is and nothing is ever mapped.
+const MARGIN: u64 = 16 * PAGE_SIZE;
+
+/// How a sequence is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// CPUs.
+    pub cpus: usize,
+    /// Spaces.
+    pub spaces: usize,
+    /// Lets each allocation of each operation fail once.
+    pub failing: bool,
+    /// Seed for what the guest does meanwhile.
+    pub seed: u64,
+}
+
+/// One space with its specification.
+pub(crate) struct Subject<'h, P: Platform> {
+    pub(crate) space: Option<AddrSpace<&'h Host<P>, P>>,
+    pub(crate) tag: u16,
+    pub(crate) specification: Specification,
+    /// What CPUs may still use because a debt was forgotten.
+    pub(crate) owed: Option<Vec<Vec<Expected>>>,
+}
+
+impl<'h, P: Platform> Subject<'h, P> {
+    pub(crate) fn space(&self) -> &AddrSpace<&'h Host<P>, P> {
+        self.space.as_ref().expect("a space is missing only while it is replaced")
+    }
+
+    pub(crate) fn space_mut(&mut self) -> &mut AddrSpace<&'h Host<P>, P> {
+        self.space.as_mut().expect("a space is missing only while it is replaced")
+    }
+}
+
+/// The spaces under test, on one host.
+pub struct Driver<'h, P: Platform> {
+    pub(crate) host: &'h Host<P>,
+    pub(crate) shape: Shape,
+    pub(crate) subjects: Vec<Subject<'h, P>>,
+    pub(crate) settings: Settings,
+    pub(crate) random: Random,
+    /// Where the frame of each page may come from in this operation, if not from before it.
+    pub(crate) planned: Vec<Option<Target>>,
+}
+
+impl<'h, P: Platform> Driver<'h, P> {
+    /// Empty spaces.
+    ///
+    /// # Errors
+    /// A violation while they are made.
+    pub fn new(host: &'h Host<P>, shape: Shape, settings: Settings) -> Result<Self, Violation> {
+        let planned = vec![None; shape.pages.len()];
+        let random = Random::new(settings.seed ^ 0x1234);
+        let mut driver = Self { host, shape, subjects: vec![], settings, random, planned };
+        for index in 0..settings.spaces {
+            let tag = index as u16 + 1;
+            let specification = Specification::default();
+            driver.subjects.push(Subject { space: None, tag, specification, owed: None });
+            driver.make_space(index)?;
+        }
+        for cpu in 0..settings.cpus {
+            driver.run_on(cpu, cpu % settings.spaces)?;
+        }
+        Ok(driver)
+    }
+
+    pub(crate) fn make_space(&mut self, index: usize) -> Result<(), Violation> {
+        let base = self.shape.start() - MARGIN;
+        let size = self.shape.end() + MARGIN - base;
+        let tag = self.subjects[index].tag;
+        let space =
+            AddrSpace::with_format(self.host, *self.host.platform(), GuestPhysAddr::new(base), size, tag)
+                .map_err(|error| Violation::new(Check::Verdict, format!("a new space: {error}")))?;
+        self.host.watch_root(space.root().as_u64());
+        self.subjects[index].space = Some(space);
+        Ok(())
+    }
+
+    /// Lets a CPU run a space.
+    pub(crate) fn run_on(&mut self, cpu: usize, index: usize) -> Result<(), Violation> {
+        let subject = &self.subjects[index];
+        let root = self.host.platform().root(subject.space().root_register(), subject.tag);
+        let mut machine = self.host.machine.borrow_mut();
+        if machine.root(cpu) == Some(root) {
+            return Ok(());
+        }
+        machine.load_root(cpu, root).map_err(|invalid| Violation::new(Check::Root, invalid.to_string()))?;
+        if P::TABLE == slat::TableKind::Stage2 {
+            machine.execute(cpu, slat_model::Instruction::Isb);
+        }
+        Ok(())
+    }
+
+    fn cpus_running(&self, index: usize) -> Vec<usize> {
+        let subject = &self.subjects[index];
+        let root = self.host.platform().root(subject.space().root_register(), subject.tag);
+        let machine = self.host.machine.borrow();
+        (0..self.settings.cpus).filter(|cpu| machine.root(*cpu) == Some(root)).collect()
+    }
+
+    /// Runs one command with all checks.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn apply(&mut self, command: &Command) -> Result<(), Violation> {
+        let index = usize::from(command.space) % self.subjects.len();
+        let mut failing = self.settings.failing.then_some(0);
+        loop {
+            let cpu = match &command.operation {
+                Operation::Fault { cpu, .. } | Operation::Access { cpu, .. } => usize::from(*cpu),
+                _ => self.random.next() as usize,
+            } % self.settings.cpus;
+            self.host.fail_after(failing);
+            self.apply_once(index, cpu, &command.operation)?;
+            let refused = self.host.refused() > 0;
+            self.host.fail_after(None);
+            match &mut failing {
+                Some(successes) if refused => *successes += 1,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn apply_once(&mut self, index: usize, cpu: usize, operation: &Operation) -> Result<(), Violation> {
+        self.host.begin(cpu);
+        self.run_on(cpu, index)?;
+        self.begin_watch(index);
+        let executed = self.execute(index, cpu, operation);
+        self.host.end();
+        if let Some(violation) = self.host.violation() {
+            return Err(violation);
+        }
+        executed?;
+        self.note_debt(index, operation);
+        self.adopt(index)?;
+        self.check(index)
+    }
+
+    fn begin_watch(&mut self, index: usize) {
+        let cpus = self.cpus_running(index);
+        let subject = &self.subjects[index];
+        let mut watch = self.host.watch.borrow_mut();
+        watch.begin(&self.shape, cpus);
+        for (page, spec) in &subject.specification.pages {
+            if let Some(hpa) = spec.target() {
+                watch.allow(*page, Expected { flags: spec.flags, target: Target::Exact(hpa) });
+            }
+        }
+        for (page, allowed) in subject.owed.iter().flatten().enumerate() {
+            allowed.iter().for_each(|expected| watch.allow(page, *expected));
+        }
+        self.planned.fill(None);
+    }
+
+    /// Remembers what CPUs may go on using if an invalidation is still owed.
+    fn note_debt(&mut self, index: usize, operation: &Operation) {
+        let forgotten = matches!(operation, Operation::Batch(_, crate::operation::BatchEnd::Forget));
+        let subject = &mut self.subjects[index];
+        if forgotten {
+            let watch = self.host.watch.borrow();
+            let exact = |page| {
+                let allowed = watch.allowed(page).iter().copied();
+                allowed.filter(|expected| matches!(expected.target, Target::Exact(_))).collect()
+            };
+            subject.owed = Some((0..watch.pages()).map(exact).collect());
+        } else if self.host.invalidated() {
+            subject.owed = None;
+        }
+    }
+
+    /// Takes over from slat which frames it chose, after checking that it may have.
+    fn adopt(&mut self, index: usize) -> Result<(), Violation> {
+        let watch = self.host.watch.borrow();
+        let subject = &mut self.subjects[index];
+        let space = subject.space.as_ref().expect("there again");
+        for (page, spec) in &mut subject.specification.pages {
+            let gpa = watch.gpa(*page);
+            let found =
+                leaf_at(space, gpa).map(|mapping| mapping.hpa.as_u64() + (gpa - mapping.gpa.as_u64()));
+            let Backing::Alloc { frame, .. } = &mut spec.backing else { continue };
+            let changed = match (&frame, found) {
+                (None, None) => None,
+                (Some(frame), Some(hpa)) if frame.hpa == hpa => None,
+                (Some(frame), None) => {
+                    let detail = format!("page {gpa:#x} lost its frame {:#x}", frame.hpa);
+                    return Err(Violation::new(Check::Query, detail));
+                }
+                (_, Some(hpa)) => Some(hpa),
+            };
+            if let Some(hpa) = changed {
+                let planned = self.planned[*page].ok_or(Check::Query);
+                planned
+                    .and_then(|target| watch.frame_fits(self.host, *page, target, hpa).map(|()| target))
+                    .map_err(|check| {
+                    let was = frame.map(|frame| frame.hpa);
+                    Violation::new(check, format!("page {gpa:#x} has {hpa:#x} instead of {was:x?}"))
+                })?;
+                let word = self.host.ram().read(hpa).unwrap_or_default();
+                let written = frame.is_some_and(|frame| frame.written);
+                *frame = Some(Frame { hpa, word, written });
+            }
+            if let (Some(frame), Some(word)) = (frame, watch.word(*page)) {
+                frame.word = word;
+                frame.written = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// All checks that follow an operation.
+    fn check(&mut self, index: usize) -> Result<(), Violation> {
+        for page in 0..self.shape.pages.len() {
+            self.check_page(index, page)?;
+        }
+        self.check_limit(index)?;
+        self.check_frames()?;
+        let reports = self.host.machine.borrow_mut().take_reports();
+        ensure(reports.is_empty(), Check::Architecture, || format!("{:x?}", reports.first()))?;
+        self.host.violation().map_or(Ok(()), Err)
+    }
+
+    fn check_page(&mut self, index: usize, page: usize) -> Result<(), Violation> {
+        let gpa = self.shape.pages[page];
+        let subject = &self.subjects[index];
+        let spec = subject.specification.page(page);
+        check_query(self.host, subject, gpa, spec)?;
+        let target = spec.and_then(Page::target);
+        let flags = spec.map_or(MappingFlags::empty(), |page| page.flags);
+        let rules = self.host.rules();
+        let (granted, kind) = (permissions(rules, flags), memory(rules, flags));
+        let owed = subject.owed.as_ref().map(|owed| owed[page].as_slice());
+        let cpus = self.host.watch.borrow();
+        for (number, cpu) in cpus.cpus().iter().enumerate() {
+            let accesses = [Access::READ, Access::WRITE, Access::EXECUTE, Access::EXECUTE.by_user()];
+            // All kinds of access on one CPU, one kind on each of the others.
+            let some = self.random.below(4) as usize;
+            let accesses = if number == 0 { &accesses[..] } else { &accesses[some..=some] };
+            for access in accesses {
+                let pass = target.filter(|_| granted.allow(*access));
+                let mut found = false;
+                for outcome in self.host.machine.borrow().possible(*cpu, gpa, *access) {
+                    let fail = |check, what: &str| {
+                        let detail = format!(
+                            "{access:?} of {gpa:#x} on CPU {cpu}: {what}; {outcome:x?} where {spec:x?} is expected"
+                        );
+                        Err(Violation::new(check, detail))
+                    };
+                    match outcome.result {
+                        Ok(seen) => {
+                            let right =
+                                pass == Some(seen.hpa) && seen.permissions == granted && seen.memory == kind;
+                            let stale = owed.is_some_and(|owed| {
+                                owed.iter().any(|old| {
+                                    old.target == Target::Exact(seen.hpa)
+                                        && seen.permissions == permissions(rules, old.flags)
+                                        && seen.memory == memory(rules, old.flags)
+                                })
+                            });
+                            found |= right;
+                            if !right && outcome.source == Source::Walk {
+                                return fail(Check::Walk, "a walk finds something else");
+                            }
+                            if !right && !stale {
+                                return fail(Check::Stale, "something else is still remembered");
+                            }
+                        }
+                        Err(_) if pass.is_some() && outcome.source == Source::Walk => {
+                            return fail(Check::Walk, "a walk faults");
+                        }
+                        Err(_) => {}
+                    }
+                }
+                ensure(pass.is_none() || found, Check::Walk, || format!("{gpa:#x}: {spec:x?} is not found"))?;
+            }
+        }
+        if let Some(frame) = spec.and_then(Page::owned) {
+            let word = self.host.ram().read(frame.hpa);
+            ensure(word == Some(frame.word), Check::Contents, || {
+                format!("{gpa:#x} holds {word:x?} instead of {:#x}", frame.word)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The run that `translate_and_get_limit` promises is what the specification has there.
+    fn check_limit(&mut self, index: usize) -> Result<(), Violation> {
+        if !self.shape.complete {
+            return Ok(());
+        }
+        let page = self.random.below(self.shape.pages.len() as u64) as usize;
+        let subject = &self.subjects[index];
+        let target = |page: usize| subject.specification.page(page).and_then(Page::target);
+        let expected = target(page).map(|first| {
+            let run = (page..self.shape.pages.len())
+                .take_while(|next| target(*next) == Some(first + (next - page) as u64 * PAGE_SIZE));
+            (first + 0x10, run.count() as u64 * PAGE_SIZE - 0x10)
+        });
+        let gpa = GuestPhysAddr::new(self.shape.pages[page] + 0x10);
+        let limit = subject.space().translate_and_get_limit(gpa).map(|(hpa, limit)| (hpa.as_u64(), limit));
+        ensure(limit == expected, Check::Query, || format!("{gpa:#x}: {limit:x?} instead of {expected:x?}"))
+    }
+
+    /// Frames and statistics add up.
+    fn check_frames(&self) -> Result<(), Violation> {
+        let mut counted = 0;
+        let mut tables = 0;
+        let mut owned: Vec<u64> = vec![];
+        for subject in &self.subjects {
+            let stats = subject.space().stats();
+            let frames = stats.table.owned_frames + stats.table.table_frames;
+            counted += frames as usize + stats.region_frames + stats.spare_frames;
+            tables += stats.table.table_frames as usize;
+            owned.extend(subject.specification.pages.values().filter_map(Page::owned).map(|frame| frame.hpa));
+            let regions = subject.space().regions().count();
+            ensure(stats.regions == regions, Check::Statistics, || format!("{regions} regions: {stats:?}"))?;
+            if self.shape.complete && subject.owed.is_none() {
+                let pages = subject.specification.pages.values();
+                let leaves = pages
+                    .clone()
+                    .filter(|page| matches!(page.backing, Backing::Linear(_)) || page.owned().is_some());
+                let ours = pages.filter(|page| page.owned().is_some()).count() as u64;
+                let (leaves, table) = (leaves.count() as u64, stats.table);
+                ensure(
+                    (table.leaves_4k, table.leaves_2m, table.leaves_1g) == (leaves, 0, 0)
+                        && table.owned_frames == ours,
+                    Check::Statistics,
+                    || format!("{table:?} where {leaves} leaves are, {ours} of them owned"),
+                )?;
+            }
+        }
+        let taken = self.host.taken();
+        ensure(taken == counted, Check::Balance, || {
+            format!("{taken} frames are taken, {counted} accounted for")
+        })?;
+        let linked = self.host.linked_tables();
+        ensure(linked == tables, Check::Statistics, || {
+            format!("{linked} tables are linked, {tables} counted")
+        })?;
+        owned.sort_unstable();
+        let shared = owned.windows(2).find(|pair| pair[0] == pair[1]);
+        ensure(shared.is_none(), Check::Balance, || format!("two pages share the frame {shared:x?}"))
+    }
+
+    /// Drops all spaces; every frame must have come back.
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn finish(mut self) -> Result<(), Violation> {
+        self.host.begin(0);
+        for cpu in 0..self.settings.cpus {
+            self.host.machine.borrow_mut().unload_root(cpu);
+        }
+        self.host.watch.borrow_mut().begin(&self.shape, vec![]);
+        self.subjects.clear();
+        self.host.end();
+        self.host.violation().map_or(Ok(()), Err)?;
+        let taken = self.host.taken();
+        ensure(taken == 0, Check::Balance, || format!("{taken} frames never came back"))
+    }
+}
+
+/// The leaf around an address, also one without access.
+pub(crate) fn leaf_at<P: Platform>(space: &AddrSpace<&Host<P>, P>, gpa: u64) -> Option<Mapping> {
+    let range = GuestPhysRange::new(GuestPhysAddr::new(gpa), PAGE_SIZE).ok()?;
+    space.mappings(range).next()
+}
+
+/// What slat says of a page.
+fn check_query<P: Platform>(
+    host: &Host<P>,
+    subject: &Subject<'_, P>,
+    gpa: u64,
+    spec: Option<&Page>,
+) -> Result<(), Violation> {
+    let (space, rules) = (subject.space(), host.rules());
+    let at = GuestPhysAddr::new(gpa + 0x123);
+    let target = spec.and_then(Page::target);
+    let translated = space.translate(at).map(|hpa| hpa.as_u64() - 0x123);
+    let query = space.query(at);
+    let right = match (&query, spec, target) {
+        (Ok(mapping), Some(spec), Some(target)) => {
+            let owned = matches!(spec.backing, Backing::Alloc { .. });
+            let written = spec.owned().is_some_and(|frame| frame.written);
+            if written && !mapping.dirty {
+                return Err(Violation::new(Check::Marks, format!("{gpa:#x} was written and is clean")));
+            }
+            mapping.hpa.as_u64() + (gpa - mapping.gpa.as_u64()) == target
+                && mapping.flags == rules.seen(spec.flags)
+                && mapping.owned == owned
+                && (!owned || target >= FIRST_FRAME)
+        }
+        (Err(QueryError::NotPresent { .. }), Some(_), None) | (Err(QueryError::NotMapped(_)), None, None) => {
+            true
+        }
+        _ => false,
+    };
+    ensure(right && translated == target, Check::Query, || {
+        format!("{gpa:#x}: {query:x?} and {translated:x?} where {spec:x?} is expected")
+    })?;
+    let region = space.region(at);
+    let agrees = match (&region, spec) {
+        (None, None) => true,
+        (Some(region), Some(spec)) => {
+            let linear = matches!(region.backend, slat::Backend::Linear { .. });
+            region.flags == spec.flags && linear == matches!(spec.backing, Backing::Linear(_))
+        }
+        _ => false,
+    };
+    ensure(agrees, Check::Query, || format!("{gpa:#x}: {region:x?} where {spec:x?} is expected"))
+}
+
+/// The model's word for an access.
+#[must_use]
+pub fn model_access(access: MappingFlags) -> Access {
+    let kind = if access.contains(MappingFlags::EXECUTE) {
+        AccessKind::Execute
+    } else if access.contains(MappingFlags::WRITE) {
+        AccessKind::Write
+    } else {
+        AccessKind::Read
+    };
+    Access { user: access.contains(MappingFlags::USER), ..Access::new(kind) }
+}

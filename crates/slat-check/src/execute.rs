@@ -1,0 +1,567 @@
+//! Carries out each operation: says beforehand what may be seen, calls slat, judges its answer, and does the same to the
+//! specification.
+
+use crate::checks::{Check, Violation, ensure};
+use crate::driver::{Driver, leaf_at, model_access};
+use crate::mistakes::{Mistake, distort_range};
+use crate::operation::{BatchEnd, Operation, Step};
+use crate::platform::Platform;
+use crate::shape::Span;
+use crate::specification::{Backing, Page};
+use crate::watch::{Expected, Target};
+use slat::{
+    AllocOptions, CollapseError, FaultError, FaultOutcome, GuestPhysAddr, HostPhysAddr, LeafSize, MapError,
+    MappingFlags, MigrateError, PAGE_SIZE, PopulateError, ProtectError, UnmapError,
+};
+
+/// Host physical address behind which linear mappings lie; there is no RAM, so no access can do harm.
+const LINEAR: u64 = 4 << 30;
+const GIB1: u64 = 1 << 30;
+
+fn wrong<T>(what: &str, answer: impl std::fmt::Debug) -> Result<T, Violation> {
+    Err(Violation::new(Check::Verdict, format!("{what} says {answer:x?}")))
+}
+
+impl<P: Platform> Driver<'_, P> {
+    pub(crate) fn execute(
+        &mut self,
+        index: usize,
+        cpu: usize,
+        operation: &Operation,
+    ) -> Result<(), Violation> {
+        match operation {
+            Operation::MapLinear { span, flags, shift } => self.map_linear(index, *span, *flags, *shift),
+            Operation::MapAlloc { span, flags, populate, largest, around } => {
+                let options =
+                    AllocOptions { populate: *populate, largest_leaf: *largest, fault_around: *around };
+                self.map_alloc(index, *span, *flags, options)
+            }
+            Operation::Unmap(span) => self.batch(index, &[Step::Unmap(*span)], None),
+            Operation::Protect(span, flags) => self.batch(index, &[Step::Protect(*span, *flags)], None),
+            Operation::Batch(steps, end) => self.batch(index, steps, Some(*end)),
+            Operation::Fault { page, access, .. } => {
+                let page = self.shape.page(*page);
+                self.fault(index, page, *access, true).map(drop)
+            }
+            Operation::Access { page, access, .. } => {
+                let page = self.shape.page(*page);
+                self.access(index, cpu, page, *access)
+            }
+            Operation::Migrate(span) => self.migrate(index, *span),
+            Operation::Collapse(span) => self.collapse(index, *span),
+            Operation::Populate(span) => self.populate(index, *span),
+            Operation::TopUp(faults) => {
+                let result = self.subjects[index].space().top_up(usize::from(*faults % 4));
+                if result.is_err() && self.host.refused() == 0 { wrong("top_up", result) } else { Ok(()) }
+            }
+            Operation::Clear => {
+                self.subjects[index].space_mut().clear();
+                self.subjects[index].specification.pages.clear();
+                Ok(())
+            }
+            Operation::Drop => self.replace(index),
+            Operation::Refused(which) => self.refused(index, *which),
+        }
+    }
+
+    /// Whether a mapping can have these flags. Without any permission there is nothing to express.
+    fn takes(&self, index: usize, flags: MappingFlags) -> bool {
+        if flags.is_accessible() {
+            self.host.rules().expressible(flags)
+        } else {
+            self.subjects[index].space().format().check_flags(flags).is_ok()
+        }
+    }
+
+    fn allow(&self, page: usize, flags: MappingFlags, target: Target) {
+        self.host.watch.borrow_mut().allow(page, Expected { flags, target });
+    }
+
+    fn judge_map(
+        &self,
+        index: usize,
+        (start, size): (u64, u64),
+        flags: MappingFlags,
+        result: &Result<(), MapError>,
+    ) -> Result<(), Violation> {
+        let free = self.subjects[index].specification.is_free(&self.shape, start, size);
+        let takes = self.takes(index, flags);
+        let right = match result {
+            Ok(()) => free && takes,
+            Err(MapError::UnsupportedFlags(_)) => !takes,
+            Err(MapError::AlreadyMapped { .. }) => !free,
+            Err(MapError::OutOfMemory) => free && takes && self.host.refused() > 0,
+            Err(_) => false,
+        };
+        if right { Ok(()) } else { wrong("map", (free, takes, flags, result)) }
+    }
+
+    fn map_linear(
+        &mut self,
+        index: usize,
+        span: Span,
+        flags: MappingFlags,
+        shift: u8,
+    ) -> Result<(), Violation> {
+        let (gpa, size) = self.shape.range(span);
+        let start = gpa.as_u64();
+        let hpa = LINEAR + start - (self.shape.start() & !(GIB1 - 1)) + u64::from(shift) * PAGE_SIZE;
+        if self.subjects[index].specification.is_free(&self.shape, start, size) && self.takes(index, flags) {
+            for page in self.shape.pages_in(start, size) {
+                let target = hpa + (self.shape.pages[page] - start);
+                self.allow(page, flags, Target::Exact(target));
+            }
+        }
+        let before = self.fingerprint(index);
+        let result = self.subjects[index].space_mut().map_linear(gpa, HostPhysAddr::new(hpa), size, flags);
+        self.judge_map(index, (start, size), flags, &result)?;
+        if result.is_ok() {
+            self.subjects[index].specification.map_linear(&self.shape, start, size, hpa, flags);
+            return Ok(());
+        }
+        self.untouched(before)
+    }
+
+    fn map_alloc(
+        &mut self,
+        index: usize,
+        span: Span,
+        flags: MappingFlags,
+        options: AllocOptions,
+    ) -> Result<(), Violation> {
+        let (gpa, size) = self.shape.range(span);
+        let start = gpa.as_u64();
+        let possible =
+            self.subjects[index].specification.is_free(&self.shape, start, size) && self.takes(index, flags);
+        if possible && options.populate {
+            for page in self.shape.pages_in(start, size) {
+                self.planned[page] = Some(Target::Fresh(0));
+                self.allow(page, flags, Target::Fresh(0));
+            }
+        }
+        // A gigabyte of small pages is more than the host has: that only costs time.
+        let options = AllocOptions { populate: options.populate && size < GIB1, ..options };
+        let mut given = options;
+        given.populate |= self.host.mistake() == Some(Mistake::PopulatedTooEarly);
+        let before = self.fingerprint(index);
+        let result = self.subjects[index].space_mut().map_alloc_with(gpa, size, flags, given);
+        self.judge_map(index, (start, size), flags, &result)?;
+        if result.is_err() {
+            if self.host.mistake() == Some(Mistake::FailureLeavesHalf) {
+                _ = self.subjects[index].space_mut().map_alloc(gpa, PAGE_SIZE, flags, true);
+            }
+            return self.untouched(before);
+        }
+        let (largest, around) = (options.largest_leaf, options.fault_around);
+        let subject = &mut self.subjects[index];
+        subject.specification.map_alloc(&self.shape, (start, size), flags, largest, around);
+        if options.populate {
+            self.populated(index, (start, size), "map_alloc")?;
+        }
+        Ok(())
+    }
+
+    /// Every page of a range that can have a frame has one.
+    fn populated(&self, index: usize, (start, size): (u64, u64), what: &str) -> Result<(), Violation> {
+        for page in self.shape.pages_in(start, size) {
+            let gpa = self.shape.pages[page];
+            let there = leaf_at(self.subjects[index].space(), gpa).is_some();
+            ensure(there, Check::Verdict, || format!("{what} did not populate {gpa:#x}"))?;
+        }
+        Ok(())
+    }
+
+    /// Unmaps and protects, as single operations (`end` is `None`) or as a batch.
+    fn batch(&mut self, index: usize, steps: &[Step], end: Option<BatchEnd>) -> Result<(), Violation> {
+        // What may be seen: every state in between, for the CPUs may remember each of them.
+        let mut ahead = self.subjects[index].specification.clone();
+        for step in steps {
+            let (Step::Unmap(span) | Step::Protect(span, _)) = step;
+            let (gpa, size) = self.shape.range(*span);
+            let start = gpa.as_u64();
+            if ahead.first_hole(&self.shape, start, size).is_some() {
+                continue;
+            }
+            match step {
+                Step::Unmap(_) => ahead.unmap(&self.shape, start, size),
+                Step::Protect(_, flags) if self.takes(index, *flags) => {
+                    ahead.protect(&self.shape, start, size, *flags);
+                    for page in self.shape.pages_in(start, size) {
+                        if let Some(hpa) = ahead.page(page).and_then(Page::target) {
+                            self.allow(page, *flags, Target::Exact(hpa));
+                        }
+                    }
+                }
+                Step::Protect(..) => {}
+            }
+        }
+        let Some(end) = end else {
+            return steps.iter().try_for_each(|step| self.single(index, *step));
+        };
+        let (host, mistake) = (self.host, self.host.mistake());
+        let shape = self.shape.clone();
+        let takes: Vec<bool> = steps
+            .iter()
+            .map(|step| if let Step::Protect(_, flags) = step { self.takes(index, *flags) } else { true })
+            .collect();
+        let subject = &mut self.subjects[index];
+        let space = subject.space.as_mut().expect("there");
+        let mut debt = space.defer();
+        for (step, takes) in steps.iter().zip(takes) {
+            let (Step::Unmap(span) | Step::Protect(span, _)) = step;
+            let (gpa, size) = shape.range(*span);
+            let (start, hole) = (gpa.as_u64(), subject.specification.first_hole(&shape, gpa.as_u64(), size));
+            match step {
+                Step::Unmap(_) => {
+                    let (gpa, given) = distort_range(mistake, true, gpa, size);
+                    let result = debt.unmap(gpa, given);
+                    judge_unmap(&result, hole, host.refused())?;
+                    if result.is_ok() {
+                        subject.specification.unmap(&shape, start, size);
+                    }
+                }
+                Step::Protect(_, flags) => {
+                    let (gpa, given) = distort_range(mistake, false, gpa, size);
+                    let result = debt.protect(gpa, given, *flags);
+                    judge_protect(&result, hole, takes, host.refused())?;
+                    if result.is_ok() {
+                        subject.specification.protect(&shape, start, size, *flags);
+                    }
+                }
+            }
+        }
+        match end {
+            BatchEnd::Discharge => debt.discharge(),
+            BatchEnd::Forget => std::mem::forget(debt),
+        }
+        Ok(())
+    }
+
+    fn single(&mut self, index: usize, step: Step) -> Result<(), Violation> {
+        let (Step::Unmap(span) | Step::Protect(span, _)) = step;
+        let (gpa, size) = self.shape.range(span);
+        let start = gpa.as_u64();
+        let hole = self.subjects[index].specification.first_hole(&self.shape, start, size);
+        let (mistake, refused) = (self.host.mistake(), |driver: &Self| driver.host.refused());
+        let before = self.fingerprint(index);
+        let done = match step {
+            Step::Unmap(_) => {
+                let (gpa, given) = distort_range(mistake, true, gpa, size);
+                let result = self.subjects[index].space_mut().unmap(gpa, given);
+                judge_unmap(&result, hole, refused(self))?;
+                if result.is_ok() {
+                    self.subjects[index].specification.unmap(&self.shape, start, size);
+                }
+                result.is_ok()
+            }
+            Step::Protect(_, flags) => {
+                let takes = self.takes(index, flags);
+                let (gpa, given) = distort_range(mistake, false, gpa, size);
+                let result = self.subjects[index].space_mut().protect(gpa, given, flags);
+                judge_protect(&result, hole, takes, refused(self))?;
+                if result.is_ok() {
+                    self.subjects[index].specification.protect(&self.shape, start, size, flags);
+                }
+                result.is_ok()
+            }
+        };
+        if done { Ok(()) } else { self.untouched(before) }
+    }
+
+    /// The pages that a fault on `page` may populate, the page itself among them.
+    fn window(&self, index: usize, page: usize) -> Vec<usize> {
+        let Some(Page { flags, backing: Backing::Alloc { largest, around, frame: None } }) =
+            self.subjects[index].specification.page(page).copied()
+        else {
+            return vec![];
+        };
+        if !flags.is_accessible() {
+            return vec![];
+        }
+        let bytes = largest.min(self.host.rules().largest).max(around).bytes();
+        let start = self.shape.pages[page] & !(bytes - 1);
+        let lazy = |other: &usize| {
+            let spec = self.subjects[index].specification.page(*other);
+            spec.is_some_and(|spec| {
+                spec.flags == flags && matches!(spec.backing, Backing::Alloc { frame: None, .. })
+            })
+        };
+        self.shape.pages_in(start, bytes).filter(lazy).collect()
+    }
+
+    /// Answers a fault; returns whether the guest may go on.
+    fn fault(
+        &mut self,
+        index: usize,
+        page: usize,
+        access: MappingFlags,
+        contents: bool,
+    ) -> Result<bool, Violation> {
+        let gpa = self.shape.pages[page];
+        let spec = self.subjects[index].specification.page(page).copied();
+        let window = self.window(index, page);
+        let word_of = |gpa: u64| if contents { gpa ^ 0x0123_4567_89ab_cdef } else { 0 };
+        for page in &window {
+            let target = Target::Fresh(word_of(self.shape.pages[*page]));
+            self.planned[*page] = Some(target);
+            if let Some(spec) = spec {
+                self.allow(*page, spec.flags, target);
+            }
+        }
+        let replaces = self.host.mistake() == Some(Mistake::FaultReplaces);
+        let pages = self.shape.pages.clone();
+        let space = self.subjects[index].space_mut();
+        if let (true, Some(Page { flags, backing: Backing::Alloc { .. } })) = (replaces, spec) {
+            if space.translate(GuestPhysAddr::new(gpa)).is_some() {
+                _ = space.unmap(GuestPhysAddr::new(gpa), PAGE_SIZE);
+                _ = space.map_alloc(GuestPhysAddr::new(gpa), PAGE_SIZE, flags, false);
+            }
+        }
+        let already = leaf_at(space, gpa).is_some();
+        let at = GuestPhysAddr::new(gpa + 0x238);
+        let answer = if contents {
+            space.handle_page_fault_with(at, access, |first, bytes| {
+                for gpa in pages.iter().copied() {
+                    let Some(offset) = gpa.checked_sub(first.as_u64()) else { continue };
+                    if let Some(word) = bytes.get_mut(offset as usize..offset as usize + 8) {
+                        word.copy_from_slice(&word_of(gpa).to_le_bytes());
+                    }
+                }
+            })
+        } else {
+            space.handle_page_fault(at, access)
+        };
+        let rules = self.host.rules();
+        let right = match (&answer, spec) {
+            (Err(FaultError::NoRegion(fault)), None) => fault.as_u64() == gpa + 0x238,
+            (Err(FaultError::Permission { allowed, .. }), Some(spec)) => {
+                !rules.allows(spec.flags, access) && *allowed == spec.flags
+            }
+            (Err(FaultError::OutOfMemory(_)), Some(spec)) => {
+                rules.allows(spec.flags, access) && !window.is_empty() && self.host.refused() > 0
+            }
+            (Ok(FaultOutcome::Populated(size)), Some(spec)) => {
+                rules.allows(spec.flags, access) && !window.is_empty() && !already && fits(&spec, *size)
+            }
+            (Ok(FaultOutcome::Spurious), Some(spec)) => rules.allows(spec.flags, access) && already,
+            _ => false,
+        };
+        if !right {
+            return wrong("a fault", (gpa, access, spec, answer));
+        }
+        if let (Ok(FaultOutcome::Populated(_)), Some(Page { backing: Backing::Alloc { around, .. }, .. })) =
+            (&answer, spec)
+        {
+            self.check_window(index, page, around)?;
+        }
+        Ok(answer.is_ok())
+    }
+
+    /// Unless the host refused a frame, all of the window around a fault is populated.
+    fn check_window(&self, index: usize, page: usize, around: LeafSize) -> Result<(), Violation> {
+        let gpa = self.shape.pages[page];
+        let space = self.subjects[index].space();
+        let Some(region) = space.region(GuestPhysAddr::new(gpa)) else { return Ok(()) };
+        if self.host.refused() > 0 {
+            return Ok(());
+        }
+        let start = (gpa & !(around.bytes() - 1)).max(region.range.start().as_u64());
+        let end = ((gpa & !(around.bytes() - 1)) + around.bytes()).min(region.range.end().as_u64());
+        self.populated(index, (start, end - start), "a fault")
+    }
+
+    /// The guest uses a page until it gets through, or until the space says that it may not.
+    fn access(
+        &mut self,
+        index: usize,
+        cpu: usize,
+        page: usize,
+        access: MappingFlags,
+    ) -> Result<(), Violation> {
+        // One fault that populates, one for what the CPU remembers of the time before.
+        for _ in 0..3 {
+            let Err(fault) = self.host.guest_access(cpu, page, model_access(access)) else { return Ok(()) };
+            let reserved =
+                matches!(fault.kind, slat_model::FaultKind::Reserved | slat_model::FaultKind::AddressRange);
+            ensure(!reserved, Check::Architecture, || fault.to_string())?;
+            if !self.fault(index, page, access, false)? {
+                return Ok(());
+            }
+        }
+        let gpa = self.shape.pages[page];
+        let detail = format!("`{access}` of {gpa:#x} on CPU {cpu} goes on faulting though it is answered");
+        Err(Violation::new(Check::Progress, detail))
+    }
+
+    fn migrate(&mut self, index: usize, span: Span) -> Result<(), Violation> {
+        let (gpa, size) = self.shape.range(span);
+        let start = gpa.as_u64();
+        let specification = &self.subjects[index].specification;
+        let hole = specification.first_hole(&self.shape, start, size);
+        let pages = self.shape.pages_in(start, size);
+        let linear = specification
+            .pages
+            .range(pages.clone())
+            .any(|(_, page)| matches!(page.backing, Backing::Linear(_)));
+        let mut count = 0;
+        for page in pages.filter(|_| hole.is_none() && !linear) {
+            let Some(spec) = self.subjects[index].specification.page(page).copied() else { continue };
+            if let Some(frame) = spec.owned() {
+                count += 1;
+                self.planned[page] = Some(Target::Moved(frame.word));
+                self.allow(page, spec.flags, Target::Moved(frame.word));
+            }
+        }
+        let before = self.fingerprint(index);
+        let lossy = self.host.mistake() == Some(Mistake::MoveLosesContents);
+        let result = self.subjects[index].space_mut().migrate(gpa, size);
+        if lossy && result.is_ok() {
+            let first = self.subjects[index].space().translate(gpa);
+            let ours = first.filter(|hpa| self.host.born(hpa.as_u64()).is_some());
+            ours.map(|hpa| self.host.ram().write(hpa.as_u64(), 0x00bad));
+        }
+        let right = match &result {
+            Ok(moved) => hole.is_none() && !linear && (!self.shape.complete || *moved == count),
+            Err(MigrateError::NotMapped(at)) => Some(at.as_u64()) == hole,
+            Err(MigrateError::NotOwned(_)) => hole.is_none() && linear,
+            Err(MigrateError::OutOfMemory) => hole.is_none() && !linear && self.host.refused() > 0,
+            Err(MigrateError::BadRange(_)) => false,
+        };
+        if !right {
+            return wrong("migrate", (hole, linear, count, result));
+        }
+        if result.is_ok() {
+            let moved = |page: usize| match self.planned[page] {
+                Some(Target::Moved(_)) => {
+                    let leaf = leaf_at(self.subjects[index].space(), self.shape.pages[page]);
+                    leaf.is_some_and(|leaf| self.host.born(leaf.hpa.as_u64()) == Some(self.host.operation()))
+                }
+                _ => true,
+            };
+            let all = self.shape.pages_in(start, size).all(moved);
+            return ensure(all, Check::Verdict, || "migrate left a page where it was".into());
+        }
+        self.untouched(before)
+    }
+
+    fn collapse(&mut self, index: usize, span: Span) -> Result<(), Violation> {
+        let (gpa, size) = self.shape.range(span);
+        let hole = self.subjects[index].specification.first_hole(&self.shape, gpa.as_u64(), size);
+        let result = self.subjects[index].space_mut().collapse(gpa, size);
+        match &result {
+            Ok(joined) if hole.is_none() && (!self.shape.complete || *joined == 0) => Ok(()),
+            Err(CollapseError::NotMapped(at)) if Some(at.as_u64()) == hole => Ok(()),
+            _ => wrong("collapse", (hole, result)),
+        }
+    }
+
+    fn populate(&mut self, index: usize, span: Span) -> Result<(), Violation> {
+        let (gpa, size) = self.shape.range(span);
+        let start = gpa.as_u64();
+        let specification = &self.subjects[index].specification;
+        let hole = specification.first_hole(&self.shape, start, size);
+        let mut missing = 0;
+        let pages: Vec<usize> = self.shape.pages_in(start, size).filter(|_| hole.is_none()).collect();
+        let mut wanted = vec![];
+        for page in pages {
+            let window = self.window(index, page);
+            missing += u64::from(!window.is_empty());
+            if !window.is_empty() {
+                wanted.push(page);
+            }
+            for other in window {
+                let Some(spec) = self.subjects[index].specification.page(other).copied() else { continue };
+                self.planned[other] = Some(Target::Fresh(0));
+                self.allow(other, spec.flags, Target::Fresh(0));
+            }
+        }
+        if size >= GIB1 {
+            // More than the host has, page by page: that only costs time.
+            return Ok(());
+        }
+        let result = self.subjects[index].space_mut().populate(gpa, size);
+        let right = match &result {
+            Ok(added) => hole.is_none() && (!self.shape.complete || *added == missing),
+            Err(PopulateError::NotMapped(at)) => Some(at.as_u64()) == hole,
+            Err(PopulateError::OutOfMemory(_)) => hole.is_none() && self.host.refused() > 0,
+            Err(PopulateError::BadRange(_)) => false,
+        };
+        if !right {
+            return wrong("populate", (hole, missing, result));
+        }
+        for page in wanted.iter().filter(|_| result.is_ok()) {
+            self.populated(index, (self.shape.pages[*page], PAGE_SIZE), "populate")?;
+        }
+        Ok(())
+    }
+
+    /// Drops a space and makes a new one under the same tag.
+    fn replace(&mut self, index: usize) -> Result<(), Violation> {
+        let root =
+            self.host.platform().root(self.subjects[index].space().root_register(), self.subjects[index].tag);
+        for cpu in 0..self.settings.cpus {
+            let mut machine = self.host.machine.borrow_mut();
+            if machine.root(cpu) == Some(root) {
+                machine.unload_root(cpu);
+            }
+        }
+        self.host.watch.borrow_mut().begin(&self.shape, vec![]);
+        self.host.fail_after(None);
+        let subject = &mut self.subjects[index];
+        subject.space = None;
+        subject.specification.pages.clear();
+        subject.owed = None;
+        self.make_space(index)?;
+        for cpu in 0..self.settings.cpus {
+            if self.host.machine.borrow().root(cpu).is_none() {
+                self.run_on(cpu, index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What everything in the frames amounts to, where an error is to be seen to leave it alone: looked at where that
+    /// is cheap, and not while a debt is pending, which any operation may discharge.
+    fn fingerprint(&self, index: usize) -> Option<(usize, u64)> {
+        let small = self.host.taken() < 200;
+        let look = small && self.subjects[index].owed.is_none() && self.settings.failing;
+        look.then(|| (self.host.taken(), self.host.fingerprint()))
+    }
+
+    /// An operation failed: everything is as before. The guest may have written meanwhile.
+    fn untouched(&self, before: Option<(usize, u64)>) -> Result<(), Violation> {
+        let watch = self.host.watch.borrow();
+        let written = (0..watch.pages()).any(|page| watch.word(page).is_some());
+        let Some(before) = before.filter(|_| !written && !self.host.rules().marks) else { return Ok(()) };
+        let after = (self.host.taken(), self.host.fingerprint());
+        ensure(before == after, Check::Untouched, || format!("{before:x?} became {after:x?}"))
+    }
+}
+
+fn fits(spec: &Page, size: LeafSize) -> bool {
+    matches!(spec.backing, Backing::Alloc { largest, .. } if size <= largest)
+}
+
+fn judge_unmap(result: &Result<(), UnmapError>, hole: Option<u64>, refused: u64) -> Result<(), Violation> {
+    match result {
+        Ok(()) if hole.is_none() => Ok(()),
+        Err(UnmapError::NotMapped(at)) if Some(at.as_u64()) == hole => Ok(()),
+        Err(UnmapError::OutOfMemory) if hole.is_none() && refused > 0 => Ok(()),
+        _ => wrong("unmap", (hole, result)),
+    }
+}
+
+fn judge_protect(
+    result: &Result<(), ProtectError>,
+    hole: Option<u64>,
+    takes: bool,
+    refused: u64,
+) -> Result<(), Violation> {
+    match result {
+        Ok(()) if hole.is_none() && takes => Ok(()),
+        Err(ProtectError::UnsupportedFlags(_)) if !takes => Ok(()),
+        Err(ProtectError::NotMapped(at)) if Some(at.as_u64()) == hole => Ok(()),
+        Err(ProtectError::OutOfMemory) if hole.is_none() && takes && refused > 0 => Ok(()),
+        _ => wrong("protect", (hole, takes, result)),
+    }
+}

@@ -1,0 +1,553 @@
+//! The host of the spaces under test: frames in the model's RAM, the invalidation of a correct hypervisor, and a check
+//! after every single store.
+
+#![expect(unsafe_code, reason = "implements Hal on the model's RAM")]
+
+use crate::checks::{Check, Violation};
+use crate::mistakes::Mistake;
+use crate::platform::{Platform, address_in};
+use crate::random::Random;
+use crate::specification::Rules;
+use crate::watch::Watch;
+use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE, Reach, TableKind};
+use slat_model::{Access, Dc, Instruction, Machine, Policy, Ram, Root};
+use std::cell::{Cell, RefCell};
+
+/// Host physical address of the first frame.
+pub const FIRST_FRAME: u64 = 0x8000_0000;
+/// What a frame holds when it is handed out: what its previous owner left behind.
+const LEFT_BEHIND: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+/// What a frame is filled with when it comes back. As an entry it is present in every format.
+const POISON: u64 = 0xa5a5_a5a5_a5a5_a5a7;
+/// Words of a frame.
+const WORDS: u64 = PAGE_SIZE / 8;
+
+/// What is known of a frame.
+#[derive(Clone, Copy, Debug, Default)]
+struct FrameState {
+    taken: bool,
+    /// The operation in which it was taken.
+    born: u64,
+    /// Level and first guest-physical address, if it is a table that was linked.
+    table: Option<(u8, u64)>,
+}
+
+/// What the allocator knows and is told to do.
+#[derive(Debug)]
+struct Allocator {
+    frames: Vec<FrameState>,
+    taken: usize,
+    /// No frame below this index is free.
+    first_free: usize,
+    /// Allocations until one is refused.
+    fail_after: Option<u64>,
+    refused: u64,
+    /// Frames that came back in this operation.
+    returned: Vec<(u64, u64)>,
+}
+
+/// The host.
+pub struct Host<P: Platform> {
+    platform: P,
+    rules: Rules,
+    mistake: Option<Mistake>,
+    ram: Ram,
+    /// The CPUs.
+    pub machine: RefCell<Machine>,
+    allocator: RefCell<Allocator>,
+    /// What may be seen at this moment.
+    pub watch: RefCell<Watch>,
+    violation: RefCell<Option<Violation>>,
+    /// The CPU on which slat runs.
+    cpu: Cell<usize>,
+    operation: Cell<u64>,
+    /// An invalidation of all CPUs was executed in this operation.
+    invalidated: Cell<bool>,
+    /// Invalidations that a mistake holds back.
+    delayed: RefCell<Vec<(usize, Instruction)>>,
+    /// A table without entries, for invalidating under a tag whose table is gone.
+    empty_root: u64,
+    random: RefCell<Random>,
+    stores: Cell<u64>,
+    looks: Cell<u64>,
+}
+
+impl<P: Platform> Host<P> {
+    /// A host with `frames` frames and `cpus` CPUs.
+    #[must_use]
+    pub fn new(platform: P, frames: usize, cpus: usize, mistake: Option<Mistake>, seed: u64) -> Self {
+        // Sixteen frames for the empty root, as large as any format's.
+        let ram = Ram::new(FIRST_FRAME, (frames as u64 + 16) * PAGE_SIZE);
+        let machine = Machine::new(platform.mmu(), ram.clone(), cpus, Policy::Everything);
+        let allocator = Allocator {
+            frames: vec![FrameState::default(); frames],
+            taken: 0,
+            first_free: 0,
+            fail_after: None,
+            refused: 0,
+            returned: vec![],
+        };
+        Self {
+            platform,
+            rules: platform.rules(),
+            mistake,
+            empty_root: (FIRST_FRAME + frames as u64 * PAGE_SIZE) & !(16 * PAGE_SIZE - 1),
+            ram,
+            machine: RefCell::new(machine),
+            allocator: RefCell::new(allocator),
+            watch: RefCell::default(),
+            violation: RefCell::default(),
+            cpu: Cell::new(0),
+            operation: Cell::new(0),
+            invalidated: Cell::new(false),
+            delayed: RefCell::default(),
+            random: RefCell::new(Random::new(seed)),
+            stores: Cell::new(0),
+            looks: Cell::new(0),
+        }
+    }
+
+    /// The format and its CPU.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// What can be expressed.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The mistake that is made on purpose.
+    pub fn mistake(&self) -> Option<Mistake> {
+        self.mistake
+    }
+
+    /// The RAM.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// Begins an operation on a CPU.
+    pub fn begin(&self, cpu: usize) {
+        self.cpu.set(cpu);
+        self.operation.set(self.operation.get() + 1);
+        self.invalidated.set(false);
+        let mut allocator = self.allocator.borrow_mut();
+        allocator.refused = 0;
+        allocator.returned.clear();
+    }
+
+    /// Ends an operation: what waited is executed, and what came back is out of every CPU's reach.
+    pub fn end(&self) {
+        let delayed = std::mem::take(&mut *self.delayed.borrow_mut());
+        for (cpu, instruction) in delayed {
+            self.machine.borrow_mut().execute(cpu, instruction);
+        }
+    }
+
+    /// The operation that is going on.
+    pub fn operation(&self) -> u64 {
+        self.operation.get()
+    }
+
+    /// Whether all CPUs were invalidated in this operation.
+    pub fn invalidated(&self) -> bool {
+        self.invalidated.get()
+    }
+
+    /// Allocations refused in this operation.
+    pub fn refused(&self) -> u64 {
+        self.allocator.borrow().refused
+    }
+
+    /// Refuses one allocation after the next `successes` ones.
+    pub fn fail_after(&self, successes: Option<u64>) {
+        self.allocator.borrow_mut().fail_after = successes;
+    }
+
+    /// Frames that are taken.
+    pub fn taken(&self) -> usize {
+        self.allocator.borrow().taken
+    }
+
+    /// Tables that are linked, below the roots.
+    pub fn linked_tables(&self) -> usize {
+        let allocator = self.allocator.borrow();
+        allocator.frames.iter().filter(|frame| frame.taken && frame.table.is_some()).count()
+    }
+
+    /// Stores to tables, and pages looked at after them.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.stores.get(), self.looks.get())
+    }
+
+    /// Remembers a violation; the first one counts.
+    pub fn report(&self, violation: Violation) {
+        self.violation.borrow_mut().get_or_insert(violation);
+    }
+
+    /// The first violation, if there was one.
+    pub fn violation(&self) -> Option<Violation> {
+        self.violation.borrow().clone()
+    }
+
+    /// Whether a frame is taken, and the operation in which it was.
+    pub fn born(&self, hpa: u64) -> Option<u64> {
+        let index = frame_index(hpa)?;
+        self.allocator.borrow().frames.get(index).filter(|frame| frame.taken).map(|frame| frame.born)
+    }
+
+    /// Whether a frame is a table that was linked.
+    pub fn is_table(&self, hpa: u64) -> bool {
+        let index = frame_index(hpa);
+        let allocator = self.allocator.borrow();
+        index.and_then(|index| allocator.frames.get(index)).is_some_and(|frame| frame.table.is_some())
+    }
+
+    /// Names the root of a space, so that stores to it and to what hangs below are looked at.
+    pub fn watch_root(&self, hpa: u64) {
+        let geometry = self.platform.geometry();
+        let mut allocator = self.allocator.borrow_mut();
+        for table in 0..u64::from(geometry.root_tables) {
+            let base = table << (12 + 9 * u32::from(geometry.levels));
+            if let Some(frame) =
+                frame_index(hpa + table * PAGE_SIZE).and_then(|index| allocator.frames.get_mut(index))
+            {
+                frame.table = Some((geometry.levels - 1, base));
+            }
+        }
+    }
+
+    /// A number that stands for everything in the frames that are taken.
+    pub fn fingerprint(&self) -> u64 {
+        let allocator = self.allocator.borrow();
+        let words = self.ram.words();
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for (index, _) in allocator.frames.iter().enumerate().filter(|(_, frame)| frame.taken) {
+            hash = (hash ^ index as u64).wrapping_mul(0x100_0000_01b3);
+            for word in &words[index * WORDS as usize..(index + 1) * WORDS as usize] {
+                let word = word.load(std::sync::atomic::Ordering::Relaxed);
+                hash = (hash ^ word).wrapping_mul(0x100_0000_01b3).rotate_left(7);
+            }
+        }
+        hash
+    }
+
+    /// Executes an instruction on a CPU.
+    pub fn execute(&self, cpu: usize, instruction: Instruction) {
+        self.machine.borrow_mut().execute(cpu, instruction);
+    }
+
+    /// The guest uses a page on a CPU; a write also changes its first word.
+    pub fn guest_access(&self, cpu: usize, page: usize, access: Access) -> Result<(), slat_model::Fault> {
+        let mut watch = self.watch.borrow_mut();
+        let gpa = watch.gpa(page);
+        let translation = self.machine.borrow_mut().access(cpu, gpa, access)?;
+        if let Err(violation) = watch.judge(self, page, &translation) {
+            self.report(violation);
+        } else if access.kind == slat_model::AccessKind::Write && self.born(translation.hpa).is_some() {
+            let word = self.random.borrow_mut().next();
+            self.ram.write(translation.hpa, word);
+            watch.wrote(page, word);
+        }
+        Ok(())
+    }
+
+    /// Between two stores of slat the guest goes on.
+    fn interleave(&self) {
+        let (page, cpu, write) = {
+            let mut random = self.random.borrow_mut();
+            let watch = self.watch.borrow();
+            if watch.cpus().is_empty() || !random.one_in(6) {
+                return;
+            }
+            let cpu = random.choose(watch.cpus());
+            (random.below(watch.pages() as u64) as usize, cpu, random.one_in(2))
+        };
+        let access = if write { Access::WRITE } else { Access::READ };
+        // A fault means that the guest waits until it is answered.
+        let _ = self.guest_access(cpu, page, access);
+    }
+
+    /// If `entry` lies in a table that is linked: the guest-physical addresses that it translates. Tables to which
+    /// it now points are linked as well.
+    fn linked(&self, entry: u64, value: u64) -> Option<(u64, u64)> {
+        let mut allocator = self.allocator.borrow_mut();
+        let (level, base) = allocator.frames.get(frame_index(entry)?)?.table?;
+        let shift = 12 + 9 * u32::from(level);
+        let start = base + ((entry % PAGE_SIZE / 8) << shift);
+        self.link(&mut allocator, level, start, value);
+        Some((start, 1 << shift))
+    }
+
+    fn link(&self, allocator: &mut Allocator, level: u8, start: u64, value: u64) {
+        let Some(next) = address_in(self.rules.architecture, value).filter(|_| level > 0) else { return };
+        let Some(index) = frame_index(next) else { return };
+        match allocator.frames.get_mut(index) {
+            // Large leaves look the same, but nobody stores to them as to tables.
+            Some(frame) if frame.taken && frame.table.is_none() && !self.is_leaf(level, value) => {
+                frame.table = Some((level - 1, start));
+            }
+            _ => return,
+        }
+        if level > 1 {
+            for entry in 0..WORDS {
+                let below = start + (entry << (3 + 9 * u32::from(level)));
+                let value = self.ram.read(next + 8 * entry).unwrap_or(0);
+                self.link(allocator, level - 1, below, value);
+            }
+        }
+    }
+
+    /// Whether an entry above level 0 is a large leaf, by the manuals.
+    fn is_leaf(&self, level: u8, value: u64) -> bool {
+        use crate::specification::Architecture;
+        level <= 2
+            && match self.rules.architecture {
+                Architecture::Ept | Architecture::Npt => value & 0x80 != 0,
+                Architecture::Stage2 => value & 2 == 0,
+                Architecture::Gstage => value & 0xe != 0,
+            }
+    }
+
+    fn fill(&self, start: u64, count: usize, value: u64) {
+        let first = ((start - FIRST_FRAME) / 8) as usize;
+        for word in &self.ram.words()[first..first + count * WORDS as usize] {
+            word.store(value, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Executes what `plan` says, under the tag of the space with this root register.
+    fn carry_out(&self, root: u64, plan: &[(usize, Instruction)]) {
+        let mut machine = self.machine.borrow_mut();
+        match P::TABLE {
+            TableKind::Ept | TableKind::Gstage => {
+                plan.iter().for_each(|(cpu, instruction)| machine.execute(*cpu, *instruction));
+            }
+            TableKind::Npt => {
+                for (cpu, instruction) in plan.iter().copied() {
+                    match (machine.root(cpu), instruction) {
+                        (Some(Root::Npt { ncr3, .. }), Instruction::Vmrun { tlb_control: 3 })
+                            if ncr3 != root =>
+                        {
+                            // It runs another guest: everything goes.
+                            machine.execute(cpu, Instruction::Vmrun { tlb_control: 1 });
+                        }
+                        (None, Instruction::Vmrun { .. }) => {
+                            // It runs no guest now: everything goes before the next one.
+                            let empty = self.platform.root(self.empty_root, 1);
+                            if machine.load_root(cpu, empty).is_ok() {
+                                machine.execute(cpu, Instruction::Vmrun { tlb_control: 1 });
+                                machine.unload_root(cpu);
+                            }
+                        }
+                        _ => machine.execute(cpu, instruction),
+                    }
+                }
+            }
+            TableKind::Stage2 => {
+                let here = self.cpu.get();
+                let before = machine.root(here);
+                let elsewhere = !matches!(before, Some(Root::Stage2 { vttbr, .. }) if vttbr == root);
+                if elsewhere {
+                    // The instructions take the tag from VTTBR_EL2; a table without entries goes with it.
+                    let empty = self.platform.root(root & 0xffff_0000_0000_0000 | self.empty_root, 0);
+                    if let Err(invalid) = machine.load_root(here, empty) {
+                        self.report(Violation::new(Check::Root, format!("{invalid}")));
+                    }
+                    machine.execute(here, Instruction::Isb);
+                }
+                plan.iter().for_each(|(cpu, instruction)| machine.execute(*cpu, *instruction));
+                if elsewhere {
+                    match before {
+                        Some(before) => _ = machine.load_root(here, before),
+                        None => machine.unload_root(here),
+                    }
+                    machine.execute(here, Instruction::Isb);
+                }
+            }
+        }
+    }
+}
+
+fn frame_index(hpa: u64) -> Option<usize> {
+    Some((hpa.checked_sub(FIRST_FRAME)? / PAGE_SIZE) as usize)
+}
+
+// SAFETY: frames are parts of the model's RAM, handed out once and aligned as asked; their pointers stay valid as long as
+// the host keeps the RAM; `invalidate` executes the native sequence on each CPU, unless a mistake is made on purpose,
+// which leads the model's CPUs astray and no real one.
+unsafe impl<P: Platform> Hal for Host<P> {
+    fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
+        let mut allocator = self.allocator.borrow_mut();
+        let allocator = &mut *allocator;
+        let injected = match &mut allocator.fail_after {
+            Some(0) => {
+                allocator.fail_after = None;
+                true
+            }
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        let align = if self.mistake == Some(Mistake::AlignmentIgnored) && count > 1 { 1 } else { align };
+        let free = |start: &usize| {
+            let run = allocator.frames.get(*start..start + count);
+            run.is_some_and(|run| run.iter().all(|frame| !frame.taken))
+        };
+        let mut start = allocator.first_free.next_multiple_of(align);
+        if self.mistake == Some(Mistake::AlignmentIgnored) && count > 1 {
+            // The first frame of the RAM is aligned to everything.
+            start = start.max(1) | 1;
+        }
+        while !injected && start + count <= allocator.frames.len() && !free(&start) {
+            start += align;
+        }
+        if injected || start + count > allocator.frames.len() {
+            allocator.refused += 1;
+            return None;
+        }
+        for frame in &mut allocator.frames[start..start + count] {
+            *frame = FrameState { taken: true, born: self.operation.get(), table: None };
+        }
+        if count == 1 && align == 1 {
+            allocator.first_free = start + 1;
+        }
+        allocator.taken += count;
+        let hpa = FIRST_FRAME + start as u64 * PAGE_SIZE;
+        if self.mistake == Some(Mistake::HandedOutTwice) && count == 1 && self.operation.get() % 5 == 0 {
+            allocator.frames[start].taken = false;
+            allocator.taken -= 1;
+            allocator.first_free = allocator.first_free.min(start);
+        }
+        self.fill(hpa, count, LEFT_BEHIND);
+        self.machine.borrow_mut().host_wrote(hpa..hpa + count as u64 * PAGE_SIZE);
+        Some(HostPhysAddr::new(hpa))
+    }
+
+    unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize) {
+        let start = start.as_u64();
+        if self.mistake == Some(Mistake::FrameLeaked) && self.operation.get() % 7 == 0 {
+            return;
+        }
+        let range = start..start + count as u64 * PAGE_SIZE;
+        if let Some((cpu, reach)) = self.machine.borrow().reaches(range.clone()) {
+            let detail = format!("frames {range:x?} go back while CPU {cpu} reaches them: {reach:x?}");
+            self.report(Violation::new(Check::Freed, detail));
+        }
+        let mut allocator = self.allocator.borrow_mut();
+        let first = frame_index(start).unwrap_or(usize::MAX);
+        for index in first..first.saturating_add(count) {
+            match allocator.frames.get_mut(index) {
+                Some(frame) if frame.taken => *frame = FrameState::default(),
+                _ => {
+                    let detail = format!("{start:#x}, {count} frames: not taken");
+                    self.report(Violation::new(Check::Allocator, detail));
+                    return;
+                }
+            }
+        }
+        allocator.taken -= count;
+        allocator.first_free = allocator.first_free.min(first);
+        allocator.returned.push((range.start, range.end));
+        self.fill(start, count, POISON);
+    }
+
+    fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+        let hpa = hpa.as_u64();
+        if self.born(hpa).is_none() {
+            self.report(Violation::new(Check::Allocator, format!("{hpa:#x} is used and not taken")));
+        }
+        let offset = hpa.wrapping_sub(FIRST_FRAME);
+        let offset = if offset < self.ram.bytes() { offset as usize } else { 0 };
+        self.ram.words().as_ptr().cast_mut().cast::<u8>().wrapping_add(offset)
+    }
+
+    fn invalidate(&self, invalidation: &Invalidation<'_>) {
+        let cpus = self.machine.borrow().cpus();
+        let everywhere = invalidation.reach == Reach::AllCpus && !self.platform.broadcasts();
+        let here = self.cpu.get();
+        let targets = if everywhere { 0..cpus } else { here..here + 1 };
+        let instructions = self.platform.maintenance(invalidation);
+        let each = |cpu| instructions.iter().map(move |instruction| (cpu, *instruction));
+        let mut plan: Vec<_> = targets.flat_map(each).collect();
+        if let Some(mistake) = self.mistake {
+            plan = mistake.distort(&self.platform, invalidation, here, cpus, plan);
+            if mistake == Mistake::FreedBeforeInvalidation {
+                self.delayed.borrow_mut().append(&mut plan);
+            }
+        }
+        self.carry_out(invalidation.root, &plan);
+        if invalidation.reach == Reach::AllCpus {
+            self.invalidated.set(true);
+        }
+        self.interleave();
+    }
+
+    fn maintain_cache(&self, maintenance: &CacheMaintenance) {
+        if self.mistake == Some(Mistake::CachesNotCleaned)
+            || !maintenance.actions.contains(CacheActions::CLEAN_INVALIDATE_TO_POC)
+        {
+            return;
+        }
+        let start = maintenance.start.as_u64();
+        let mut machine = self.machine.borrow_mut();
+        for hpa in (start..start + maintenance.bytes() as u64).step_by(64) {
+            machine.execute(self.cpu.get(), Instruction::Dc { operation: Dc::Civac, hpa });
+        }
+    }
+
+    fn publish(&self) {
+        if self.mistake == Some(Mistake::PublicationMissing) {
+            return;
+        }
+        for instruction in self.platform.publication() {
+            self.execute(self.cpu.get(), *instruction);
+        }
+        self.interleave();
+    }
+
+    fn table_stored(&self, entry: HostPhysAddr, value: u64) {
+        let entry = entry.as_u64();
+        self.stores.set(self.stores.get() + 1);
+        self.machine.borrow_mut().stored(self.cpu.get(), entry, value);
+        if let Some((start, size)) = self.linked(entry, value) {
+            self.look(start, size);
+            self.interleave();
+        }
+    }
+
+    unsafe fn zero_frames(&self, start: HostPhysAddr, count: usize) {
+        if self.mistake == Some(Mistake::NotZeroed) {
+            return;
+        }
+        let start = start.as_u64();
+        self.fill(start, count, 0);
+        self.machine.borrow_mut().host_wrote(start..start + count as u64 * PAGE_SIZE);
+    }
+}
+
+impl<P: Platform> Host<P> {
+    /// Looks at every page in play that lies in a range, on every CPU that runs the space.
+    fn look(&self, start: u64, size: u64) {
+        if self.violation.borrow().is_some() {
+            return;
+        }
+        let watch = self.watch.borrow();
+        for page in watch.pages_in(start, size) {
+            for cpu in watch.cpus() {
+                self.looks.set(self.looks.get() + 1);
+                let outcomes = self.machine.borrow().possible(*cpu, watch.gpa(page), Access::READ);
+                for outcome in outcomes {
+                    let Ok(translation) = outcome.result else { continue };
+                    if let Err(violation) = watch.judge(self, page, &translation) {
+                        let detail = format!("CPU {cpu}, from {:x?}: {}", outcome.source, violation.detail);
+                        self.report(Violation { detail, ..violation });
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `slat-check`: random or exhaustive checking from the command line.
+
+use clap::Parser;
+use slat_check::run::{Counts, platforms, run_random};
+use slat_check::{exhaustive, mistakes::Mistake};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Runs slat beside a model of the hardware and a specification, and prints how fast.
+#[derive(Parser)]
+struct Arguments {
+    /// Operations to check.
+    #[arg(long, default_value_t = 200_000)]
+    operations: u64,
+    /// Seed of the first sequence.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Operations of one sequence.
+    #[arg(long, default_value_t = 200)]
+    length: usize,
+    /// Only formats whose name contains this.
+    #[arg(long, default_value = "")]
+    format: String,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+    /// Every sequence of this length instead of random ones.
+    #[arg(long)]
+    exhaustive: Option<u32>,
+    /// Makes this mistake.
+    #[arg(long)]
+    mistake: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mistake = arguments.mistake.as_ref().map(|name| {
+        let named = |mistake: &&Mistake| format!("{mistake:?}") == *name;
+        *Mistake::ALL.iter().find(named).unwrap_or_else(|| panic!("one of {:?}", Mistake::ALL))
+    });
+    let mut failed = false;
+    let chosen: Vec<_> =
+        platforms().into_iter().filter(|(name, _)| name.contains(&arguments.format)).collect();
+    let each = arguments.operations / chosen.len().max(1) as u64;
+    let mut total = Counts::default();
+    let start = Instant::now();
+    for (name, platform) in chosen {
+        let began = Instant::now();
+        let sequences = each.div_ceil(arguments.length.max(1) as u64);
+        let next = AtomicU64::new(0);
+        let work = |thread: u64| {
+            if let Some(length) = arguments.exhaustive {
+                return exhaustive::run(&platform, length, thread, arguments.threads)
+                    .map_err(|failure| (0, failure));
+            }
+            let mut counts = Counts::default();
+            loop {
+                let sequence = next.fetch_add(1, Ordering::Relaxed);
+                if sequence >= sequences {
+                    return Ok(counts);
+                }
+                let seed = arguments.seed + sequence;
+                match run_random(&platform, seed, arguments.length, mistake) {
+                    Ok(more) => counts.add(more),
+                    Err(failure) => return Err((seed, failure)),
+                }
+            }
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..arguments.threads).map(|thread| scope.spawn(move || work(thread))).collect();
+            threads.into_iter().map(|thread| thread.join()).collect()
+        });
+        let mut counts = Counts::default();
+        for result in results {
+            match result {
+                Ok(Ok(more)) => counts.add(more),
+                Ok(Err((seed, failure))) => {
+                    println!("{name}, seed {seed}: {failure}");
+                    failed = true;
+                }
+                Err(_) => failed = true,
+            }
+        }
+        print_rate(name, counts, began);
+        total.add(counts);
+    }
+    print_rate("all", total, start);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn print_rate(name: &str, counts: Counts, since: Instant) {
+    let seconds = since.elapsed().as_secs_f64();
+    let Counts { operations, stores, looks } = counts;
+    println!(
+        "{name}: {operations} operations, {stores} stores, {looks} looks in {seconds:.1} s: {:.0} operations/s",
+        operations as f64 / seconds
+    );
+}

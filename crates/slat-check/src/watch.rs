@@ -1,0 +1,158 @@
+//! What may be seen of each page while an operation is going on: the old mapping, the new one, or a fault.
+
+use crate::checks::{Check, Violation};
+use crate::host::Host;
+use crate::platform::{Platform, memory, permissions};
+use crate::shape::Shape;
+use slat::{MappingFlags, PAGE_SIZE};
+use slat_model::Translation;
+
+/// A frame that may be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// This one.
+    Exact(u64),
+    /// One that was taken in this operation, with this first word and zeroes otherwise.
+    Fresh(u64),
+    /// One that was taken in this operation, with the contents of the old one, whose first word is this.
+    Moved(u64),
+}
+
+/// A mapping that may be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The flags.
+    pub flags: MappingFlags,
+    /// The frame.
+    pub target: Target,
+}
+
+/// The mappings that may be seen of the pages of one space.
+#[derive(Debug, Default)]
+pub struct Watch {
+    addresses: Vec<u64>,
+    allowed: Vec<Vec<Expected>>,
+    /// First words that the guest wrote in this operation.
+    words: Vec<Option<u64>>,
+    cpus: Vec<usize>,
+}
+
+impl Watch {
+    /// Begins to watch the pages of `shape`: nothing may be seen yet.
+    pub fn begin(&mut self, shape: &Shape, cpus: Vec<usize>) {
+        if self.addresses != shape.pages {
+            self.addresses.clone_from(&shape.pages);
+            self.allowed = vec![vec![]; shape.pages.len()];
+        }
+        self.allowed.iter_mut().for_each(Vec::clear);
+        self.words.clear();
+        self.words.resize(shape.pages.len(), None);
+        self.cpus = cpus;
+    }
+
+    /// The CPUs that run the space.
+    #[must_use]
+    pub fn cpus(&self) -> &[usize] {
+        &self.cpus
+    }
+
+    /// The number of pages.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// The first address of a page.
+    #[must_use]
+    pub fn gpa(&self, page: usize) -> u64 {
+        self.addresses[page]
+    }
+
+    /// The pages that lie in a range.
+    #[must_use]
+    pub fn pages_in(&self, start: u64, size: u64) -> std::ops::Range<usize> {
+        let first = self.addresses.partition_point(|page| *page < start);
+        let end = self.addresses.partition_point(|page| *page < start.saturating_add(size));
+        first..end
+    }
+
+    /// What may be seen of a page.
+    #[must_use]
+    pub fn allowed(&self, page: usize) -> &[Expected] {
+        &self.allowed[page]
+    }
+
+    /// Allows a mapping, if it can be seen at all.
+    pub fn allow(&mut self, page: usize, expected: Expected) {
+        if expected.flags.is_accessible() && !self.allowed[page].contains(&expected) {
+            self.allowed[page].push(expected);
+        }
+    }
+
+    /// The guest wrote to a page.
+    pub fn wrote(&mut self, page: usize, word: u64) {
+        self.words[page] = Some(word);
+    }
+
+    /// The word that the guest wrote to a page in this operation.
+    #[must_use]
+    pub fn word(&self, page: usize) -> Option<u64> {
+        self.words[page]
+    }
+
+    /// Whether a translation that a CPU could use is one of those allowed.
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn judge<P: Platform>(
+        &self,
+        host: &Host<P>,
+        page: usize,
+        translation: &Translation,
+    ) -> Result<(), Violation> {
+        let mut closest = Check::Store;
+        for expected in &self.allowed[page] {
+            let same = translation.permissions == permissions(host.rules(), expected.flags)
+                && translation.memory == memory(host.rules(), expected.flags);
+            if !same {
+                continue;
+            }
+            match self.frame_fits(host, page, expected.target, translation.hpa & !(PAGE_SIZE - 1)) {
+                Ok(()) => return Ok(()),
+                Err(check) => closest = check,
+            }
+        }
+        let allowed = &self.allowed[page];
+        let detail = format!("page {:#x}: {translation:x?} is none of {allowed:x?}", self.addresses[page]);
+        Err(Violation::new(closest, detail))
+    }
+
+    /// Whether a frame is the one that is expected; otherwise the check that fails.
+    ///
+    /// # Errors
+    /// The check.
+    pub fn frame_fits<P: Platform>(
+        &self,
+        host: &Host<P>,
+        page: usize,
+        target: Target,
+        frame: u64,
+    ) -> Result<(), Check> {
+        let fresh = || host.born(frame) == Some(host.operation()) && !host.is_table(frame);
+        let first = host.ram().read(frame);
+        match target {
+            Target::Exact(hpa) if hpa == frame => Ok(()),
+            Target::Exact(_) => Err(Check::Store),
+            Target::Fresh(_) | Target::Moved(_) if !fresh() => Err(Check::Store),
+            Target::Moved(word) => {
+                let word = self.words[page].unwrap_or(word);
+                if first == Some(word) { Ok(()) } else { Err(Check::Contents) }
+            }
+            Target::Fresh(word) => {
+                let word = self.words[page].unwrap_or(word);
+                let rest = (8..PAGE_SIZE).step_by(8).all(|offset| host.ram().read(frame + offset) == Some(0));
+                if first == Some(word) && rest { Ok(()) } else { Err(Check::Zeroed) }
+            }
+        }
+    }
+}
