@@ -22,6 +22,8 @@ pub struct Access {
     pub user: bool,
     /// The access is the guest's page walk (or its accessed or dirty flag), not the final access.
     pub walk: bool,
+    /// What the guest's instruction does, which is another thing than `kind` only in a page walk.
+    pub original: AccessKind,
 }
 
 impl Access {
@@ -35,7 +37,7 @@ impl Access {
     /// By the guest's kernel, not of a page walk.
     #[must_use]
     pub const fn new(kind: AccessKind) -> Self {
-        Self { kind, user: false, walk: false }
+        Self { kind, user: false, walk: false, original: kind }
     }
 
     /// The same in the guest's user mode.
@@ -44,10 +46,10 @@ impl Access {
         Self { user: true, ..self }
     }
 
-    /// The same as part of the guest's page walk.
+    /// An access that the guest's page walk makes on behalf of this one.
     #[must_use]
-    pub const fn of_walk(self) -> Self {
-        Self { walk: true, ..self }
+    pub const fn of_walk(self, kind: AccessKind) -> Self {
+        Self { kind, walk: true, ..self }
     }
 
     pub(crate) fn reads(self) -> bool {

@@ -8,6 +8,8 @@ mod mmu;
 mod ram;
 mod report;
 mod stage1;
+mod tlb;
+mod walk;
 
 pub use access::{
     Access, AccessKind, Fault, FaultKind, Memory, Outcome, Permissions, Source, Syndrome, Translation,

@@ -1,5 +1,13 @@
 //! RAM, CPUs and their TLBs.
 
+mod capture;
+mod invalidate;
+mod second;
+#[cfg(test)]
+mod tests;
+mod two_stage;
+
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::access::{Access, Fault, Outcome, Translation};
@@ -8,6 +16,9 @@ use crate::mmu::{InvalidRoot, Mmu, Root};
 use crate::ram::Ram;
 use crate::report::{Reach, Report};
 use crate::stage1::{Stage1, VirtualFault};
+use crate::tlb::Tlb;
+use crate::walk::Regime;
+use invalidate::Pending;
 
 /// What a TLB keeps, and which of several possible results an access gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,30 +33,78 @@ pub enum Policy {
 ///
 /// TLBs are kept lazily: whatever the tables say now can be walked, so only what a store takes out of the tables has to
 /// be remembered, at that store ([`stored`](Self::stored)). That equals a TLB that has prefetched everything before the
-/// store.
+/// store. Stores that nobody reports are seen by walks, but what they replaced is forgotten.
+///
+/// Combined entries of a stage 1 that is on are made by [`access_virtual`](Self::access_virtual) alone. On Arm, every leaf that
+/// is remembered is remembered twice: for stage 2, and combined with a stage 1 that is off.
 #[derive(Debug)]
 pub struct Machine {
-    _ram: Ram,
+    mmu: Mmu,
+    ram: Ram,
+    /// The memory before the store that is being reported.
+    mirror: Ram,
+    cpus: Vec<Cpu>,
+    policy: Policy,
+    random: u64,
+    /// Counts barriers and invalidations.
+    clock: u64,
+    /// Lines of 64 bytes that the host wrote and did not clean.
+    dirty_lines: BTreeSet<u64>,
+    reports: Vec<Report>,
 }
 
-#[expect(unused_variables, reason = "the interface first")]
+#[derive(Debug, Default)]
+struct Cpu {
+    /// `None` while the CPU runs no guest.
+    root: Option<Root>,
+    /// Of the root register, also after it was unloaded.
+    regime: Option<Regime>,
+    tlb: Tlb,
+    /// Invalidations that no barrier has completed.
+    pending: Vec<Pending>,
+    /// Arm: lines that were cleaned, before the DSB.
+    cleaned: Vec<u64>,
+    /// Arm: the VMID before a write of VTTBR_EL2 that is not synchronized yet.
+    previous_tag: Option<Option<u64>>,
+}
+
+impl Cpu {
+    fn regime(&self) -> &Regime {
+        self.root.and(self.regime.as_ref()).expect("the CPU has a root register")
+    }
+}
+
 impl Machine {
     /// CPUs without a root register, with empty TLBs.
     #[must_use]
     pub fn new(mmu: Mmu, ram: Ram, cpus: usize, policy: Policy) -> Self {
-        todo!()
+        let random = match policy {
+            Policy::Everything => 1,
+            Policy::Seeded(seed) => seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        };
+        Self {
+            mmu,
+            mirror: ram.duplicate(),
+            ram,
+            cpus: (0..cpus).map(|_| Cpu::default()).collect(),
+            policy,
+            random,
+            clock: 1,
+            dirty_lines: BTreeSet::new(),
+            reports: Vec::new(),
+        }
     }
 
     /// The RAM.
     #[must_use]
     pub fn ram(&self) -> &Ram {
-        todo!()
+        &self.ram
     }
 
     /// The number of CPUs.
     #[must_use]
     pub fn cpus(&self) -> usize {
-        todo!()
+        self.cpus.len()
     }
 
     /// Writes the root register of a CPU: from now on it may walk this table and prefetch from it. What it could have
@@ -55,18 +114,28 @@ impl Machine {
     /// # Errors
     /// The value is one with which the CPU cannot run a guest; nothing changes then.
     pub fn load_root(&mut self, cpu: usize, root: Root) -> Result<(), InvalidRoot> {
-        todo!()
+        let regime = Regime::new(&self.mmu, root)?;
+        self.leave(cpu);
+        self.refresh(&regime);
+        let state = &mut self.cpus[cpu];
+        if matches!(root, Root::Stage2 { .. }) && state.previous_tag.is_none() {
+            state.previous_tag = Some(state.regime.as_ref().map(Regime::tag));
+        }
+        state.root = Some(root);
+        state.regime = Some(regime);
+        Ok(())
     }
 
     /// The CPU leaves the guest for good: no walks any more, its TLB stays.
     pub fn unload_root(&mut self, cpu: usize) {
-        todo!()
+        self.leave(cpu);
+        self.cpus[cpu].root = None;
     }
 
     /// The root register of a CPU.
     #[must_use]
     pub fn root(&self, cpu: usize) -> Option<Root> {
-        todo!()
+        self.cpus[cpu].root
     }
 
     /// One access of a guest: takes one of the [possible](Self::possible) results, sets accessed and dirty flags where the
@@ -78,7 +147,7 @@ impl Machine {
     /// # Panics
     /// If the CPU has no root register.
     pub fn access(&mut self, cpu: usize, gpa: u64, access: Access) -> Result<Translation, Fault> {
-        todo!()
+        self.access_second(cpu, gpa, access, true).map(|found| found.translation)
     }
 
     /// Every result that the architecture allows an access at this moment, each once. Changes nothing.
@@ -87,7 +156,13 @@ impl Machine {
     /// If the CPU has no root register.
     #[must_use]
     pub fn possible(&self, cpu: usize, gpa: u64, access: Access) -> Vec<Outcome> {
-        todo!()
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        for candidate in self.candidates(cpu, gpa, access, true) {
+            if outcomes.iter().all(|outcome| outcome.result != candidate.outcome.result) {
+                outcomes.push(candidate.outcome);
+            }
+        }
+        outcomes
     }
 
     /// The CPU speculates: it walks for this address, sets accessed flags where the hardware does (never the dirty flag),
@@ -96,24 +171,26 @@ impl Machine {
     /// # Panics
     /// If the CPU has no root register.
     pub fn prefetch(&mut self, cpu: usize, gpa: u64) {
-        todo!()
+        self.fetch(cpu, gpa);
     }
 
     /// Told of each store to memory that may be a table, right after it and before the next one: the CPU that stored, the
     /// address of the 8-byte entry, its new value. What the CPUs may have fetched by the old value, they now keep.
     pub fn stored(&mut self, cpu: usize, hpa: u64, new: u64) {
-        todo!()
+        self.capture(cpu, hpa, new);
     }
 
     /// Told that the host wrote to memory through its caches (zeroed a frame, loaded a kernel): on Arm without FWB it needs
     /// cleaning before a guest may read it.
     pub fn host_wrote(&mut self, memory: Range<u64>) {
-        todo!()
+        if let Mmu::Stage2(crate::mmu::Stage2 { fwb: false, .. }) = self.mmu {
+            self.dirty_lines.extend((memory.start / 64..memory.end.div_ceil(64)).map(|line| line * 64));
+        }
     }
 
     /// Executes an instruction on a CPU.
     pub fn execute(&mut self, cpu: usize, instruction: Instruction) {
-        todo!()
+        self.invalidate(cpu, instruction);
     }
 
     /// One access of a guest by virtual address: stage 1, each of its own accesses through the second level, then the final
@@ -131,7 +208,7 @@ impl Machine {
         access: Access,
         stage1: &Stage1,
     ) -> Result<Translation, VirtualFault> {
-        todo!()
+        self.access_both(cpu, gva, access, stage1)
     }
 
     /// Every result that the architecture allows such an access at this moment, each once. Changes nothing.
@@ -146,24 +223,38 @@ impl Machine {
         access: Access,
         stage1: &Stage1,
     ) -> Vec<Result<Translation, VirtualFault>> {
-        todo!()
+        self.possible_both(cpu, gva, access, stage1)
     }
 
     /// Whether a CPU could still reach host physical memory in this range, or walk a table there, and how: to be asked for
     /// every frame that goes back to the allocator.
     #[must_use]
     pub fn reaches(&self, memory: Range<u64>) -> Option<(usize, Reach)> {
-        todo!()
+        (0..self.cpus.len()).find_map(|cpu| Some((cpu, self.reaches_by(cpu, &memory)?)))
     }
 
     /// The violations seen so far, each once, in order.
     #[must_use]
     pub fn reports(&self) -> &[Report] {
-        todo!()
+        &self.reports
     }
 
     /// The violations seen so far, which are forgotten.
     pub fn take_reports(&mut self) -> Vec<Report> {
-        todo!()
+        std::mem::take(&mut self.reports)
+    }
+
+    fn report(&mut self, report: Report) {
+        if !self.reports.contains(&report) {
+            self.reports.push(report);
+        }
+    }
+
+    /// The next number of Marsaglia's xorshift64.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
     }
 }
