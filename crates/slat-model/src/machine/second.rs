@@ -41,7 +41,7 @@ impl Machine {
         if regime.is_bare() {
             return vec![bare(gpa)];
         }
-        let mut found = Vec::new();
+        let (mut found, mut by_table) = (Vec::new(), Vec::new());
         for entry in state.tlb.matching(regime.tag(), gpa) {
             match entry.what {
                 What::Flat(_) if !flat => {}
@@ -67,10 +67,11 @@ impl Machine {
                 What::Table(node) => {
                     let path = regime.walk_from(&self.ram, node, gpa);
                     let source = Source::CachedTable(node.table);
-                    found.push(walked(regime, path, entry.order, gpa, access, source));
+                    by_table.push(walked(regime, path, entry.order, gpa, access, source));
                 }
             }
         }
+        found.append(&mut by_table);
         let path = regime.walk(&self.ram, gpa);
         found.push(walked(regime, path, Order::Ordered { at: 0 }, gpa, access, Source::Walk));
         found

@@ -1,0 +1,130 @@
+//! HFENCE, HINVAL and their barriers; cached invalid entries.
+
+use super::*;
+use crate::mmu::Gstage;
+
+const fn entry(hpa: u64, bits: u64) -> u64 {
+    hpa >> 2 | bits
+}
+
+pub(super) fn isa() -> Isa {
+    Isa {
+        mmu: Mmu::Gstage(Gstage::default()),
+        root: |vmid| Root::Gstage { hgatp: 8 << 60 | u64::from(vmid) << 44 | ROOT >> 12 },
+        table: |hpa| entry(hpa, 1),
+        page: |hpa| entry(hpa, 0xdf),
+        large: |hpa| entry(hpa, 0xdf),
+        top: 2,
+    }
+}
+
+const fn gvma(address: Option<u64>, vmid: Option<u64>) -> Instruction {
+    Instruction::HfenceGvma { address, vmid }
+}
+
+#[test]
+fn hfence_gvma_drops_what_its_operands_say() {
+    for (instruction, expected) in [
+        (gvma(None, None), [false; 3]),
+        (gvma(None, Some(1)), [false; 3]),
+        (gvma(None, Some(2)), [true; 3]),
+        (gvma(Some(0x1000 >> 2), None), [true, false, true]),
+        (gvma(Some(0x1000 >> 2), Some(1)), [true, false, true]),
+        (gvma(Some(0x1000), Some(1)), [true; 3]), // not shifted
+        (gvma(Some(0x2f_f000 >> 2), Some(1)), [true, true, false]), // anywhere in the superpage
+        (Instruction::HfenceVvma { address: None, asid: None }, [true; 3]),
+    ] {
+        let mut machine = started(&isa(), 2);
+        take_out_leaves(&mut machine);
+        machine.execute(0, instruction);
+        assert_eq!(left(&machine, 0), expected, "{instruction:x?}");
+        assert_eq!(left(&machine, 1), [true; 3], "{instruction:x?}");
+    }
+}
+
+#[test]
+fn an_address_orders_leaves_only() {
+    let mut machine = started(&isa(), 1);
+    store(&mut machine, LEVEL_1, 0);
+    for gpa in (0..512).map(|page| page << 12) {
+        machine.execute(0, gvma(Some(gpa >> 2), None));
+    }
+    assert!(machine.reaches(LEVEL_0..LEVEL_0 + 0x1000).is_some());
+    assert_eq!(left(&machine, 0), [true; 3]); // by the cached pointer
+    machine.execute(0, gvma(None, Some(1)));
+    assert_eq!(machine.reaches(LEVEL_0..LEVEL_0 + 0x1000), None);
+    assert_eq!(left(&machine, 0), [false, false, true]);
+}
+
+#[test]
+fn invalid_entries_are_cached() {
+    let faults =
+        |machine: &Machine, gpa| outcomes(machine, 0, gpa).iter().any(|outcome| outcome.result.is_err());
+    let mut machine = started(&isa(), 1);
+    store(&mut machine, LEVEL_0 + 16, entry(0xccc_0000, 0xdf));
+    assert!(faults(&machine, 0x2000));
+    assert!(machine.access(0, 0x2000, Access::READ).is_err());
+    assert!(machine.access(0, 0x2000, Access::READ).is_err()); // a fault does not heal itself
+    machine.execute(0, gvma(Some(0x2000 >> 2), None));
+    assert!(!faults(&machine, 0x2000));
+    // Above level 0 the address operand may or may not count.
+    for skips in [false, true] {
+        let hart = Gstage { address_fence_skips_invalid: skips, ..Gstage::default() };
+        let mut machine = started(&Isa { mmu: Mmu::Gstage(hart), ..isa() }, 1);
+        store(&mut machine, 0x10_7000, entry(0xccc_0000, 0xdf));
+        store(&mut machine, LEVEL_1 + 16, entry(0x10_7000, 1));
+        machine.execute(0, gvma(Some(0x40_0000 >> 2), None));
+        assert_eq!(faults(&machine, 0x40_0000), skips);
+        machine.execute(0, gvma(None, None));
+        assert!(!faults(&machine, 0x40_0000));
+    }
+}
+
+#[test]
+fn a_cached_clean_entry_faults_until_the_fence() {
+    let mut machine = started(&isa(), 1);
+    store(&mut machine, LEVEL_0, entry(PAGE_0, 0x5f));
+    machine.execute(0, gvma(None, None));
+    assert!(machine.access(0, 0, Access::WRITE).is_err());
+    store(&mut machine, LEVEL_0, entry(PAGE_0, 0xdf));
+    assert_eq!(machine.possible(0, 0, Access::WRITE).len(), 2);
+    machine.execute(0, gvma(Some(0), None));
+    assert_eq!(machine.possible(0, 0, Access::WRITE).len(), 1);
+    assert!(machine.access(0, 0, Access::WRITE).is_ok());
+}
+
+#[test]
+fn hinval_is_ordered_by_the_fences_around_it() {
+    let inval = Instruction::HinvalGvma { address: None, vmid: None };
+    let (before, after) = (Instruction::SfenceWInval, Instruction::SfenceInvalIr);
+    for (instructions, drops) in [
+        (&[before, inval, after][..], true),
+        (&[inval, after], false),
+        (&[before, inval], false),
+        (&[inval, before, after], false),
+        (&[before, Instruction::HinvalGvma { address: None, vmid: Some(2) }, after], false),
+    ] {
+        let mut machine = started(&isa(), 2);
+        take_out_leaves(&mut machine);
+        run(&mut machine, 0, instructions);
+        assert_eq!(left(&machine, 0), [!drops; 3], "{instructions:?}");
+        assert_eq!(left(&machine, 1), [true; 3]);
+    }
+    let one = Instruction::HinvalGvma { address: Some(0), vmid: Some(1) };
+    let mut machine = started(&isa(), 1);
+    take_out_leaves(&mut machine);
+    run(&mut machine, 0, &[before, one, after]);
+    assert_eq!(left(&machine, 0), [false, true, true]);
+}
+
+#[test]
+fn vmids_share_nothing() {
+    let mut machine = started(&isa(), 1);
+    take_out_leaves(&mut machine);
+    machine.load_root(0, (isa().root)(2)).unwrap();
+    assert_eq!(left(&machine, 0), [false; 3]);
+    machine.load_root(0, (isa().root)(1)).unwrap();
+    assert_eq!(left(&machine, 0), [true; 3]);
+    machine.execute(0, gvma(None, Some(1 << 14)));
+    assert_eq!(machine.reports().len(), 1);
+}
