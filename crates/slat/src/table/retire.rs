@@ -47,7 +47,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             pending.add(range, LeafSize::Size4K);
         }
         if waits {
-            pending.add_retired(range);
+            pending.add_unfinished(range);
         }
         true
     }
@@ -78,7 +78,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             changed |= entry != 0;
             match self.view(level, entry) {
                 View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }) => {}
-                View::Table(next) => {
+                View::Table(next) | View::Soft(Soft::NewTable(next)) => {
                     let whole = piece.size() == level_bytes(level);
                     if whole {
                         // Its leaves stay as they are, so the range has to be invalidated page by page.
@@ -88,7 +88,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                         // An emptied table may hold entries of earlier operations that still wait.
                         let owned = owned || !whole;
                         slot.store(&self.hal, Soft::RetiredTable { hpa: next, owned }.encode());
-                        pending.add_retired(piece);
+                        pending.add_unfinished(piece);
                         if !self.format.invalidation_by_address_reaches_tables() {
                             pending.add_whole();
                         }
@@ -117,13 +117,14 @@ impl<H: Hal, F: Format> Table<H, F> {
         debug_assert_eq!(piece.size(), level_bytes(slot.level), "a leaf at the edge was not split");
         if leaf.owned {
             slot.store(&self.hal, Soft::RetiredLeaf(leaf).encode());
-            pending.add_retired(piece);
+            pending.add_unfinished(piece);
         } else {
             slot.store(&self.hal, 0);
         }
     }
 
-    /// Gives back everything that was retired in `range`; the invalidation is done.
+    /// Gives back everything that was retired in `range`, and links the tables that wait there; the invalidation is
+    /// done.
     pub(super) fn reap(&self, range: GuestPhysRange) {
         self.reap_in(self.geometry.root_level(), self.root, range);
     }
@@ -134,6 +135,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             let slot = Slot { entries, index, level };
             match self.view(level, slot.load()) {
                 View::Table(next) => self.reap_in(level - 1, next, piece),
+                View::Soft(Soft::NewTable(next)) => {
+                    self.reap_in(level - 1, next, piece);
+                    slot.store(&self.hal, self.format.table(next));
+                }
                 View::Soft(Soft::RetiredLeaf(leaf)) => {
                     slot.store(&self.hal, 0);
                     self.give_back(level, leaf);
@@ -182,7 +187,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         for index in 0..entries.len() {
             match self.view(level, entries.load(index)) {
                 View::Absent => {}
-                View::Table(next) => self.free_table(level - 1, next, owned),
+                View::Table(next) | View::Soft(Soft::NewTable(next)) => {
+                    self.free_table(level - 1, next, owned)
+                }
                 View::Soft(Soft::RetiredTable { hpa, owned }) => self.free_table(level - 1, hpa, owned),
                 View::Leaf(leaf)
                 | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
@@ -215,7 +222,8 @@ impl<H: Hal, F: Format> Table<H, F> {
                         plain = entry & !F::ADDRESS;
                     }
                 }
-                View::Absent | View::Table(_) | View::Soft(Soft::RetiredTable { .. }) => {}
+                View::Absent | View::Table(_) | View::Soft(Soft::RetiredTable { .. } | Soft::NewTable(_)) => {
+                }
             }
         }
     }
