@@ -8,7 +8,7 @@
 
 use super::memory::Entries;
 use super::{Leaf, Slot, Soft, Table, View, pieces};
-use crate::addr::{GuestPhysRange, HostPhysAddr};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
 use crate::flags::{LeafSize, level_bytes};
 use crate::format::{CacheEvent, Format, Kind};
 use crate::frame::frames_of_level;
@@ -130,14 +130,23 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     fn reap_in(&self, level: u8, table: HostPhysAddr, range: GuestPhysRange) {
+        let format = self.format;
         let entries = self.entries(level, table);
-        for (index, piece) in pieces(self.geometry, level, range) {
-            let slot = Slot { entries, index, level };
-            match self.view(level, slot.load()) {
-                View::Table(next) => self.reap_in(level - 1, next, piece),
-                View::Soft(Soft::NewTable(next)) => {
-                    self.reap_in(level - 1, next, piece);
-                    slot.store(&self.hal, self.format.table(next));
+        let bytes = level_bytes(level);
+        let mut next = Some(range.start().align_down(bytes));
+        while let Some(start) = next.filter(|start| *start < range.end()) {
+            next = start.checked_add(bytes);
+            let slot = Slot { entries, index: self.geometry.index(level, start), level };
+            let entry = slot.load();
+            // Nearly all are one of these, in a range that was joined from several.
+            if entry == 0 || format.kind(level, entry) == Kind::Leaf {
+                continue;
+            }
+            match self.view(level, entry) {
+                View::Table(below) => self.reap_below(level - 1, below, start, range),
+                View::Soft(Soft::NewTable(below)) => {
+                    self.reap_below(level - 1, below, start, range);
+                    slot.store(&self.hal, format.table(below));
                 }
                 View::Soft(Soft::RetiredLeaf(leaf)) => {
                     slot.store(&self.hal, 0);
@@ -149,6 +158,14 @@ impl<H: Hal, F: Format> Table<H, F> {
                 }
                 View::Absent | View::Leaf(_) | View::Soft(Soft::NoAccess(_) | Soft::Broken(_)) => {}
             }
+        }
+    }
+
+    /// As [`reap_in`](Self::reap_in) for the part of `range` that the table of `level` at `start` translates.
+    fn reap_below(&self, level: u8, table: HostPhysAddr, start: GuestPhysAddr, range: GuestPhysRange) {
+        let part = GuestPhysRange::new(start, level_bytes(level + 1)).ok();
+        if let Some(part) = part.and_then(|part| part.intersection(range)) {
+            self.reap_in(level, table, part);
         }
     }
 
