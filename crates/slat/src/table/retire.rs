@@ -132,16 +132,17 @@ impl<H: Hal, F: Format> Table<H, F> {
     fn reap_in(&self, level: u8, table: HostPhysAddr, range: GuestPhysRange) {
         let format = self.format;
         let entries = self.entries(level, table);
-        let bytes = level_bytes(level);
-        let mut next = Some(range.start().align_down(bytes));
-        while let Some(start) = next.filter(|start| *start < range.end()) {
-            next = start.checked_add(bytes);
-            let slot = Slot { entries, index: self.geometry.index(level, start), level };
+        let (base, bytes) = (range.start().align_down(level_bytes(level)), level_bytes(level));
+        let first = self.geometry.index(level, base);
+        let count = (range.end().as_u64() - base.as_u64()).div_ceil(bytes);
+        for offset in 0..count {
+            let slot = Slot { entries, index: first + offset as usize, level };
             let entry = slot.load();
             // Nearly all are one of these, in a range that was joined from several.
             if entry == 0 || format.kind(level, entry) == Kind::Leaf {
                 continue;
             }
+            let start = GuestPhysAddr::new(base.as_u64() + offset * bytes);
             match self.view(level, entry) {
                 View::Table(below) => self.reap_below(level - 1, below, start, range),
                 View::Soft(Soft::NewTable(below)) => {
