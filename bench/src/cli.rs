@@ -67,7 +67,8 @@ pub(crate) fn run() -> Result<()> {
     let options = Options::parse();
     if let [work, name] = options.run_once.as_slice() {
         let work = Work::from_str(work, false).map_err(anyhow::Error::msg)?;
-        return instructions::run_once(work, contender(name).map_err(anyhow::Error::msg)?);
+        let entry = if name == instructions::LOOP { None } else { Some(contender(name)) };
+        return instructions::run_once(work, entry.transpose().map_err(anyhow::Error::msg)?);
     }
     let works: Vec<Work> = Work::value_variants()
         .iter()

@@ -2,6 +2,7 @@
 
 use crate::contenders::Entry;
 use crate::frames;
+use crate::measure;
 use crate::report::short;
 use crate::work::{Sizes, Work};
 use anyhow::{Context as _, Result, ensure};
@@ -18,7 +19,7 @@ const SIZES: Sizes = Sizes::QUICK;
 const SAME_EVERYWHERE: (&str, &str) =
     ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM");
 
-/// The most instructions per unit that slat is meant to take, the mock allocator and the loop included.
+/// The most instructions per unit that slat is meant to take, the mock allocator included.
 const TARGETS: [(Work, f64); 5] = [
     (Work::Map4k, 8.0),
     (Work::Map2m, 8.0),
@@ -48,25 +49,42 @@ impl Count {
     }
 }
 
-/// Runs `work` once and prints its units, none if the contender cannot do it: what the counting process does.
-pub(crate) fn run_once(work: Work, contender: Entry) -> Result<()> {
+/// Runs `work` once and prints its units, none if the contender cannot do it: what the counting process does. Without
+/// a contender, only the benchmark's own loop runs.
+pub(crate) fn run_once(work: Work, contender: Option<Entry>) -> Result<()> {
     ensure!(can_count(work), "{} runs in threads of its own, which are not counted", work.name());
-    frames::init(SIZES.frames());
-    let units = (contender.run)(work, &SIZES).map_or(0, |sample| sample.units);
-    println!("{units}");
+    let sample = match contender {
+        Some(contender) => {
+            frames::init(SIZES.frames());
+            (contender.run)(work, &SIZES)
+        }
+        None => measure::run_loop(work, &SIZES),
+    };
+    println!("{}", sample.map_or(0, |sample| sample.units));
     Ok(())
 }
+
+/// The name of the benchmark's own loop, where a contender is asked for.
+pub(crate) const LOOP: &str = "loop";
 
 /// Counts what can be done of `wanted`, as many at a time as there are CPUs; the order is kept.
 pub(crate) fn count_all(wanted: &[(Work, Entry)], bar: &ProgressBar) -> Result<Vec<Count>> {
     bar.set_length(wanted.len() as u64);
+    let mut loops = Vec::new();
+    for &(work, _) in wanted {
+        if loops.iter().all(|&(known, _)| known != work) {
+            bar.set_message(format!("instructions: the loop of {}", work.name()));
+            loops.push((work, count(work, LOOP)?.unwrap_or(0.0)));
+        }
+    }
+    let loop_of = |work| loops.iter().find(|&&(known, _)| known == work).map_or(0.0, |&(_, own)| own);
     let queue = Mutex::new(wanted.iter().enumerate());
     let next = || queue.lock().ok()?.next();
     let work_off = || {
         let mut counts = Vec::new();
         while let Some((index, &(work, contender))) = next() {
             bar.set_message(format!("instructions: {} on {}", work.name(), contender.name));
-            let counted = count(work, contender)?;
+            let counted = count(work, contender.name)?.map(|total| total - loop_of(work));
             counts.extend(counted.map(|instructions| (index, Count { work, contender, instructions })));
             bar.inc(1);
         }
@@ -86,23 +104,23 @@ pub(crate) fn count_all(wanted: &[(Work, Entry)], bar: &ProgressBar) -> Result<V
     Ok(counts.into_iter().map(|(_, count)| count).collect())
 }
 
-/// Instructions per unit of `work` on `contender`; `None` if it cannot do that.
-fn count(work: Work, contender: Entry) -> Result<Option<f64>> {
+/// Instructions per unit of `work` on `contender`, the benchmark's loop included; `None` if it cannot do that.
+fn count(work: Work, contender: &str) -> Result<Option<f64>> {
     let itself = std::env::current_exe().context("the path of this program")?;
-    let name = format!("slat-bench-{}-{}-{}.callgrind", std::process::id(), work.name(), contender.name);
+    let name = format!("slat-bench-{}-{}-{}.callgrind", std::process::id(), work.name(), contender);
     let file = std::env::temp_dir().join(name);
     let output = Command::new("valgrind")
         .env(SAME_EVERYWHERE.0, SAME_EVERYWHERE.1)
         .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*measured_region*"])
         .arg(format!("--callgrind-out-file={}", file.display()))
         .arg(itself)
-        .args(["--run-once", &work.name(), contender.name])
+        .args(["--run-once", &work.name(), contender])
         .output()
         .context("running valgrind (Debian: apt-get install valgrind)")?;
     let report = std::fs::read_to_string(&file);
     let _ = std::fs::remove_file(&file);
     let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "valgrind on {} {}:\n{complaint}", work.name(), contender.name);
+    ensure!(output.status.success(), "valgrind on {} {contender}:\n{complaint}", work.name());
     let units: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().context("the number of units")?;
     if units == 0.0 {
         return Ok(None);

@@ -117,6 +117,42 @@ fn translate<C: Contender>(sizes: &Sizes, feedback: impl Fn(u64) -> u64) -> Samp
     sample
 }
 
+/// The loop of a work that calls the contender for every unit, with calls that do nothing; `None` for other works. So
+/// that the instructions of an operation can be told from those of the benchmark.
+pub(crate) fn run_loop(work: Work, sizes: &Sizes) -> Option<Sample> {
+    #[inline(never)]
+    fn translate_nothing(_space: &u64, gpa: u64) -> Option<u64> {
+        black_box(());
+        Some(gpa)
+    }
+    #[inline(never)]
+    fn answer_nothing(_space: &mut u64, _gpa: u64) {
+        black_box(());
+    }
+    let translate = |feedback: fn(u64) -> u64| {
+        let (count, shift) = (sizes.translations, 64 - sizes.small.ilog2());
+        let (mut state, mut sum) = (1u64, 0u64);
+        timed(count, || {
+            for _ in 0..count {
+                let hpa = translate_nothing(&0, GPA + (state >> shift)).unwrap_or(0);
+                sum = sum.wrapping_add(hpa);
+                state = random(state).wrapping_add(feedback(hpa));
+            }
+            black_box((sum, state));
+        })
+    };
+    match work {
+        Work::TranslateIndependent => Some(translate(|_| 0)),
+        Work::TranslateDependent => Some(translate(|result| result)),
+        Work::Fault | Work::FaultZeroed => Some(timed(sizes.small / PAGE, || {
+            for offset in (0..sizes.small).step_by(PAGE as usize) {
+                answer_nothing(&mut 0, GPA + offset);
+            }
+        })),
+        _ => None,
+    }
+}
+
 fn lazy_declare<C: Contender>(sizes: &Sizes) -> Sample {
     let mut space = C::new();
     timed(sizes.declarations * (GIB / PAGE), || {

@@ -11,7 +11,7 @@
 
 use crate::addr::{HostPhysAddr, PAGE_SIZE};
 use crate::hal::Hal;
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, make_words};
 
 /// Number of 4 KiB frames in a leaf of `level`.
 pub(crate) const fn frames_of_level(level: u8) -> usize {
@@ -66,9 +66,9 @@ impl<'h, H: Hal> OwnedFrames<'h, H> {
 
     /// Zeroes all of it through the caches: for a table, which is written and walked at once.
     pub(crate) fn zero_table(&mut self) {
-        let bytes = self.count * PAGE_SIZE as usize;
+        let words = self.count * PAGE_SIZE as usize / size_of::<u64>();
         // SAFETY: the run is ours alone, and by promise 2 of `Hal` the pointer is valid for its whole length.
-        unsafe { self.hal.phys_to_virt(self.start).write_bytes(0, bytes) };
+        unsafe { make_words(self.hal.phys_to_virt(self.start).cast(), words) };
     }
 
     /// The contents. The frames are ours alone, so no guest can change them meanwhile.
@@ -190,8 +190,8 @@ impl Spares {
     const EMPTY: u64 = u64::MAX;
 
     /// None are kept.
-    pub(crate) const fn new() -> Self {
-        Self { places: [const { AtomicU64::new(Self::EMPTY) }; Self::PLACES] }
+    pub(crate) fn new() -> Self {
+        Self { places: core::array::from_fn(|_| AtomicU64::new(Self::EMPTY)) }
     }
 
     /// How many are kept at this moment.

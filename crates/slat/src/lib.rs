@@ -32,9 +32,12 @@ mod frame;
 mod hal;
 pub mod isa;
 mod space;
+mod sync;
 mod table;
 pub mod tlb;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(any(test, feature = "std"))]
 pub mod test_util;
 

@@ -34,6 +34,7 @@ pub(crate) fn steps() -> Vec<Step> {
             simple(&mut cargo_command(context, &arguments, &[("RUSTDOCFLAGS", "-D warnings")]), output)
         }),
         Step::new("host tests", host_tests),
+        Step::new("every interleaving of the lock-free paths", interleavings),
         Step::new("package", package),
     ]
 }
@@ -123,12 +124,24 @@ fn oldest_rust(context: &Context, output: &mut String) -> Outcome {
 
 /// Unit tests, integration tests and documentation tests; each counts.
 fn host_tests(context: &Context, output: &mut String) -> Outcome {
-    let mut command = cargo_command(context, &["test", "--workspace", "--no-fail-fast"], &[]);
+    counted(cargo_command(context, &["test", "--workspace", "--no-fail-fast"], &[]), output)
+}
+
+/// The tests of the library that loom drives, which are not there in any other build.
+fn interleavings(context: &Context, output: &mut String) -> Outcome {
+    let arguments = ["test", "--package", "slat", "--release", "--lib", "loom_tests", "--target-dir"];
+    let mut command = cargo_command(context, &arguments, &[("RUSTFLAGS", "--cfg loom")]);
+    command.arg(context.workspace.target.join("loom"));
+    counted(command, output)
+}
+
+/// Runs tests; each counts.
+fn counted(mut command: Command, output: &mut String) -> Outcome {
     match capture_into(&mut command, output) {
         Ok(captured) => {
             let mut tally = count(&captured.stdout);
-            // A test that does not compile has no result line.
-            if !captured.success && tally.failed == 0 {
+            // A test that does not compile has no result line, and no test at all proves nothing.
+            if (!captured.success || tally.passed == 0) && tally.failed == 0 {
                 tally.failed = 1;
             }
             Outcome::Counted(tally)

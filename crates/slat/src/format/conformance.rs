@@ -150,6 +150,7 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
                     Soft::Broken(leaf),
                     Soft::RetiredLeaf(leaf),
                     Soft::RetiredTable { hpa, owned: leaf.owned },
+                    Soft::NewTable(hpa),
                 ];
                 for soft in soft {
                     let entry = soft.encode();

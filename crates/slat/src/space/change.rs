@@ -231,7 +231,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         let cover = self.regions.cover(range).map_err(ProtectError::NotMapped)?;
         let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
         split.map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
-        self.table.protect(&mut self.pending, range, flags);
+        self.table.protect(&mut self.pending, range, flags, cover.alike);
         self.regions.update(self.table.hal(), range, cover, |region| Some(Region { flags, ..region }));
         trace!("protect {range} {flags}");
         Ok(())

@@ -13,6 +13,9 @@ use crate::hal::Hal;
 /// to the host only when the debt is discharged: by [`discharge`](Self::discharge), or when this is dropped. (Even
 /// a debt that is forgotten is not lost: the space remembers it and discharges it with its next operation.)
 ///
+/// Where the format asks for break-before-make (Arm), a large leaf that was split is not present until then: a guest that
+/// touches the rest of it meanwhile faults, and finds it when its fault is answered.
+///
 /// ```
 /// # use slat::{AddrSpace, GuestPhysAddr, MappingFlags, test_util::HeapHal};
 /// # let mut space = AddrSpace::<HeapHal>::new_empty(GuestPhysAddr::new(0), 1 << 30)?;

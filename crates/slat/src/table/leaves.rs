@@ -74,7 +74,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         for index in 0..entries.len() {
             match self.view(level, entries.load(index)) {
                 View::Absent => {}
-                View::Table(next) | View::Soft(Soft::RetiredTable { hpa: next, .. }) => {
+                View::Table(next)
+                | View::Soft(Soft::RetiredTable { hpa: next, .. } | Soft::NewTable(next)) => {
                     census.table_frames += 1;
                     self.count(level - 1, next, census);
                 }
@@ -98,7 +99,7 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
     fn next(&mut self) -> Option<Mapping> {
         loop {
             let range = self.rest?;
-            let (slot, entry) = self.table.walk(range.start());
+            let (slot, entry, _) = self.table.walk_for_change(range.start());
             // One entry further, or whatever of an absent one lies in the range.
             let (_, piece) = pieces(self.table.geometry, slot.level, range).next()?;
             self.rest = GuestPhysRange::between(piece.end(), range.end());

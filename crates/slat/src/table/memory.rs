@@ -8,13 +8,13 @@
 
 use crate::addr::HostPhysAddr;
 use crate::hal::Hal;
+use crate::sync::{AtomicU64, Ordering};
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 /// One table: `entries` 64-bit entries in frames of the space.
 #[derive(Clone, Copy)]
 pub(crate) struct Entries {
-    base: *mut u64,
+    base: *mut AtomicU64,
     hpa: HostPhysAddr,
     entries: usize,
 }
@@ -36,7 +36,7 @@ impl Entries {
         // SAFETY: the index is inside the table, which `new` promised to be taken memory; frames are aligned.
         let entry = unsafe { self.base.add(index) };
         // SAFETY: as above, and all accesses of slat to it are atomic; the hardware's are single-copy atomic.
-        unsafe { AtomicU64::from_ptr(entry) }
+        unsafe { &*entry }
     }
 
     /// A run of entries.
@@ -44,8 +44,8 @@ impl Entries {
         assert!(indices.start <= indices.end && indices.end <= self.entries, "indices beyond their table");
         // SAFETY: the first index is inside the table or just behind it.
         let first = unsafe { self.base.add(indices.start) };
-        // SAFETY: as in `atomic`, for each of them; an `AtomicU64` is laid out as a `u64`.
-        unsafe { core::slice::from_raw_parts(first.cast(), indices.end - indices.start) }
+        // SAFETY: as in `atomic`, for each of them.
+        unsafe { core::slice::from_raw_parts(first, indices.end - indices.start) }
     }
 
     #[inline]
@@ -95,7 +95,7 @@ impl Entries {
             let entry = unsafe { self.base.add(index) };
             // SAFETY: as above, and nobody else knows of the table yet, so that it need not be atomic: the compiler may
             // write several entries at once.
-            unsafe { entry.write(value) };
+            unsafe { entry.write(AtomicU64::new(value)) };
             self.report(hal, index, value);
             value = value.wrapping_add(step);
         }
@@ -124,14 +124,22 @@ impl Entries {
     /// # Safety
     /// Nobody writes to the table meanwhile: the caller has the space for itself, and the hardware marks nothing.
     #[inline]
+    #[cfg(not(loom))]
     pub(super) unsafe fn differences_unwatched(&self, indices: Range<usize>, value: u64) -> u64 {
         let first = self.run(indices.clone()).as_ptr().cast::<u64>();
         (0..indices.end - indices.start).fold(0, |bits, index| {
-            // SAFETY: inside the run that was just checked.
+            // SAFETY: inside the run that was just checked; an `AtomicU64` is laid out as a `u64`.
             let entry = unsafe { first.add(index) };
             // SAFETY: as above, and nobody writes to it (the caller's promise).
             bits | unsafe { entry.read() } ^ value
         })
+    }
+
+    /// # Safety
+    /// As without loom.
+    #[cfg(loom)]
+    pub(super) unsafe fn differences_unwatched(&self, indices: Range<usize>, value: u64) -> u64 {
+        self.differences(indices, value)
     }
 
     /// Inverts `bits` in each entry of `indices`, which the hardware does not mark.

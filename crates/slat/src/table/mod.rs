@@ -180,6 +180,28 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
     }
 
+    /// The table below an entry, also if it takes its place there only after the invalidation: the way of changes,
+    /// which have the space for themselves.
+    fn below(&self, level: u8, entry: u64) -> Option<HostPhysAddr> {
+        match self.view(level, entry) {
+            View::Table(next) | View::Soft(Soft::NewTable(next)) => Some(next),
+            _ => None,
+        }
+    }
+
+    /// As [`walk`](Self::walk), down to where changes go on. The last value says whether the hardware can get there.
+    fn walk_for_change(&self, gpa: GuestPhysAddr) -> (Slot, u64, bool) {
+        let mut slot = self.slot(self.geometry.root_level(), self.root, gpa);
+        let mut linked = true;
+        loop {
+            let entry = slot.load();
+            let next = if slot.level > 0 { self.below(slot.level, entry) } else { None };
+            let Some(next) = next else { return (slot, entry, linked) };
+            linked &= self.format.kind(slot.level, entry) == Kind::Table;
+            slot = self.slot(slot.level - 1, next, gpa);
+        }
+    }
+
     /// Walks down to the entry that translates `gpa`, an address that the format can translate: a leaf, a software
     /// entry or nothing.
     pub(crate) fn walk(&self, gpa: GuestPhysAddr) -> (Slot, u64) {
@@ -291,8 +313,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
         for (index, piece) in pieces(self.geometry, level, range) {
             let entry = entries.load(index);
-            if self.format.kind(level, entry) == Kind::Table {
-                self.visit_runs_in(level - 1, self.format.address(entry), piece, visit);
+            if let Some(next) = self.below(level, entry) {
+                self.visit_runs_in(level - 1, next, piece, visit);
             } else if entry != 0 {
                 visit(level, entries, index..index + 1, piece);
             }
@@ -349,13 +371,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
     }
 
-    /// Discharges the debt: one invalidation, then everything that waited for it is given back.
+    /// Discharges the debt: one invalidation, then everything that waited for it is given back or takes its place.
     pub(crate) fn settle(&self, pending: &mut Pending) {
         if pending.is_empty() {
             return;
         }
         self.invalidate(pending.scope(), Reach::AllCpus);
-        if pending.has_retired() {
+        if pending.has_unfinished() {
             for range in pending.ranges() {
                 self.reap(*range);
             }
@@ -378,7 +400,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 if entry != 0 {
                     all.push((at.as_u64() + 8 * index as u64, entry));
                 }
-                if let View::Table(next) = table.view(level, entry) {
+                if let Some(next) = if level > 0 { table.below(level, entry) } else { None } {
                     collect(table, level - 1, next, all);
                 }
             }

@@ -3,13 +3,14 @@
 //! The frame and every missing table are taken and linked to each other first; one compare-exchange then makes all
 //! of it visible. Whoever loses gives everything back and looks again. Nothing is half done at any time.
 
-use super::{Leaf, Slot, Table, View};
-use crate::addr::{GuestPhysAddr, GuestPhysRange};
+use super::{Leaf, Slot, Soft, Table, View};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
 use crate::flags::{LeafSize, MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format};
 use crate::frame::OwnedFrames;
 use crate::hal::Hal;
 use crate::table::OutOfMemory;
+use crate::tlb::{Reach, Scope};
 
 /// What a fault may map.
 pub(crate) struct Want {
@@ -89,6 +90,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             if entry != 0 {
                 match self.view(slot.level, entry) {
                     View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
+                    View::Soft(Soft::NewTable(table)) => {
+                        self.link_early(want.gpa, slot, entry, table);
+                        continue;
+                    }
                     View::Soft(_) => return Ok(Populated::Unsettled),
                     View::Absent | View::Table(_) => {}
                 }
@@ -146,6 +151,17 @@ impl<H: Hal, F: Format> Table<H, F> {
             }
         }
         Ok(done)
+    }
+
+    /// Links a table that waits for an invalidation, because its debt was forgotten and a guest must go on. Several CPUs
+    /// may do so at once.
+    #[cold]
+    fn link_early(&self, gpa: GuestPhysAddr, slot: Slot, entry: u64, table: HostPhysAddr) {
+        let bytes = level_bytes(slot.level);
+        let Ok(block) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else { return };
+        let scope = Scope::Ranges { ranges: &[block], stride: Self::leaf_size(slot.level) };
+        self.invalidate(scope, Reach::AllCpus);
+        slot.compare_exchange(&self.hal, entry, self.format.table(table));
     }
 
     /// Takes the frames for the largest leaf that `want`, an entry of level `most` and the host allow.

@@ -29,8 +29,15 @@ struct Rule {
 
 impl<H: Hal, F: Format> Table<H, F> {
     /// Gives every leaf of `range` these flags; large leaves at its edges have been split. The invalidation is
-    /// owed, also after a relaxation: a CPU may have cached the refusal.
-    pub(crate) fn protect(&self, pending: &mut Pending, range: GuestPhysRange, flags: MappingFlags) {
+    /// owed, also after a relaxation: a CPU may have cached the refusal. `alike` says that all of the range is mapped,
+    /// with the same flags, so that not every leaf has to be looked at.
+    pub(crate) fn protect(
+        &self,
+        pending: &mut Pending,
+        range: GuestPhysRange,
+        flags: MappingFlags,
+        alike: bool,
+    ) {
         let mut broken = false;
         // Neighbours nearly always have the same attributes: what was found out for one holds for the next.
         let mut rule = Rule { level: u8::MAX, old: 0, new: None };
@@ -52,7 +59,15 @@ impl<H: Hal, F: Format> Table<H, F> {
                 next = match rule.new {
                     Some(new) if new == old => next + 1,
                     Some(new) => {
-                        let end = self.replace_all(entries, next..indices.end, old, new);
+                        let rest = next..indices.end;
+                        let end = if alike {
+                            let differences = || entries.differences(rest.clone(), old) & !self.kept();
+                            debug_assert_eq!(differences(), 0, "leaves of one linear region differ");
+                            self.replace(entries, rest, old ^ new);
+                            indices.end
+                        } else {
+                            self.replace_all(entries, rest, old, new)
+                        };
                         changed = Some(changed.map_or(first, |changed| changed.start)..end);
                         end
                     }

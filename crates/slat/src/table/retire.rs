@@ -8,7 +8,7 @@
 
 use super::memory::Entries;
 use super::{Leaf, Slot, Soft, Table, View, pieces};
-use crate::addr::{GuestPhysRange, HostPhysAddr};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
 use crate::flags::{LeafSize, level_bytes};
 use crate::format::{CacheEvent, Format, Kind};
 use crate::frame::frames_of_level;
@@ -47,7 +47,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             pending.add(range, LeafSize::Size4K);
         }
         if waits {
-            pending.add_retired(range);
+            pending.add_unfinished(range);
         }
         true
     }
@@ -78,7 +78,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             changed |= entry != 0;
             match self.view(level, entry) {
                 View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }) => {}
-                View::Table(next) => {
+                View::Table(next) | View::Soft(Soft::NewTable(next)) => {
                     let whole = piece.size() == level_bytes(level);
                     if whole {
                         // Its leaves stay as they are, so the range has to be invalidated page by page.
@@ -88,7 +88,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                         // An emptied table may hold entries of earlier operations that still wait.
                         let owned = owned || !whole;
                         slot.store(&self.hal, Soft::RetiredTable { hpa: next, owned }.encode());
-                        pending.add_retired(piece);
+                        pending.add_unfinished(piece);
                         if !self.format.invalidation_by_address_reaches_tables() {
                             pending.add_whole();
                         }
@@ -117,23 +117,38 @@ impl<H: Hal, F: Format> Table<H, F> {
         debug_assert_eq!(piece.size(), level_bytes(slot.level), "a leaf at the edge was not split");
         if leaf.owned {
             slot.store(&self.hal, Soft::RetiredLeaf(leaf).encode());
-            pending.add_retired(piece);
+            pending.add_unfinished(piece);
         } else {
             slot.store(&self.hal, 0);
         }
     }
 
-    /// Gives back everything that was retired in `range`; the invalidation is done.
+    /// Gives back everything that was retired in `range`, and links the tables that wait there; the invalidation is
+    /// done.
     pub(super) fn reap(&self, range: GuestPhysRange) {
         self.reap_in(self.geometry.root_level(), self.root, range);
     }
 
     fn reap_in(&self, level: u8, table: HostPhysAddr, range: GuestPhysRange) {
+        let format = self.format;
         let entries = self.entries(level, table);
-        for (index, piece) in pieces(self.geometry, level, range) {
-            let slot = Slot { entries, index, level };
-            match self.view(level, slot.load()) {
-                View::Table(next) => self.reap_in(level - 1, next, piece),
+        let (base, bytes) = (range.start().align_down(level_bytes(level)), level_bytes(level));
+        let first = self.geometry.index(level, base);
+        let count = (range.end().as_u64() - base.as_u64()).div_ceil(bytes);
+        for offset in 0..count {
+            let slot = Slot { entries, index: first + offset as usize, level };
+            let entry = slot.load();
+            // Nearly all are one of these, in a range that was joined from several.
+            if entry == 0 || format.kind(level, entry) == Kind::Leaf {
+                continue;
+            }
+            let start = GuestPhysAddr::new(base.as_u64() + offset * bytes);
+            match self.view(level, entry) {
+                View::Table(below) => self.reap_below(level - 1, below, start, range),
+                View::Soft(Soft::NewTable(below)) => {
+                    self.reap_below(level - 1, below, start, range);
+                    slot.store(&self.hal, format.table(below));
+                }
                 View::Soft(Soft::RetiredLeaf(leaf)) => {
                     slot.store(&self.hal, 0);
                     self.give_back(level, leaf);
@@ -144,6 +159,14 @@ impl<H: Hal, F: Format> Table<H, F> {
                 }
                 View::Absent | View::Leaf(_) | View::Soft(Soft::NoAccess(_) | Soft::Broken(_)) => {}
             }
+        }
+    }
+
+    /// As [`reap_in`](Self::reap_in) for the part of `range` that the table of `level` at `start` translates.
+    fn reap_below(&self, level: u8, table: HostPhysAddr, start: GuestPhysAddr, range: GuestPhysRange) {
+        let part = GuestPhysRange::new(start, level_bytes(level + 1)).ok();
+        if let Some(part) = part.and_then(|part| part.intersection(range)) {
+            self.reap_in(level, table, part);
         }
     }
 
@@ -182,7 +205,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         for index in 0..entries.len() {
             match self.view(level, entries.load(index)) {
                 View::Absent => {}
-                View::Table(next) => self.free_table(level - 1, next, owned),
+                View::Table(next) | View::Soft(Soft::NewTable(next)) => {
+                    self.free_table(level - 1, next, owned)
+                }
                 View::Soft(Soft::RetiredTable { hpa, owned }) => self.free_table(level - 1, hpa, owned),
                 View::Leaf(leaf)
                 | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
@@ -215,7 +240,8 @@ impl<H: Hal, F: Format> Table<H, F> {
                         plain = entry & !F::ADDRESS;
                     }
                 }
-                View::Absent | View::Table(_) | View::Soft(Soft::RetiredTable { .. }) => {}
+                View::Absent | View::Table(_) | View::Soft(Soft::RetiredTable { .. } | Soft::NewTable(_)) => {
+                }
             }
         }
     }

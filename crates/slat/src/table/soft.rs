@@ -63,6 +63,8 @@ pub(crate) enum Soft {
         /// Whether frames of leaves below it may belong to the space.
         owned: bool,
     },
+    /// A table that takes the place of a large leaf after the invalidation.
+    NewTable(HostPhysAddr),
 }
 
 impl Soft {
@@ -73,6 +75,7 @@ impl Soft {
             Self::Broken(leaf) => (2, leaf),
             Self::RetiredLeaf(leaf) => (3, leaf),
             Self::RetiredTable { hpa, owned } => (4, Leaf::new(hpa, MappingFlags::empty(), owned)),
+            Self::NewTable(hpa) => (5, Leaf::new(hpa, MappingFlags::empty(), false)),
         };
         let mut entry = kind << KIND_SHIFT | leaf.hpa.as_u64() & ADDRESS;
         entry |= (leaf.flags.bits() as u64) << FLAGS_SHIFT;
@@ -95,6 +98,7 @@ impl Soft {
             2 => Some(Self::Broken(leaf)),
             3 => Some(Self::RetiredLeaf(leaf)),
             4 => Some(Self::RetiredTable { hpa: leaf.hpa, owned: leaf.owned }),
+            5 => Some(Self::NewTable(leaf.hpa)),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Splitting a large leaf into a table of leaves of the next smaller size.
 //!
-//! The new table is complete before it is linked, so all translations stay what they were; where the format asks
-//! for it the large leaf is broken first.
+//! The new table is complete before it is linked, so all translations stay what they were. Where the format asks for it
+//! the large leaf is broken first, and the table takes its place after the invalidation that the change owes anyway.
 
 use super::{Leaf, Slot, Soft, Table, View};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
@@ -18,7 +18,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             return 0;
         }
         let cuts = [range.start(), range.end()].map(|gpa| {
-            let (slot, entry) = self.walk(gpa);
+            let (slot, entry, _) = self.walk_for_change(gpa);
             let cut = self.splittable(slot, entry).is_some();
             let levels = (1..=slot.level).filter(|level| !gpa.is_aligned(level_bytes(*level)));
             (if cut { levels.count() } else { 0 }, slot)
@@ -39,16 +39,17 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Splits the leaf around `gpa` until a leaf begins exactly there.
     pub(crate) fn split_at(&self, pending: &mut Pending, gpa: GuestPhysAddr, tables: &mut FrameStack<'_, H>) {
         loop {
-            let (slot, entry) = self.walk(gpa);
+            let (slot, entry, linked) = self.walk_for_change(gpa);
             if gpa.is_aligned(level_bytes(slot.level)) {
                 return;
             }
             let Some(leaf) = self.splittable(slot, entry) else { return };
             let Some(frame) = tables.pop() else { unreachable!("plan_split counted the tables") };
-            self.split(pending, slot, entry, leaf, gpa, frame.into_raw());
+            self.split(pending, slot, entry, leaf, gpa, frame.into_raw(), linked);
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what is split, where, and into what")]
     fn split(
         &self,
         pending: &mut Pending,
@@ -57,25 +58,30 @@ impl<H: Hal, F: Format> Table<H, F> {
         leaf: Leaf,
         gpa: GuestPhysAddr,
         table: HostPhysAddr,
+        seen: bool,
     ) {
         let bytes = level_bytes(slot.level);
         self.fill_split(slot.level - 1, table, leaf);
         let linked = self.format.table(table);
-        let absent = matches!(self.view(slot.level, entry), View::Soft(_));
+        let absent = !seen || matches!(self.view(slot.level, entry), View::Soft(_));
         let Ok(piece) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else {
             unreachable!("inside the width")
         };
         if absent {
             slot.store(&self.hal, linked);
+            self.hal.publish();
         } else if self.format.needs_break(slot.level, entry, linked) {
-            self.break_leaf(pending, slot, leaf, piece);
-            self.settle(pending);
-            if let View::Soft(Soft::Broken(marked)) = self.view(slot.level, slot.load()) {
-                if marked != leaf {
-                    self.fill_split(slot.level - 1, table, marked);
-                }
+            // Nobody sees the table before the invalidation is done, so what else is to be changed in it is changed
+            // at once, and one invalidation does for both.
+            let last = slot.swap(&self.hal, Soft::NewTable(table).encode());
+            if last != entry {
+                let View::Leaf(marked) = self.view(slot.level, last) else {
+                    unreachable!("marks change no kind")
+                };
+                self.fill_split(slot.level - 1, table, marked);
             }
-            self.make(pending, slot, linked);
+            pending.add(piece, Self::leaf_size(slot.level));
+            pending.add_unfinished(piece);
         } else {
             // The hardware may mark the large leaf until the last moment.
             let mut known = entry;
@@ -87,8 +93,8 @@ impl<H: Hal, F: Format> Table<H, F> {
                 self.fill_split(slot.level - 1, table, marked);
             }
             pending.add(piece, Self::leaf_size(slot.level));
+            self.hal.publish();
         }
-        self.hal.publish();
     }
 
     /// Fills a table of `level` that is not linked yet with what `leaf`, one level above, maps. All of the small leaves

@@ -7,7 +7,7 @@ use crate::flags::LeafSize;
 /// Ranges kept apart; beyond that, further ones are merged into the last, and the whole space is invalidated.
 const RANGES: usize = 8;
 
-/// The debt of a space: where to invalidate, and where frames and tables wait to be given back.
+/// The debt of a space: where to invalidate, and where frames and tables wait for that.
 #[derive(Debug)]
 pub(crate) struct Pending {
     ranges: [GuestPhysRange; RANGES],
@@ -15,15 +15,15 @@ pub(crate) struct Pending {
     stride: LeafSize,
     /// The merged ranges cover more than was changed, or a table with live entries went away whole.
     whole: bool,
-    /// Entries wait for their frames to be given back.
-    retired: bool,
+    /// Entries wait for their frames to be given back, or for a table to take their place.
+    unfinished: bool,
 }
 
 impl Pending {
     /// Nothing is owed.
     pub(crate) const NONE: Self = {
         let Ok(nothing) = GuestPhysRange::new(GuestPhysAddr::new(0), 1) else { unreachable!() };
-        Self { ranges: [nothing; RANGES], len: 0, stride: LeafSize::Size1G, whole: false, retired: false }
+        Self { ranges: [nothing; RANGES], len: 0, stride: LeafSize::Size1G, whole: false, unfinished: false }
     };
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -35,7 +35,7 @@ impl Pending {
         self.len = 0;
         self.stride = LeafSize::Size1G;
         self.whole = false;
-        self.retired = false;
+        self.unfinished = false;
     }
 
     /// Adds a range in which leaves of `stride` and up were changed.
@@ -60,17 +60,17 @@ impl Pending {
         self.whole = true;
     }
 
-    /// Adds a range in which entries wait to be given back.
-    pub(crate) fn add_retired(&mut self, range: GuestPhysRange) {
-        self.retired = true;
+    /// Adds a range in which entries wait for the invalidation.
+    pub(crate) fn add_unfinished(&mut self, range: GuestPhysRange) {
+        self.unfinished = true;
         // The hardware may have cached the way there, so the range is invalidated as well: a single page of it is
         // enough to drop the walk through a removed table, and large leaves keep the count small.
         self.add(range, LeafSize::Size1G);
     }
 
-    /// Whether entries wait to be given back.
-    pub(crate) fn has_retired(&self) -> bool {
-        self.retired
+    /// Whether entries wait for the invalidation.
+    pub(crate) fn has_unfinished(&self) -> bool {
+        self.unfinished
     }
 
     /// What to invalidate.
@@ -78,7 +78,7 @@ impl Pending {
         if self.whole { Scope::Space } else { Scope::Ranges { ranges: self.ranges(), stride: self.stride } }
     }
 
-    /// Where to look for entries to give back.
+    /// Where to look for entries that waited.
     pub(crate) fn ranges(&self) -> &[GuestPhysRange] {
         self.ranges.get(..self.len).unwrap_or(&[])
     }

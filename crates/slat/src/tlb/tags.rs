@@ -11,8 +11,8 @@
 use crate::addr::{HostPhysAddr, PAGE_SIZE};
 use crate::frame::OwnedFrames;
 use crate::hal::Hal;
+use crate::sync::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use thiserror::Error;
 
 /// Bits of a tag; the generation stands above.
@@ -27,13 +27,21 @@ pub struct Tag(AtomicU64);
 impl Tag {
     /// No tag yet: tag 0, of no generation.
     #[must_use]
+    #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self::fixed(0)
+        Self(AtomicU64::new(0))
+    }
+
+    /// As without loom, whose atomics are no constants.
+    #[must_use]
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
     }
 
     /// A tag that no pool gave.
-    pub(crate) const fn fixed(tag: u16) -> Self {
-        Self(AtomicU64::new(tag as u64))
+    pub(crate) fn fixed(tag: u16) -> Self {
+        Self(AtomicU64::new(tag.into()))
     }
 
     /// The number that the hardware knows.
@@ -270,16 +278,16 @@ impl<H: Hal> TagPool<H> {
 
     fn word(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.frames * PAGE_SIZE as usize / size_of::<u64>(), "a word behind the pool");
-        let words = self.hal.phys_to_virt(self.memory).cast::<u64>();
+        let words = self.hal.phys_to_virt(self.memory).cast::<AtomicU64>();
         // SAFETY: inside the run of frames, which is taken as long as the pool lives.
         let word = unsafe { words.add(index) };
         // SAFETY: as above; frames are aligned, and every access to the pool's memory is through this.
-        unsafe { AtomicU64::from_ptr(word) }
+        unsafe { &*word }
     }
 
     fn lock(&self) -> Guard<'_> {
         while self.lock.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            core::hint::spin_loop();
+            spin_loop();
         }
         Guard(&self.lock)
     }

@@ -117,28 +117,49 @@ impl Stage2 {
     pub const fn hcr_el2(&self) -> u64 {
         1 | (self.features.fwb as u64) << 46
     }
+}
 
-    const fn mem_attr(&self, memory_type: MemoryType) -> u64 {
-        match (memory_type, self.features.fwb) {
-            // Without FWB stage 1 can only make this weaker; with FWB the type is forced, whatever stage 1 says.
-            (MemoryType::WriteBack, false) => 0b1111,
-            (MemoryType::WriteBack, true) => 0b0110,
-            (MemoryType::NonCacheable, _) => 0b0101,
-            (MemoryType::Device, _) => 0b0001,
-            (MemoryType::StronglyOrdered, _) => 0b0000,
-        }
-    }
-
-    const fn xn(&self, flags: MappingFlags) -> u64 {
-        let (el1, el0) = (flags.contains(MappingFlags::EXECUTE), flags.contains(MappingFlags::USER));
-        match (self.features.xnx, el1, el0) {
-            (true, true, true) | (false, true, _) => XN_NONE_DENIED,
-            (true, false, true) => XN_ONLY_EL0,
-            (true, true, false) => XN_ONLY_EL1,
-            (_, false, _) => XN_ALL_DENIED,
-        }
+/// MemAttr for a memory type.
+const fn mem_attr(fwb: bool, memory_type: MemoryType) -> u64 {
+    match (memory_type, fwb) {
+        // Without FWB stage 1 can only make this weaker; with FWB the type is forced, whatever stage 1 says.
+        (MemoryType::WriteBack, false) => 0b1111,
+        (MemoryType::WriteBack, true) => 0b0110,
+        (MemoryType::NonCacheable, _) => 0b0101,
+        (MemoryType::Device, _) => 0b0001,
+        (MemoryType::StronglyOrdered, _) => 0b0000,
     }
 }
+
+/// XN for the permissions to execute.
+const fn xn(xnx: bool, flags: MappingFlags) -> u64 {
+    let (el1, el0) = (flags.contains(MappingFlags::EXECUTE), flags.contains(MappingFlags::USER));
+    match (xnx, el1, el0) {
+        (true, true, true) | (false, true, _) => XN_NONE_DENIED,
+        (true, false, true) => XN_ONLY_EL0,
+        (true, true, false) => XN_ONLY_EL1,
+        (_, false, _) => XN_ALL_DENIED,
+    }
+}
+
+/// MemAttr and XN, worked out for every CPU (FEAT_S2FWB, and FEAT_XNX above it) and for every combination of the flags
+/// from [`MappingFlags::EXECUTE`] up.
+const ATTRIBUTES: [[u64; 16]; 4] = {
+    let mut attributes = [[0; 16]; 4];
+    let mut index = 0;
+    while index < 64 {
+        let (cpu, flags) =
+            (index / 16, MappingFlags::from_bits_truncate((index % 16) as u8 * MappingFlags::EXECUTE.bits()));
+        let (fwb, xnx) = (cpu & 1 != 0, cpu & 2 != 0);
+        attributes[cpu][index % 16] =
+            mem_attr(fwb, flags.memory_type()) << MEM_ATTR_SHIFT | xn(xnx, flags) << XN_SHIFT;
+        index += 1;
+    }
+    attributes
+};
+const _: () = assert!(MappingFlags::READ.bits() as u64 * S2AP_READ == S2AP_READ);
+const _: () = assert!(MappingFlags::WRITE.bits() as u64 * S2AP_READ == S2AP_WRITE);
+const _: () = assert!(MappingFlags::all().bits() / MappingFlags::EXECUTE.bits() == 15);
 
 impl Default for Stage2 {
     /// The baseline of Armv8.0: 40-bit guest-physical addresses, three levels, no optional feature.
@@ -196,13 +217,11 @@ impl Format for Stage2 {
         if level == 0 {
             entry |= TABLE_OR_PAGE;
         }
-        if flags.contains(MappingFlags::READ) {
-            entry |= S2AP_READ;
-        }
-        if flags.contains(MappingFlags::WRITE) {
-            entry |= S2AP_WRITE;
-        }
-        entry | self.mem_attr(flags.memory_type()) << MEM_ATTR_SHIFT | self.xn(flags) << XN_SHIFT
+        let bits = usize::from(flags.bits());
+        // The permissions to read and write stand in the same order in both.
+        entry |= (bits as u64 & 3) * S2AP_READ;
+        let cpu = usize::from(self.features.fwb) | usize::from(self.features.xnx) << 1;
+        entry | ATTRIBUTES[cpu][bits / usize::from(MappingFlags::EXECUTE.bits()) % 16]
     }
 
     #[inline]

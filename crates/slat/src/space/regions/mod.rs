@@ -129,10 +129,8 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         let index = leaf.count_to(start).checked_sub(1).ok_or(range.start())?;
         if let Some(region) = leaf.region(index).filter(|region| region.range.contains_range(range)) {
             let owned = matches!(region.backend, Backend::Alloc { .. });
-            return Ok(Cover {
-                owned,
-                exact: (index > 0 && region.range == range).then_some((place, index)),
-            });
+            let exact = (index > 0 && region.range == range).then_some((place, index));
+            return Ok(Cover { owned, alike: !owned, exact });
         }
         self.cover_by_many(range)
     }
@@ -141,7 +139,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         let owned = |region: Region| matches!(region.backend, Backend::Alloc { .. });
         match self.first_hole(range) {
             Some(hole) => Err(hole),
-            None => Ok(Cover { owned: self.overlapping(range).any(owned), exact: None }),
+            None => Ok(Cover { owned: self.overlapping(range).any(owned), alike: false, exact: None }),
         }
     }
 
@@ -238,6 +236,8 @@ impl<const L: usize, const I: usize> fmt::Debug for Tree<L, I> {
 pub(crate) struct Cover {
     /// Whether some of it is memory of the space.
     pub(crate) owned: bool,
+    /// Whether all of it is mapped, with the same flags.
+    pub(crate) alike: bool,
     /// Where the region is whose addresses are the range, if it is one and has a neighbour before it in its leaf. So
     /// that the most frequent change costs one descent.
     exact: Option<(Place, usize)>,

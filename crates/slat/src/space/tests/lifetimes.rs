@@ -1,6 +1,7 @@
 //! What is owed to the TLBs, and when frames go back.
 
 use super::*;
+use crate::fault::FaultOutcome;
 use crate::test_util::Event;
 use crate::tlb::Reach;
 
@@ -114,15 +115,18 @@ fn a_split_breaks_invalidates_and_makes() {
     hal.record();
     space.unmap(gpa(0x7000), 0x1000).expect("mapped");
     let events = hal.events();
-    // The table is complete before the block goes: 512 stores, then the invalid entry, the TLBs, the table.
+    // The table is complete before the block goes: 512 stores, then the invalid entry, the page, the TLBs, the table.
     let filled = events.iter().take_while(|event| matches!(event, Event::Alloc(..) | Event::Store(..)));
     let filled: Vec<_> = filled.collect();
-    assert_eq!(filled.len(), 1 + 512 + 1, "{:?}", events.iter().take(3).collect::<Vec<_>>());
-    let Some(Event::Store(slot, broken)) = filled.last() else { panic!() };
+    assert_eq!(filled.len(), 1 + 512 + 2, "{:?}", events.iter().take(3).collect::<Vec<_>>());
+    let [.., Event::Store(slot, broken), Event::Store(page, gone)] = filled[..] else { panic!() };
     assert_eq!(broken & 1, 0, "the block is made invalid");
-    assert!(is_invalidation(&events[filled.len()]), "the TLBs forget it");
-    let Event::Store(at, table) = events[filled.len() + 1] else { panic!("{:?}", events[filled.len() + 1]) };
-    assert_eq!((at, table & 3), (*slot, 3), "only then the table takes its place");
+    assert_eq!((page.as_u64() & 0xfff, gone & 1), (7 * 8, 0), "the page is gone from the new table");
+    assert_eq!(count(&events, is_invalidation), 1, "one for both");
+    let at = events.iter().position(is_invalidation).expect("an invalidation");
+    let linked = |event: &&Event| matches!(event, Event::Store(at, table) if at == slot && table & 3 == 3);
+    assert_eq!(events[..at].iter().filter(linked).count(), 0, "the TLBs forget the block first");
+    assert_eq!(events[at..].iter().filter(linked).count(), 1, "only then the table takes its place");
 
     assert_eq!(space.translate(gpa(0x7000)), None);
     for page in (0..512).filter(|page| *page != 7) {
@@ -388,4 +392,71 @@ fn more_spaces_than_tags_share_them_by_generations() {
     assert_eq!(spaces[0].activate(&tags, 0), Ok(spaces[0].root_register()));
     assert!(matches!(&hal.events()[..], [Event::InvalidateAllSpaces(Reach::ThisCpu)] | []));
     assert_eq!(spaces[0].activate(&tags, 1), Err(TagError::NoSuchCpu { cpu: 1, cpus: 1 }));
+}
+
+fn changes_at_edges_take_one_invalidation<F: Format>(format: F) {
+    let hal = HeapHal::new();
+    let mut space = AddrSpace::with_format(&hal, format, gpa(0), 4 * GIB1, 0).expect("a root");
+    space.map_linear(gpa(0), hpa(0), 4 * GIB1, RW).expect("free");
+    let (start, end) = (MIB2 + 5 * KIB4, 3 * GIB1 + MIB2 + 7 * KIB4);
+    let mut take = |what: &str, change: &mut dyn FnMut(&mut AddrSpace<&HeapHal, F>)| {
+        hal.record();
+        change(&mut space);
+        let events = hal.events();
+        assert_eq!(count(&events, is_invalidation), 1, "{what} on {format:?}");
+        for at in [start - 1, start, end - 1, end] {
+            let gone = (start..end).contains(&at) && what != "protect";
+            assert_eq!(space.translate(gpa(at)).is_some(), !gone, "{at:#x} after {what}");
+        }
+    };
+    // Two leaves of 1 GiB, each split twice, and all that lies between.
+    take("protect", &mut |space| space.protect(gpa(start), end - start, MappingFlags::READ).expect("mapped"));
+    take("unmap", &mut |space| space.unmap(gpa(start), end - start).expect("mapped"));
+    take("protect a page", &mut |space| {
+        space.protect(gpa(end + MIB2), KIB4, MappingFlags::READ).expect("mapped")
+    });
+    take("a batch", &mut |space| {
+        let mut debt = space.defer();
+        debt.unmap(gpa(end + 2 * MIB2), KIB4).expect("mapped");
+        debt.protect(gpa(end + 3 * MIB2), KIB4, MappingFlags::READ).expect("mapped");
+        debt.discharge();
+    });
+}
+
+#[test]
+fn a_change_with_splits_takes_one_invalidation_on_every_format() {
+    formats().into_iter().for_each(changes_at_edges_take_one_invalidation);
+    ept_formats().into_iter().for_each(changes_at_edges_take_one_invalidation);
+    npt_formats().into_iter().for_each(changes_at_edges_take_one_invalidation);
+    gstage_formats().into_iter().for_each(changes_at_edges_take_one_invalidation);
+}
+
+#[test]
+fn a_forgotten_split_does_not_keep_the_guest_waiting() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    space.map_alloc(gpa(0), 2 * MIB2, RW, true).expect("free");
+    let frame = space.translate(gpa(0x9000)).expect("populated");
+    let mut debt = space.defer();
+    debt.unmap(gpa(0x7000), KIB4).expect("mapped");
+    debt.protect(gpa(MIB2), KIB4, MappingFlags::READ).expect("mapped");
+    std::mem::forget(debt);
+    assert_eq!(space.translate(gpa(0x9000)), None, "the block is broken");
+    assert_eq!(space.mappings(space.range()).count(), 511 + 512, "but all pages are known");
+    hal.record();
+    assert_eq!(space.handle_page_fault(gpa(0x9123), MappingFlags::WRITE), Ok(FaultOutcome::Spurious));
+    let events = hal.events();
+    let first = events.iter().position(is_invalidation).expect("an invalidation");
+    let linked = events.iter().position(|event| matches!(event, Event::Store(..))).expect("the table");
+    assert!(first < linked, "the TLBs forget the block before the table takes its place: {events:?}");
+    assert_eq!(space.translate(gpa(0x9000)), Some(frame), "with its contents");
+    assert_eq!(
+        count(&events, |event| matches!(event, Event::Dealloc(..))),
+        0,
+        "the debt still owns the page"
+    );
+    // The next change discharges what was forgotten.
+    space.protect(gpa(0x9000), KIB4, MappingFlags::READ).expect("mapped");
+    assert_eq!(count(&hal.events(), |event| matches!(event, Event::Dealloc(..))), 1);
+    assert!(space.translate(gpa(MIB2 + KIB4)).is_some());
 }
