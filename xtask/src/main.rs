@@ -1,5 +1,5 @@
 //! The tasks of this workspace: `cargo xtask run` boots a Linux guest under slat, `cargo xtask test` checks
-//! everything, `cargo xtask bench` measures slat beside other crates.
+//! everything, `cargo xtask bench` measures slat beside other crates, `cargo xtask fuzz` looks for what nobody thought of.
 //!
 //! Invariant: every failure ends as one line `error: …` on stderr and a non-zero exit code; things that the
 //! machine lacks come before it, one line `missing: …` each.
@@ -15,6 +15,7 @@ mod progress;
 mod random;
 mod setup;
 mod task_bench;
+mod task_fuzz;
 mod task_run;
 mod task_test;
 mod toolchain;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 /// The tasks of the slat workspace.
 ///
 /// `cargo xtask run` shows an unmodified Linux under slat; `cargo xtask test` runs every test there is; `cargo xtask
-/// bench` measures slat beside its peers.
+/// bench` measures slat beside its peers; `cargo xtask fuzz` fuzzes it.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 struct Arguments {
@@ -39,6 +40,7 @@ enum Task {
     Run(task_run::Options),
     Test(task_test::Options),
     Bench(task_bench::Options),
+    Fuzz(task_fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Task::Run(options) => task_run::run(&options),
         Task::Test(options) => task_test::run(&options),
         Task::Bench(options) => task_bench::run(&options),
+        Task::Fuzz(options) => task_fuzz::run(&options),
     };
     match done {
         Ok(code) => code,

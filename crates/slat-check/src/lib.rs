@@ -10,6 +10,7 @@ pub mod checks;
 pub mod driver;
 mod execute;
 pub mod exhaustive;
+pub mod fuzz;
 pub mod host;
 pub mod mistakes;
 pub mod operation;
