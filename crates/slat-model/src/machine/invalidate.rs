@@ -253,6 +253,12 @@ impl Machine {
         Some(Effect { tag: Some(tag), second: None, first: Some(first) })
     }
 
+    /// Drops entries by hand, as hardware may at any time.
+    #[cfg(test)]
+    pub(crate) fn forget(&mut self, cpu: usize, effect: &Effect) {
+        self.apply(cpu, effect, None);
+    }
+
     fn apply(&mut self, cpu: usize, effect: &Effect, issued: Option<u64>) {
         self.cpus[cpu].tlb.invalidate(effect, issued);
     }
