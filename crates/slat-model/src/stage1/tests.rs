@@ -137,12 +137,12 @@ fn a_guests_walk_faults_at_the_second_level() {
     assert_eq!(walk(&riscv_guest(), &RISCV), riscv);
 }
 
-/// Makes combined entries of pages 5 and 6, takes both pages out at the second level and what is cached there by itself, and
-/// executes; then which of the two can still be read.
+/// Makes combined entries of pages 5 and 6, takes both pages out at the second level and what is cached there by itself, executes
+/// what comes `before` and must not matter, then the instructions: which of the two can still be read.
 fn combined_left(
     guest: &Guest,
     stage1: &Stage1,
-    forget: &[Instruction],
+    before: &[Instruction],
     instructions: &[Instruction],
 ) -> [bool; 2] {
     let mut machine = started(guest);
@@ -151,7 +151,7 @@ fn combined_left(
     }
     store(&mut machine, LEVEL_0 + 8 * 8, 0);
     store(&mut machine, LEVEL_0 + 8 * 9, 0);
-    forget.iter().for_each(|&instruction| machine.execute(0, instruction));
+    before.iter().for_each(|&instruction| machine.execute(0, instruction));
     // Only combined entries are to be left: second-level ones would hide them.
     let all = crate::tlb::Effect { tag: None, second: Some(crate::tlb::Second::ALL), first: None };
     machine.forget(0, &all);
