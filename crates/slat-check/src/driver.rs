@@ -2,11 +2,11 @@
 
 use crate::checks::{Check, Violation, ensure};
 use crate::host::{FIRST_FRAME, Host};
-use crate::operation::{Command, Operation};
+use crate::operation::{Command, Operation, Step, encode};
 use crate::platform::{Platform, memory, permissions};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::specification::{Backing, Frame, Page, Specification};
+use crate::specification::{Architecture, Backing, Frame, Page, Specification};
 use crate::watch::{Expected, Target};
 use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError};
 use slat_model::{Access, AccessKind, Source};
@@ -23,6 +23,8 @@ pub struct Settings {
     pub spaces: usize,
     /// Lets each allocation of each operation fail once.
     pub failing: bool,
+    /// Also does what is known to go wrong at present; see [`without_known_defects`].
+    pub known_defects: bool,
     /// Seed for what the guest does meanwhile.
     pub seed: u64,
 }
@@ -118,7 +120,16 @@ impl<'h, P: Platform> Driver<'h, P> {
     /// The first violation.
     pub fn apply(&mut self, command: &Command) -> Result<(), Violation> {
         let index = usize::from(command.space) % self.subjects.len();
+        let architecture = self.host.rules().architecture;
+        let known = (!self.settings.known_defects).then(|| without_known_defects(architecture, command));
+        let command = known.as_ref().unwrap_or(command);
         let mut failing = self.settings.failing.then_some(0);
+        // What else happens depends on the command alone, so that it stays when others are left out.
+        let own = encode(std::slice::from_ref(command)).iter().fold(self.settings.seed, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3).rotate_left(13)
+        });
+        self.random = Random::new(own);
+        self.host.reseed(own);
         loop {
             let cpu = match &command.operation {
                 Operation::Fault { cpu, .. } | Operation::Access { cpu, .. } => usize::from(*cpu),
@@ -189,8 +200,8 @@ impl<'h, P: Platform> Driver<'h, P> {
         let space = subject.space.as_ref().expect("there again");
         for (page, spec) in &mut subject.specification.pages {
             let gpa = watch.gpa(*page);
-            let found =
-                leaf_at(space, gpa).map(|mapping| mapping.hpa.as_u64() + (gpa - mapping.gpa.as_u64()));
+            let found = leaf_at(space, gpa)
+                .map(|mapping| mapping.hpa.as_u64().wrapping_add(gpa.wrapping_sub(mapping.gpa.as_u64())));
             let Backing::Alloc { frame, .. } = &mut spec.backing else { continue };
             let changed = match (&frame, found) {
                 (None, None) => None,
@@ -373,6 +384,27 @@ impl<'h, P: Platform> Driver<'h, P> {
     }
 }
 
+/// The command without what is known to go wrong; each entry has a test that is ignored until it is put right.
+///
+/// - Arm: in a batch, all permissions are taken away and then given back with another memory type, without the
+///   invalidation between them (`a_batch_breaks_before_it_makes`).
+/// - All: after a debt was forgotten, a fault below a table that it retired is answered with `Retry` until the next
+///   structural operation (`a_fault_after_a_forgotten_debt_makes_progress`); that is judged where faults are.
+#[must_use]
+pub fn without_known_defects(architecture: Architecture, command: &Command) -> Command {
+    let mut command = command.clone();
+    if let (Architecture::Stage2, Operation::Batch(steps, _)) = (architecture, &mut command.operation) {
+        for step in steps {
+            if let Step::Protect(_, flags) = step {
+                if !flags.is_accessible() {
+                    *flags |= MappingFlags::READ;
+                }
+            }
+        }
+    }
+    command
+}
+
 /// The leaf around an address, also one without access.
 pub(crate) fn leaf_at<P: Platform>(space: &AddrSpace<&Host<P>, P>, gpa: u64) -> Option<Mapping> {
     let range = GuestPhysRange::new(GuestPhysAddr::new(gpa), PAGE_SIZE).ok()?;
@@ -389,7 +421,7 @@ fn check_query<P: Platform>(
     let (space, rules) = (subject.space(), host.rules());
     let at = GuestPhysAddr::new(gpa + 0x123);
     let target = spec.and_then(Page::target);
-    let translated = space.translate(at).map(|hpa| hpa.as_u64() - 0x123);
+    let translated = space.translate(at).map(|hpa| hpa.as_u64().wrapping_sub(0x123));
     let query = space.query(at);
     let right = match (&query, spec, target) {
         (Ok(mapping), Some(spec), Some(target)) => {
@@ -398,7 +430,7 @@ fn check_query<P: Platform>(
             if written && !mapping.dirty {
                 return Err(Violation::new(Check::Marks, format!("{gpa:#x} was written and is clean")));
             }
-            mapping.hpa.as_u64() + (gpa - mapping.gpa.as_u64()) == target
+            mapping.hpa.as_u64().wrapping_add(gpa.wrapping_sub(mapping.gpa.as_u64())) == target
                 && mapping.flags == rules.seen(spec.flags)
                 && mapping.owned == owned
                 && (!owned || target >= FIRST_FRAME)

@@ -10,7 +10,7 @@ use crate::random::Random;
 use crate::specification::Rules;
 use crate::watch::Watch;
 use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE, Reach, TableKind};
-use slat_model::{Access, Dc, Instruction, Machine, Policy, Ram, Root};
+use slat_model::{Access, BarrierAccess, Dc, Domain, Instruction, Machine, Policy, Ram, Root};
 use std::cell::{Cell, RefCell};
 
 /// Host physical address of the first frame.
@@ -127,9 +127,20 @@ impl<P: Platform> Host<P> {
         &self.ram
     }
 
+    /// Seeds what the guest does meanwhile.
+    pub fn reseed(&self, seed: u64) {
+        *self.random.borrow_mut() = Random::new(seed ^ 0x5eed);
+    }
+
     /// Begins an operation on a CPU.
     pub fn begin(&self, cpu: usize) {
-        self.cpu.set(cpu);
+        let before = self.cpu.replace(cpu);
+        if before != cpu && P::TABLE == TableKind::Stage2 {
+            // The space changes hands, by a lock or because its thread moves: what the one CPU stored comes before what
+            // the other one does. The model knows no locks, only barriers.
+            let domain = Domain::InnerShareable;
+            self.execute(before, Instruction::Dsb { domain, access: BarrierAccess::All });
+        }
         self.operation.set(self.operation.get() + 1);
         self.invalidated.set(false);
         let mut allocator = self.allocator.borrow_mut();
@@ -417,11 +428,6 @@ unsafe impl<P: Platform> Hal for Host<P> {
         }
         allocator.taken += count;
         let hpa = FIRST_FRAME + start as u64 * PAGE_SIZE;
-        if self.mistake == Some(Mistake::HandedOutTwice) && count == 1 && self.operation.get() % 5 == 0 {
-            allocator.frames[start].taken = false;
-            allocator.taken -= 1;
-            allocator.first_free = allocator.first_free.min(start);
-        }
         self.fill(hpa, count, LEFT_BEHIND);
         self.machine.borrow_mut().host_wrote(hpa..hpa + count as u64 * PAGE_SIZE);
         Some(HostPhysAddr::new(hpa))
@@ -479,7 +485,8 @@ unsafe impl<P: Platform> Hal for Host<P> {
                 self.delayed.borrow_mut().append(&mut plan);
             }
         }
-        self.carry_out(invalidation.root, &plan);
+        let other = self.mistake == Some(Mistake::WrongSpace) && P::TABLE == TableKind::Stage2;
+        self.carry_out(if other { invalidation.root ^ 3 << 48 } else { invalidation.root }, &plan);
         if invalidation.reach == Reach::AllCpus {
             self.invalidated.set(true);
         }
@@ -497,12 +504,11 @@ unsafe impl<P: Platform> Hal for Host<P> {
         for hpa in (start..start + maintenance.bytes() as u64).step_by(64) {
             machine.execute(self.cpu.get(), Instruction::Dc { operation: Dc::Civac, hpa });
         }
+        let done = Instruction::Dsb { domain: Domain::FullSystem, access: BarrierAccess::All };
+        machine.execute(self.cpu.get(), done);
     }
 
     fn publish(&self) {
-        if self.mistake == Some(Mistake::PublicationMissing) {
-            return;
-        }
         for instruction in self.platform.publication() {
             self.execute(self.cpu.get(), *instruction);
         }

@@ -1,7 +1,7 @@
 //! `slat-check`: random or exhaustive checking from the command line.
 
 use clap::Parser;
-use slat_check::run::{Counts, platforms, run_random};
+use slat_check::run::{Case, Counts, minimise, platforms, random_case, run_random};
 use slat_check::{exhaustive, mistakes::Mistake};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,7 +77,13 @@ fn main() -> ExitCode {
             match result {
                 Ok(Ok(more)) => counts.add(more),
                 Ok(Err((seed, failure))) => {
-                    println!("{name}, seed {seed}: {failure}");
+                    let Case { shape, settings, .. } = random_case(&platform, seed, 0);
+                    let failure = if arguments.exhaustive.is_some() {
+                        failure
+                    } else {
+                        minimise(&platform, &shape, settings, mistake, failure)
+                    };
+                    println!("{name}, seed {seed}, shape {}: {failure}", shape.name);
                     failed = true;
                 }
                 Err(_) => failed = true,

@@ -74,16 +74,12 @@ mistakes! {
     TlbControlZero,
     /// A run of frames is not aligned.
     AlignmentIgnored,
-    /// A frame is handed out twice.
-    HandedOutTwice,
     /// A frame never comes back.
     FrameLeaked,
     /// Frames are not zeroed.
     NotZeroed,
     /// Arm: caches are not cleaned.
     CachesNotCleaned,
-    /// Arm: stores are not published.
-    PublicationMissing,
     /// Present entries are replaced without a break.
     BreakMissing,
     /// RISC-V, AMD: U is missing in leaves.

@@ -224,6 +224,33 @@ pub fn random_shape(platform: &AnyPlatform, random: &mut Random) -> Shape {
     }
 }
 
+/// A random sequence, where it falls and how it is run.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Where operations fall.
+    pub shape: Shape,
+    /// How it is run.
+    pub settings: Settings,
+    /// The operations.
+    pub commands: Vec<Command>,
+}
+
+/// The random sequence of `length` operations of this seed.
+#[must_use]
+pub fn random_case(platform: &AnyPlatform, seed: u64, length: usize) -> Case {
+    let mut random = Random::new(seed);
+    let shape = random_shape(platform, &mut random);
+    let settings = Settings {
+        cpus: random.choose(&[1, 2, 2, 4]),
+        spaces: random.choose(&[1, 1, 2]),
+        failing: random.one_in(5),
+        known_defects: false,
+        seed,
+    };
+    let commands = (0..length).map(|_| operation::random(&mut random)).collect();
+    Case { shape, settings, commands }
+}
+
 /// Runs one random sequence of `length` operations.
 ///
 /// # Errors
@@ -234,15 +261,7 @@ pub fn run_random(
     length: usize,
     mistake: Option<Mistake>,
 ) -> Result<Counts, Box<Failure>> {
-    let mut random = Random::new(seed);
-    let shape = random_shape(platform, &mut random);
-    let settings = Settings {
-        cpus: random.choose(&[1, 2, 2, 4]),
-        spaces: random.choose(&[1, 1, 2]),
-        failing: random.one_in(5),
-        seed,
-    };
-    let commands: Vec<Command> = (0..length).map(|_| operation::random(&mut random)).collect();
+    let Case { shape, settings, commands } = random_case(platform, seed, length);
     platform.run(&shape, settings, mistake, &commands)
 }
 

@@ -43,7 +43,7 @@ pub struct Npt {
     pub host_nxe: bool,
     /// VMCB 090h bit 3, guest mode execute trap.
     pub gmet: bool,
-    /// CPUID 8000_0001h EDX[26]: pages of 1 GiB.
+    /// CPUID 8000_0001h EDX\[26\]: pages of 1 GiB.
     pub page_1g: bool,
 }
 

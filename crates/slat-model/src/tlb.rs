@@ -80,6 +80,8 @@ pub(crate) struct Combined {
     pub(crate) dirty: bool,
     /// The accesses that it serves: of the guest's user mode, or of its kernel.
     pub(crate) user: bool,
+    /// Stage 1 was on.
+    pub(crate) paging: bool,
     /// The guest physical range of the second-level leaf.
     pub(crate) gpa: u64,
     pub(crate) gpa_size: u64,

@@ -157,10 +157,12 @@ impl Machine {
             Some(previous) => previous,
             None => state.regime.as_ref().map(|regime| regime.tag()),
         };
+        // Without any VTTBR_EL2 so far, the VMID is UNKNOWN, and equal to no entry's.
+        let current = current.unwrap_or(u64::MAX);
         let effect = match operation {
             Tlbi::Alle1 => both(None),
-            Tlbi::Vmalls12e1 => both(Some(current?)),
-            Tlbi::Vmalle1 => Effect { second: None, ..both(Some(current?)) },
+            Tlbi::Vmalls12e1 => both(Some(current)),
+            Tlbi::Vmalle1 => Effect { second: None, ..both(Some(current)) },
             Tlbi::Ipas2e1 | Tlbi::Ipas2le1 => {
                 let range = page(field(operand, 39, 0) << 12, 1);
                 let level = match (field(operand, 47, 46), field(operand, 45, 44)) {
@@ -168,7 +170,7 @@ impl Machine {
                     (1, lookup @ 1..=3) if features.ttl => Some(3 - lookup as u8),
                     _ => return None,
                 };
-                by_ipa(current?, range, level, operation == Tlbi::Ipas2le1)
+                by_ipa(current, range, level, operation == Tlbi::Ipas2le1)
             }
             Tlbi::Ripas2e1 | Tlbi::Ripas2le1 => {
                 let base = field(operand, 36, 0) << 12;
@@ -181,19 +183,19 @@ impl Machine {
                 if field(operand, 47, 46) != 1 || base & (alignment - 1) != 0 {
                     return None;
                 }
-                by_ipa(current?, page(base, pages), level, operation == Tlbi::Ripas2le1)
+                by_ipa(current, page(base, pages), level, operation == Tlbi::Ripas2le1)
             }
             Tlbi::Vae1 | Tlbi::Vaae1 => {
                 // VA[55:12]; the upper range's addresses are sign-extended.
                 let address = ((field(operand, 43, 0) << 20) as i64 >> 8) as u64;
                 let asid = (operation == Tlbi::Vae1).then_some(field(operand, 63, 48));
                 let first = First { gva: Some(page(address, 1)), asid, ..First::default() };
-                Effect { tag: Some(current?), second: None, first: Some(first) }
+                Effect { tag: Some(current), second: None, first: Some(first) }
             }
             Tlbi::Aside1 => {
                 let first =
                     First { asid: Some(field(operand, 63, 48)), keeps_globals: true, ..First::default() };
-                Effect { tag: Some(current?), second: None, first: Some(first) }
+                Effect { tag: Some(current), second: None, first: Some(first) }
             }
         };
         self.issue(cpu, effect, broadcast);
@@ -251,6 +253,12 @@ impl Machine {
         // An ASID operand leaves global mappings alone.
         let first = First { gva, asid, keeps_globals: asid.is_some(), ..First::default() };
         Some(Effect { tag: Some(tag), second: None, first: Some(first) })
+    }
+
+    /// Drops entries by hand, as hardware may at any time.
+    #[cfg(test)]
+    pub(crate) fn forget(&mut self, cpu: usize, effect: &Effect) {
+        self.apply(cpu, effect, None);
     }
 
     fn apply(&mut self, cpu: usize, effect: &Effect, issued: Option<u64>) {

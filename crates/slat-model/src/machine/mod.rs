@@ -109,12 +109,15 @@ impl Machine {
 
     /// Writes the root register of a CPU: from now on it may walk this table and prefetch from it. What it could have
     /// fetched by the previous root register stays in its TLB, by tag. Arm: a TLBI takes the VMID of the *previous* value
-    /// until an [`Isb`](Instruction::Isb) or an access by the guest.
+    /// until an [`Isb`](Instruction::Isb) or an access by the guest. Writing the value that is there changes nothing.
     ///
     /// # Errors
     /// The value is one with which the CPU cannot run a guest; nothing changes then.
     pub fn load_root(&mut self, cpu: usize, root: Root) -> Result<(), InvalidRoot> {
         let regime = Regime::new(&self.mmu, root)?;
+        if self.cpus[cpu].root == Some(root) {
+            return Ok(());
+        }
         self.leave(cpu);
         self.refresh(&regime);
         let state = &mut self.cpus[cpu];

@@ -1,0 +1,123 @@
+//! The check can fail: each mistake is found on each architecture where it is one, by a check that should find it.
+
+use slat_check::checks::Check;
+use slat_check::mistakes::Mistake;
+use slat_check::run::{AnyPlatform, Case, platforms, random_case};
+use slat_check::shape::Shape;
+
+const STAGE2: &str = "stage2-3-levels";
+const CONCATENATED: &str = "stage2-concatenated";
+const EPT: &str = "ept-5-levels-marks";
+const NPT: &str = "npt-5-levels";
+const GSTAGE: &str = "gstage-sv48x4";
+const ALL: &[&str] = &[STAGE2, EPT, NPT, GSTAGE];
+const ARM: &[&str] = &[STAGE2];
+const X86: &[&str] = &[EPT, NPT];
+const BY_ADDRESS: &[&str] = &[STAGE2, GSTAGE];
+
+/// Where a mistake is one, and which checks may be the first to find it.
+fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
+    use Check::{
+        Architecture, Balance, Contents, Freed, Marks, Panic, Progress, Query, Root, Stale, Store, Untouched,
+        Verdict, Walk, Zeroed,
+    };
+    match mistake {
+        Mistake::InvalidationMissing | Mistake::InvalidationLocal | Mistake::LastCpuForgotten => {
+            (ALL, &[Freed, Stale, Store, Architecture])
+        }
+        Mistake::FirstRangeOnly | Mistake::FirstPageOnly | Mistake::StrideTooLarge => {
+            (BY_ADDRESS, &[Freed, Stale, Architecture])
+        }
+        Mistake::WrongSpace => (ALL, &[Freed, Stale, Store, Progress, Architecture]),
+        Mistake::FreedBeforeInvalidation => (ALL, &[Freed, Architecture, Progress, Stale]),
+        Mistake::LocalInvalidationMissing => (&[GSTAGE], &[Progress]),
+        Mistake::CombinedEntriesForgotten
+        | Mistake::DsbAfterMissing
+        | Mistake::DsbBeforeMissing
+        | Mistake::TlbiAddressUnshifted
+        | Mistake::TlbiLastLevelOnly
+        | Mistake::TlbiOfStageOne => (ARM, &[Freed, Stale, Architecture]),
+        Mistake::FenceAddressUnshifted | Mistake::FenceOfTheGuest => (&[GSTAGE], &[Freed, Stale, Progress]),
+        Mistake::FenceByAddress | Mistake::FenceByAddressForTables => (&[GSTAGE], &[Freed]),
+        Mistake::InvvpidInstead => (&[EPT], &[Freed, Stale, Architecture]),
+        Mistake::InvlpgaInstead | Mistake::TlbControlZero => (&[NPT], &[Freed, Stale]),
+        // slat itself asserts in debug builds that the host keeps its promise.
+        Mistake::AlignmentIgnored => (&[CONCATENATED, GSTAGE], &[Root, Panic]),
+        Mistake::FrameLeaked => (ALL, &[Balance, Untouched]),
+        Mistake::NotZeroed => (ALL, &[Zeroed]),
+        Mistake::CachesNotCleaned | Mistake::BreakMissing => (ARM, &[Architecture]),
+        Mistake::UserBitMissing => (&[NPT, GSTAGE], &[Walk, Progress]),
+        Mistake::AccessFlagMissing => (ARM, &[Walk, Progress]),
+        Mistake::AlwaysExecutable | Mistake::AlwaysWritable => (ALL, &[Store]),
+        Mistake::AlwaysWriteBack => (ALL, &[Store, Query]),
+        Mistake::TableReadOnly => (X86, &[Store]),
+        Mistake::LeafShifted => (ALL, &[Store, Query]),
+        Mistake::LevelMissing => (&[STAGE2, EPT, GSTAGE], &[Walk, Progress]),
+        Mistake::RootShifted => (ALL, &[Root, Walk, Progress, Freed, Architecture]),
+        Mistake::FlagsUnchecked => (ALL, &[Verdict, Store]),
+        Mistake::DirtyIgnored => (&[EPT], &[Marks]),
+        Mistake::LargeBitMissing => {
+            (&[STAGE2, EPT, NPT], &[Store, Walk, Progress, Query, Panic, Architecture, Verdict])
+        }
+        Mistake::FaultReplaces => (ALL, &[Query, Verdict, Progress]),
+        Mistake::UnmapTooShort | Mistake::UnmapTooLong => (ALL, &[Query, Verdict]),
+        Mistake::ProtectTooShort => (ALL, &[Store, Query, Verdict]),
+        Mistake::MoveLosesContents => (ALL, &[Contents]),
+        Mistake::FailureLeavesHalf => (ALL, &[Store, Query, Untouched]),
+        Mistake::PopulatedTooEarly => (ALL, &[Store, Query]),
+        Mistake::WideAddressAliases => (ALL, &[Verdict]),
+    }
+}
+
+/// The first random sequence that finds it, and the check.
+fn find(platform: &AnyPlatform, mistake: Mistake) -> Option<(u64, Check, String)> {
+    (0..60).find_map(|seed| {
+        let mut case: Case = random_case(platform, seed, 120);
+        if seed % 4 == 3 {
+            case.shape = Shape::one_block((1 << 30) + (2 << 20));
+        }
+        let result = platform.run(&case.shape, case.settings, Some(mistake), &case.commands);
+        result.err().map(|failure| (seed, failure.violation.check, failure.violation.detail))
+    })
+}
+
+#[test]
+fn every_mistake_is_found() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let platforms = platforms();
+    let mut missed = vec![];
+    for mistake in Mistake::ALL {
+        let (wanted, checks) = expected(*mistake);
+        for name in wanted {
+            let (_, platform) = platforms.iter().find(|(known, _)| known == name).unwrap();
+            match find(platform, *mistake) {
+                Some((seed, check, detail)) => {
+                    println!("{mistake:?} on {name}: found by {check:?} (sequence {seed})");
+                    if !checks.contains(&check) {
+                        missed.push(format!("{mistake:?} on {name}: found by {check:?}, {detail}"));
+                    }
+                }
+                None => missed.push(format!("{mistake:?} on {name}: not found")),
+            }
+        }
+    }
+    _ = std::panic::take_hook();
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+/// The same sequences without a mistake: nothing is reported.
+#[test]
+fn without_a_mistake_nothing_is_found() {
+    for name in [STAGE2, CONCATENATED, EPT, NPT, GSTAGE] {
+        let (_, platform) = platforms().into_iter().find(|(known, _)| *known == name).unwrap();
+        for seed in 0..60 {
+            let mut case = random_case(&platform, seed, 120);
+            if seed % 4 == 3 {
+                case.shape = Shape::one_block((1 << 30) + (2 << 20));
+            }
+            if let Err(failure) = platform.run(&case.shape, case.settings, None, &case.commands) {
+                panic!("{name}, {seed}: {failure}");
+            }
+        }
+    }
+}
