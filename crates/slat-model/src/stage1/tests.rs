@@ -215,6 +215,30 @@ fn pcids_and_vpids_tell_combined_entries_apart() {
     assert!(can_read(&machine, 0x6000, &other)); // global
     machine.load_root(0, Root::Ept { eptp: ROOT | 0x1e, vpid: 2 }).unwrap();
     assert!(!can_read(&machine, 0x6000, &other));
+    // Without CR4.PGE no entry is global.
+    let without = |cr3| Stage1::X86 { cr0: 1 << 31, cr3, cr4: 1 << 17, efer: 1 << 11, ac: false };
+    machine.access_virtual(0, 0x6000, Access::READ, &without(0x1001)).unwrap();
+    assert!(!can_read(&machine, 0x6000, &without(0xf002)));
+}
+
+#[test]
+fn a_clean_combined_entry_does_not_serve_stores() {
+    let mut machine = started(&intel());
+    assert!(machine.ram().write(GUEST + 0x4028, 0x8027)); // D clear
+    machine.access_virtual(0, 0x5000, Access::READ, &X86).unwrap();
+    machine.access_virtual(0, 0x5000, Access::WRITE, &X86).unwrap();
+    assert_eq!(machine.ram().read(GUEST + 0x4028), Some(0x8067));
+}
+
+#[test]
+fn mode_based_execution_looks_at_the_page() {
+    let cpu = Ept { mode_based_execute: true, ..Ept::default() };
+    let mut guest = Guest { mmu: Mmu::Ept(cpu), table: |hpa| hpa | 0x407, page: |hpa| hpa | 0x37, ..intel() };
+    // The kernel's fetch from a user page needs bit 10, from a page of its own bit 2.
+    let fetch = |guest: &Guest, gva| started(guest).access_virtual(0, gva, Access::EXECUTE, &X86).is_ok();
+    assert_eq!([fetch(&guest, 0x5000), fetch(&guest, 0x8000)], [false, true]);
+    guest.page = |hpa| hpa | 0x433;
+    assert_eq!([fetch(&guest, 0x5000), fetch(&guest, 0x8000)], [true, false]);
 }
 
 /// SCTLR_EL1.M; 39-bit ranges, 16-bit ASIDs; ASID 1.
@@ -261,6 +285,18 @@ fn arm_translates() {
     let marking = Stage1::Arm { sctlr, tcr: tcr | 1 << 39, ttbr0, ttbr1 };
     assert!(machine.access_virtual(0, 0x8000, Access::READ, &marking).is_ok());
     assert_eq!(machine.ram().read(GUEST + 0x3040), Some(0xbf43));
+    // Hardware's dirty state clears AP[2].
+    let dirty = Stage1::Arm { sctlr, tcr: tcr | 3 << 39, ttbr0, ttbr1 };
+    store(&mut machine, GUEST + 0x3038, 0xaf83 | 1 << 51);
+    machine.access_virtual(0, 0x7000, Access::WRITE, &dirty).unwrap();
+    assert_eq!(machine.ram().read(GUEST + 0x3038), Some(0xaf03 | 1 << 51));
+    // APTable: not for EL0; read-only.
+    for (hierarchical, access) in [(1 << 61, Access::READ.by_user()), (1 << 62, Access::WRITE)] {
+        let mut guest = arm();
+        assert!(started(&guest).access_virtual(0, 0x5000, access, &ARM).is_ok());
+        guest.words.push((0x2000, 0x3003 | hierarchical));
+        assert!(started(&guest).access_virtual(0, 0x5000, access, &ARM).is_err());
+    }
     // What EL0 can write, EL1 does not execute.
     assert!(machine.access_virtual(0, 0x5000, Access::EXECUTE, &ARM).is_err());
     assert!(machine.access_virtual(0, 0x5000, Access::EXECUTE.by_user(), &ARM).is_ok());
@@ -327,6 +363,13 @@ fn riscv_translates() {
     assert!(machine.access_virtual(0, 0x8000, Access::WRITE, &adue).is_ok());
     assert_eq!(machine.ram().read(GUEST + 0x4040), Some(0xb000 >> 2 | 0xcf));
     assert!(machine.access_virtual(0, 1 << 38, Access::READ, &RISCV).is_err()); // not sign-extended
+    // G in a pointer: all below is global.
+    let mut guest = riscv_guest();
+    guest.words.push((0x3000, 0x4000 >> 2 | 0x21));
+    let mut machine = started(&guest);
+    machine.access_virtual(0, 0x5000, Access::READ, &RISCV).unwrap();
+    let other = Stage1::Riscv { vsatp: 8 << 60 | 2 << 44 | 0xf, sum: false, mxr: false, adue: false };
+    assert!(can_read(&machine, 0x5000, &other));
 }
 
 #[test]

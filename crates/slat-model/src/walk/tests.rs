@@ -122,10 +122,12 @@ fn ept_misconfigurations() {
         words.push((entry, value));
         assert_eq!(fault(&mut ept(0x10_001e, &words), 0, Access::READ).0, FaultKind::Reserved, "{value:#x}");
     }
-    let without = Ept { capabilities: all.capabilities & !(1 << 17), ..all };
-    let words = [(0x10_0000, 0x10_1007), (0x10_1000, 0x4000_00b7)];
-    let mut machine = machine(Mmu::Ept(without), Root::Ept { eptp: 0x10_001e, vpid: 1 }, &words);
-    assert_eq!(fault(&mut machine, 0, Access::READ).0, FaultKind::Reserved);
+    for (capability, pdpte) in [(17, 0x4000_00b7), (16, 0x10_2007)] {
+        let without = Ept { capabilities: all.capabilities & !(1 << capability), ..all.clone() };
+        let words = [(0x10_0000, 0x10_1007), (0x10_1000, pdpte), (0x10_2000, 0x4000_00b7)];
+        let mut machine = machine(Mmu::Ept(without), Root::Ept { eptp: 0x10_001e, vpid: 1 }, &words);
+        assert_eq!(fault(&mut machine, 0, Access::READ).0, FaultKind::Reserved);
+    }
 }
 
 #[test]
@@ -216,6 +218,14 @@ fn npt_large_pages() {
     let page = npt(0x4020_1087).access(0, 0x1234, Access::READ).unwrap(); // bit 12 is PAT, not address
     assert_eq!((page.hpa, page.size, page.memory), (0x4020_1234, 0x20_0000, Memory::Npt { pat_index: 4 }));
     assert_eq!(fault(&mut npt(0x4020_2087), 0, Access::READ).0, FaultKind::Reserved);
+    // Bits 8:7 of a PML4E are reserved.
+    for bit in [7, 8] {
+        let mut words = words(0x4020_0087);
+        words[0].1 |= 1 << bit;
+        let root = Root::Npt { ncr3: 0x10_0000, asid: 1 };
+        let mut machine = machine(Mmu::Npt(Npt::default()), root, &words);
+        assert_eq!(fault(&mut machine, 0, Access::READ).0, FaultKind::Reserved);
+    }
 }
 
 /// VTCR_EL2: 40-bit IPA, start at lookup level 1 with two concatenated tables, 48-bit PA, inner-shareable write-back.

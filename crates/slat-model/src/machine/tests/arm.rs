@@ -124,6 +124,12 @@ fn a_new_vmid_counts_after_the_isb() {
         if synchronize {
             machine.execute(0, Instruction::Isb);
         }
+        let mut entered = synchronized(1);
+        entered.load_root(0, (isa().root)(2)).unwrap();
+        entered.access(0, 0, Access::READ).unwrap(); // so does the entry to the guest
+        store(&mut entered, LEVEL_0, 0);
+        run(&mut entered, 0, &[ISHST, is(Tlbi::Vmalls12e1, 0), ISH]);
+        assert!(!reads(&entered, 0, 0, PAGE_0));
         run(&mut machine, 0, &[ISHST, is(Tlbi::Vmalls12e1, 0), ISH]);
         assert_eq!(left(&machine, 0), [!drops; 3]);
     }
@@ -151,7 +157,12 @@ fn barriers_order_and_complete() {
         assert_eq!(left(&machine, 0), [!drops_here; 3], "{instructions:x?}");
         assert_eq!(left(&machine, 1), [!drops_there; 3], "{instructions:x?}");
     }
-    // A DSB of another CPU completes nothing.
+    // A DSB of another CPU orders no store of this one, and completes nothing.
+    let mut machine = synchronized(2);
+    take_out_leaves(&mut machine);
+    machine.execute(1, ISHST);
+    run(&mut machine, 0, &[flush, ISH]);
+    assert_eq!(left(&machine, 0), ALL);
     let mut machine = synchronized(2);
     take_out_leaves(&mut machine);
     run(&mut machine, 0, &[ISHST, flush]);
@@ -195,6 +206,18 @@ fn operands_that_are_reserved() {
     let mut machine = started(&no_hint, 1);
     run(&mut machine, 0, &[Instruction::Isb, is(Tlbi::Ipas2e1, 7 << 44)]);
     assert_eq!(machine.reports().len(), 1);
+}
+
+#[test]
+fn ranges_of_another_granule_or_alignment() {
+    // TG of 16 KiB; level 2 with a base that is not aligned to 2 MiB.
+    for operand in [2 << 46, 1 << 46 | 2 << 37 | 1] {
+        let mut machine = synchronized(1);
+        take_out_leaves(&mut machine);
+        run(&mut machine, 0, &[ISHST, is(Tlbi::Ripas2e1, operand | 1 << 44 | 15 << 39), ISH]);
+        assert_eq!(halves(&machine, 0)[0], ALL);
+        assert_eq!(machine.reports().len(), 1);
+    }
 }
 
 #[test]

@@ -111,6 +111,22 @@ fn nothing_is_kept_whose_accessed_flag_is_clear() {
     assert_eq!(machine.ram().read(LEVEL_0 + 8), Some(PAGE_1 | 0x137));
     store(&mut machine, LEVEL_0 + 8, 0);
     assert_eq!(left(&machine, 0), [false, true, true]);
+    // The flag on the way counts as well.
+    let mut machine = started(&marks, 1);
+    assert!(machine.ram().write(LEVEL_0, PAGE_0 | 0x137));
+    machine.load_root(0, (marks.root)(2)).unwrap();
+    store(&mut machine, LEVEL_0, 0);
+    assert_eq!(left(&machine, 0), [false, true, true]);
+}
+
+#[test]
+fn what_hardware_marked_is_what_a_store_replaces() {
+    let marks = Isa { root: |vpid| Root::Ept { eptp: EPTP | 1 << 6, vpid }, ..intel() };
+    let mut machine = started(&marks, 1);
+    machine.prefetch(0, 0);
+    machine.cpus[0].tlb = crate::tlb::Tlb::default(); // hardware may drop at any time, and fetch again
+    store(&mut machine, LEVEL_0, 0);
+    assert!(reads(&machine, 0, 0, PAGE_0));
 }
 
 #[test]

@@ -150,3 +150,38 @@ fn roots_and_live_tables_are_reached() {
         }
     }
 }
+
+#[test]
+fn a_cpu_keeps_what_it_could_fetch_by_its_previous_root() {
+    for isa in [intel_amd::amd(), arm::isa(), riscv::isa()] {
+        let mut machine = started(&isa, 1);
+        machine.load_root(0, (isa.root)(2)).unwrap();
+        machine.cpus[0].root = None; // the second tag fetches nothing more
+        take_out_leaves(&mut machine);
+        machine.load_root(0, (isa.root)(1)).unwrap();
+        assert_eq!(left(&machine, 0), [true; 3]);
+    }
+}
+
+#[test]
+fn tables_that_were_filled_before_they_were_linked() {
+    for isa in [intel_amd::amd(), arm::isa(), riscv::isa()] {
+        let mut machine = started(&isa, 1);
+        let table = 0x10_7000;
+        assert!(machine.ram().write(table, (isa.page)(0xccc_0000))); // nobody has reported it
+        store(&mut machine, LEVEL_1 + 16, (isa.table)(table));
+        store(&mut machine, table, 0);
+        assert!(reads(&machine, 0, 0x40_0000, 0xccc_0000));
+    }
+}
+
+#[test]
+fn what_was_fetched_by_a_cached_pointer_is_kept() {
+    for isa in [intel_amd::intel(), intel_amd::amd(), arm::isa(), riscv::isa()] {
+        let mut machine = started(&isa, 1);
+        store(&mut machine, LEVEL_1, 0);
+        store(&mut machine, LEVEL_0 + 16, (isa.page)(0xccc_0000));
+        store(&mut machine, LEVEL_0 + 16, 0);
+        assert!(reads(&machine, 0, 0x2000, 0xccc_0000));
+    }
+}
