@@ -94,6 +94,12 @@ impl<H: Hal, F: Format> Table<H, F> {
                         self.link_early(want.gpa, slot, entry, table);
                         continue;
                     }
+                    View::Soft(Soft::RetiredTable { hpa, .. }) => {
+                        // A forgotten debt left it, and a region needs it again, so it was empty: a table that a range
+                        // covers whole goes with the regions there.
+                        slot.compare_exchange(&self.hal, entry, self.format.table(hpa));
+                        continue;
+                    }
                     View::Soft(_) => return Ok(Populated::Unsettled),
                     View::Absent | View::Table(_) => {}
                 }

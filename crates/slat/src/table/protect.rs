@@ -173,8 +173,19 @@ impl<H: Hal, F: Format> Table<H, F> {
         if replacement == entry {
             return false;
         }
-        if present && flags.is_accessible() && self.format.needs_break(slot.level, entry, replacement) {
+        // Without access a page keeps the memory type that it really had, so that its caches can be answered for later.
+        let breaks = if flags.is_accessible() {
+            self.format.needs_break(slot.level, entry, replacement)
+        } else {
+            old.owned && caches_differ(old.flags, flags)
+        };
+        if present && breaks {
             self.break_leaf(pending, slot, old, piece);
+            return true;
+        }
+        if !present && flags.is_accessible() && pending.overlaps(piece) {
+            // Earlier in this batch it lost its permissions, and CPUs may remember it as it was before.
+            slot.store(&self.hal, Soft::Broken(old).encode());
             return true;
         }
         if old.owned && flags.is_accessible() {

@@ -55,6 +55,11 @@ impl Pending {
         }
     }
 
+    /// Whether something in `range` may still be cached.
+    pub(crate) fn overlaps(&self, range: GuestPhysRange) -> bool {
+        self.ranges().iter().any(|other| other.intersection(range).is_some())
+    }
+
     /// Adds that no invalidation by address will do.
     pub(crate) fn add_whole(&mut self) {
         self.whole = true;

@@ -1,20 +1,19 @@
 //! What is owed to the TLBs, and when frames go back.
 
 use super::*;
-use crate::fault::FaultOutcome;
 use crate::test_util::Event;
 use crate::tlb::Reach;
 
-fn is_invalidation(event: &Event) -> bool {
+pub(super) fn is_invalidation(event: &Event) -> bool {
     matches!(event, Event::InvalidateRanges(..) | Event::InvalidateSpace(_))
 }
 
-fn count(events: &[Event], which: impl Fn(&Event) -> bool) -> usize {
+pub(super) fn count(events: &[Event], which: impl Fn(&Event) -> bool) -> usize {
     events.iter().filter(|event| which(event)).count()
 }
 
 /// Every frame that came back did so after the last invalidation, and there was one.
-fn assert_freed_after_invalidation(events: &[Event]) {
+pub(super) fn assert_freed_after_invalidation(events: &[Event]) {
     let invalidated = events.iter().rposition(is_invalidation).expect("an invalidation");
     let freed =
         events.iter().position(|event| matches!(event, Event::Dealloc(..))).expect("a frame came back");
@@ -65,25 +64,6 @@ fn a_batch_is_one_invalidation() {
     assert_eq!(count(&events, is_invalidation), 1);
     assert_freed_after_invalidation(&events);
     assert_eq!(count(&events, |event| matches!(event, Event::Dealloc(..))), 3);
-}
-
-#[test]
-fn a_forgotten_debt_is_not_lost() {
-    let hal = HeapHal::new();
-    let mut space = space(&hal);
-    space.map_alloc(gpa(0), 0x20000, RWX, true).expect("free");
-    let mut debt = space.defer();
-    debt.unmap(gpa(0x1000), 0x1000).expect("mapped");
-    core::mem::forget(debt);
-    hal.record();
-    space.map_alloc(gpa(0x1000), 0x1000, RW, true).expect("free again");
-    let events = hal.events();
-    assert_freed_after_invalidation(&events);
-    let mut debt = space.defer();
-    debt.unmap(gpa(0x8000), 0x1000).expect("mapped");
-    core::mem::forget(debt);
-    drop(space);
-    assert_eq!(hal.in_use(), 0);
 }
 
 #[test]
@@ -429,34 +409,4 @@ fn a_change_with_splits_takes_one_invalidation_on_every_format() {
     ept_formats().into_iter().for_each(changes_at_edges_take_one_invalidation);
     npt_formats().into_iter().for_each(changes_at_edges_take_one_invalidation);
     gstage_formats().into_iter().for_each(changes_at_edges_take_one_invalidation);
-}
-
-#[test]
-fn a_forgotten_split_does_not_keep_the_guest_waiting() {
-    let hal = HeapHal::new();
-    let mut space = space(&hal);
-    space.map_alloc(gpa(0), 2 * MIB2, RW, true).expect("free");
-    let frame = space.translate(gpa(0x9000)).expect("populated");
-    let mut debt = space.defer();
-    debt.unmap(gpa(0x7000), KIB4).expect("mapped");
-    debt.protect(gpa(MIB2), KIB4, MappingFlags::READ).expect("mapped");
-    std::mem::forget(debt);
-    assert_eq!(space.translate(gpa(0x9000)), None, "the block is broken");
-    assert_eq!(space.mappings(space.range()).count(), 511 + 512, "but all pages are known");
-    hal.record();
-    assert_eq!(space.handle_page_fault(gpa(0x9123), MappingFlags::WRITE), Ok(FaultOutcome::Spurious));
-    let events = hal.events();
-    let first = events.iter().position(is_invalidation).expect("an invalidation");
-    let linked = events.iter().position(|event| matches!(event, Event::Store(..))).expect("the table");
-    assert!(first < linked, "the TLBs forget the block before the table takes its place: {events:?}");
-    assert_eq!(space.translate(gpa(0x9000)), Some(frame), "with its contents");
-    assert_eq!(
-        count(&events, |event| matches!(event, Event::Dealloc(..))),
-        0,
-        "the debt still owns the page"
-    );
-    // The next change discharges what was forgotten.
-    space.protect(gpa(0x9000), KIB4, MappingFlags::READ).expect("mapped");
-    assert_eq!(count(&hal.events(), |event| matches!(event, Event::Dealloc(..))), 1);
-    assert!(space.translate(gpa(MIB2 + KIB4)).is_some());
 }
