@@ -2,11 +2,11 @@
 
 use crate::checks::{Check, Violation, ensure};
 use crate::host::{FIRST_FRAME, Host};
-use crate::operation::{Command, Operation, Step, encode};
+use crate::operation::{Command, Operation, encode};
 use crate::platform::{Platform, memory, permissions};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::specification::{Architecture, Backing, Frame, Page, Specification};
+use crate::specification::{Backing, Frame, Page, Specification};
 use crate::watch::{Expected, Target};
 use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError};
 use slat_model::{Access, AccessKind, Source};
@@ -23,8 +23,6 @@ pub struct Settings {
     pub spaces: usize,
     /// Lets each allocation of each operation fail once.
     pub failing: bool,
-    /// Also does what is known to go wrong at present; see [`without_known_defects`].
-    pub known_defects: bool,
     /// Seed for what the guest does meanwhile.
     pub seed: u64,
 }
@@ -120,9 +118,6 @@ impl<'h, P: Platform> Driver<'h, P> {
     /// The first violation.
     pub fn apply(&mut self, command: &Command) -> Result<(), Violation> {
         let index = usize::from(command.space) % self.subjects.len();
-        let architecture = self.host.rules().architecture;
-        let known = (!self.settings.known_defects).then(|| without_known_defects(architecture, command));
-        let command = known.as_ref().unwrap_or(command);
         let mut failing = self.settings.failing.then_some(0);
         // What else happens depends on the command alone, so that it stays when others are left out.
         let own = encode(std::slice::from_ref(command)).iter().fold(self.settings.seed, |hash, byte| {
@@ -382,27 +377,6 @@ impl<'h, P: Platform> Driver<'h, P> {
         let taken = self.host.taken();
         ensure(taken == 0, Check::Balance, || format!("{taken} frames never came back"))
     }
-}
-
-/// The command without what is known to go wrong; each entry has a test that is ignored until it is put right.
-///
-/// - Arm: in a batch, all permissions are taken away and then given back with another memory type, without the
-///   invalidation between them (`a_batch_breaks_before_it_makes`).
-/// - All: after a debt was forgotten, a fault below a table that it retired is answered with `Retry` until the next
-///   structural operation (`a_fault_after_a_forgotten_debt_makes_progress`); that is judged where faults are.
-#[must_use]
-pub fn without_known_defects(architecture: Architecture, command: &Command) -> Command {
-    let mut command = command.clone();
-    if let (Architecture::Stage2, Operation::Batch(steps, _)) = (architecture, &mut command.operation) {
-        for step in steps {
-            if let Step::Protect(_, flags) = step {
-                if !flags.is_accessible() {
-                    *flags |= MappingFlags::READ;
-                }
-            }
-        }
-    }
-    command
 }
 
 /// The leaf around an address, also one without access.

@@ -344,10 +344,6 @@ impl<P: Platform> Driver<'_, P> {
                 rules.allows(spec.flags, access) && !window.is_empty() && !already && fits(&spec, *size)
             }
             (Ok(FaultOutcome::Spurious), Some(spec)) => rules.allows(spec.flags, access) && already,
-            // A table that a forgotten debt has retired stands in the way until the next structural operation.
-            (Ok(FaultOutcome::Retry), Some(_)) => {
-                self.subjects[index].owed.is_some() && !self.settings.known_defects
-            }
             _ => false,
         };
         if !right {

@@ -79,7 +79,7 @@ pub fn run(platform: &AnyPlatform, length: u32, part: u64, parts: u64) -> Result
     let letters = alphabet.len() as u64;
     let mut counts = Counts::default();
     for number in (part..MAPPING as u64 * letters.pow(length - 1)).step_by(parts as usize) {
-        let settings = Settings { cpus: 2, spaces: 1, failing: false, known_defects: false, seed: number };
+        let settings = Settings { cpus: 2, spaces: 1, failing: false, seed: number };
         let mut rest = number;
         let mut commands = vec![];
         for place in 0..length {

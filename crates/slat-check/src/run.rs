@@ -244,7 +244,6 @@ pub fn random_case(platform: &AnyPlatform, seed: u64, length: usize) -> Case {
         cpus: random.choose(&[1, 2, 2, 4]),
         spaces: random.choose(&[1, 1, 2]),
         failing: random.one_in(5),
-        known_defects: false,
         seed,
     };
     let commands = (0..length).map(|_| operation::random(&mut random)).collect();
