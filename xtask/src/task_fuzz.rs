@@ -27,7 +27,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     prepare()?;
-    let chosen = |target: &&str| options.target.as_ref().is_none_or(|wanted| wanted == target);
+    let chosen = |target: &&&str| options.target.as_ref().is_none_or(|wanted| wanted == **target);
     for target in TARGETS.iter().filter(chosen) {
         let seconds = format!("-max_total_time={}", options.seconds);
         let mut fuzz = Command::new("rustup");

@@ -8,6 +8,7 @@ mod command_line;
 mod emulator;
 mod flat;
 mod instructions;
+mod oracle;
 mod scenarios;
 mod step;
 mod tidy;
@@ -20,7 +21,8 @@ use anyhow::{Result, bail};
 use std::process::ExitCode;
 use step::{Board, Step};
 
-/// Runs every test: style, lints, documentation, host tests, instruction counts, and guests in the emulator.
+/// Runs every test: style, lints, documentation, host tests, slat beside a model of the hardware, instruction counts,
+/// and guests in the emulator.
 ///
 /// The emulator, the bare-metal toolchain and the guests' files are set up as by `cargo xtask run`. What this
 /// machine cannot do is counted as skipped, or as failed where the environment says CI=true. The last line
@@ -57,6 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     };
     board.run(wanted(tidy::steps()), &context, 1);
     board.run(wanted(workspace_steps::steps()), &context, 1);
+    board.run(wanted(oracle::steps()), &context, 1);
     board.run(wanted(command_line::steps()), &context, 1);
     board.run(wanted(instructions::steps()), &context, 1);
     if !options.no_emulator {
