@@ -165,9 +165,9 @@ fn count(output: &str) -> Tally {
     tally
 }
 
-/// Builds the library from its package as a stranger would get it.
+/// Builds the library and the model from their packages as a stranger would get them.
 fn package(context: &Context, output: &mut String) -> Outcome {
-    let arguments = ["package", "--package", "slat", "--allow-dirty"];
+    let arguments = ["package", "--package", "slat", "--package", "slat-model", "--allow-dirty"];
     let offline = process::capture(cargo_command(context, &arguments, &[]).arg("--offline"));
     if offline.is_ok_and(|captured| captured.success) {
         return Outcome::Passed(String::new());
