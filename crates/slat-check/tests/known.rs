@@ -13,10 +13,10 @@ fn platform(wanted: &str) -> AnyPlatform {
     platforms().into_iter().find(|(name, _)| *name == wanted).unwrap().1
 }
 
-fn run(platform: &AnyPlatform, operations: Vec<Operation>) {
+fn run(platform: &AnyPlatform, shape: &Shape, operations: Vec<Operation>) {
     let settings = Settings { cpus: 2, spaces: 1, failing: false, known_defects: true, seed: 1 };
     let commands: Vec<_> = operations.into_iter().map(|operation| Command { space: 0, operation }).collect();
-    if let Err(failure) = platform.run(&Shape::three_pages(1 << 30), settings, None, &commands) {
+    if let Err(failure) = platform.run(shape, settings, None, &commands) {
         panic!("{failure}");
     }
 }
@@ -30,6 +30,7 @@ fn a_batch_breaks_before_it_makes() {
     let flags = RW | MappingFlags::DEVICE;
     run(
         &platform("stage2-4-levels"),
+        &Shape::three_pages(1 << 30),
         vec![
             Operation::MapLinear { span: page, flags, shift: 0 },
             Operation::Batch(vec![away, back], BatchEnd::Discharge),
@@ -43,6 +44,7 @@ fn a_fault_after_a_forgotten_debt_makes_progress() {
     let access = |page| Operation::Access { cpu: 0, page, access: MappingFlags::READ };
     run(
         &platform("ept-4-levels"),
+        &Shape::three_pages(1 << 30),
         vec![
             Operation::MapAlloc {
                 span: Span { first: 0, length: 1 },
@@ -54,6 +56,20 @@ fn a_fault_after_a_forgotten_debt_makes_progress() {
             access(0),
             Operation::Batch(vec![Step::Unmap(Span { first: 0, length: 0 })], BatchEnd::Forget),
             access(1),
+        ],
+    );
+}
+
+#[test]
+#[ignore = "bug: neighbouring tables without a present leaf are removed with one TLBI by address, for the first of them"]
+fn every_removed_table_is_invalidated() {
+    let both = Span { first: 5, length: 1 };
+    run(
+        &platform("stage2-4-levels"),
+        &Shape::pages((1 << 30) + (2 << 20)),
+        vec![
+            Operation::MapLinear { span: both, flags: MappingFlags::empty(), shift: 0 },
+            Operation::Unmap(both),
         ],
     );
 }
