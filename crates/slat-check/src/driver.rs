@@ -140,7 +140,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         loop {
             let cpu = match &command.operation {
                 Operation::Fault { cpu, .. } | Operation::Access { cpu, .. } => usize::from(*cpu),
-                _ => self.random.next() as usize,
+                _ => self.random.number() as usize,
             } % self.settings.cpus;
             self.host.fail_after(failing);
             self.apply_once(index, cpu, &command.operation)?;

@@ -268,7 +268,7 @@ fn random_span(random: &mut Random) -> Span {
 
 fn random_flags(random: &mut Random) -> MappingFlags {
     if random.one_in(40) {
-        MappingFlags::from_bits_truncate(random.next() as u8)
+        MappingFlags::from_bits_truncate(random.number() as u8)
     } else {
         random.choose(&FLAGS)
     }

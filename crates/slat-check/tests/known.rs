@@ -10,7 +10,7 @@ use slat_check::shape::{Shape, Span};
 const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
 
 fn platform(wanted: &str) -> AnyPlatform {
-    platforms().into_iter().find(|(name, _)| *name == wanted).unwrap().1
+    platforms().into_iter().find(|(name, _)| *name == wanted).expect("a known name").1
 }
 
 fn run(platform: &AnyPlatform, shape: &Shape, operations: Vec<Operation>) {

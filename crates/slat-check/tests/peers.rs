@@ -66,7 +66,7 @@ fn hpa(value: u64) -> HostPhysAddr {
 }
 
 fn heap_space(hal: &HeapHal) -> AddrSpace<&HeapHal, Stage2> {
-    AddrSpace::with_format(hal, Stage2::default(), gpa(0), 8 << 30, 1).unwrap()
+    AddrSpace::with_format(hal, Stage2::default(), gpa(0), 8 << 30, 1).expect("a root")
 }
 
 #[test]
