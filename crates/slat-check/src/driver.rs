@@ -8,11 +8,18 @@ use crate::random::Random;
 use crate::shape::Shape;
 use crate::specification::{Backing, Frame, Page, Specification};
 use crate::watch::{Expected, Target};
-use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError};
+use slat::format::Format;
+use slat::{
+    AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError, TableKind,
+    TlbFeatures,
+};
 use slat_model::{Access, AccessKind, Source};
 
 /// Room around the shape in which the space is and nothing is ever mapped.
 const MARGIN: u64 = 16 * PAGE_SIZE;
+
+/// Allocations that fail in turn where there are large leaves; all of them where there are none.
+const MOST_FAILURES: u64 = 8;
 
 /// How a sequence is run.
 #[derive(Clone, Copy, Debug)]
@@ -128,14 +135,20 @@ impl<'h, P: Platform> Driver<'h, P> {
         loop {
             let cpu = match &command.operation {
                 Operation::Fault { cpu, .. } | Operation::Access { cpu, .. } => usize::from(*cpu),
-                _ => self.random.next() as usize,
+                _ => self.random.number() as usize,
             } % self.settings.cpus;
             self.host.fail_after(failing);
             self.apply_once(index, cpu, &command.operation)?;
             let refused = self.host.refused() > 0;
             self.host.fail_after(None);
             match &mut failing {
-                Some(successes) if refused => *successes += 1,
+                Some(successes) if refused => {
+                    *successes += 1;
+                    // A large range takes hundreds of frames, one like the other.
+                    if !self.shape.complete && *successes == MOST_FAILURES {
+                        failing = None;
+                    }
+                }
                 _ => return Ok(()),
             }
         }

@@ -257,7 +257,7 @@ impl<P: Platform> Host<P> {
         if let Err(violation) = watch.judge(self, page, &translation) {
             self.report(violation);
         } else if access.kind == slat_model::AccessKind::Write && self.born(translation.hpa).is_some() {
-            let word = self.random.borrow_mut().next();
+            let word = self.random.borrow_mut().number();
             self.ram.write(translation.hpa, word);
             watch.wrote(page, word);
         }

@@ -124,6 +124,9 @@ mistakes! {
     WideAddressAliases,
 }
 
+/// What becomes of ranges and stride.
+type ChangeRanges<'a> = &'a dyn Fn(&[GuestPhysRange], LeafSize) -> (Vec<GuestPhysRange>, LeafSize);
+
 impl Mistake {
     /// What is executed instead of the correct `plan`.
     #[must_use]
@@ -141,7 +144,7 @@ impl Mistake {
             let instructions = platform.maintenance(invalidation);
             targets.flat_map(|cpu| instructions.iter().map(move |one| (cpu, *one))).collect::<Vec<_>>()
         };
-        let ranged = |change: &dyn Fn(&[GuestPhysRange], LeafSize) -> (Vec<GuestPhysRange>, LeafSize)| {
+        let ranged = |change: ChangeRanges| {
             let Scope::Ranges { ranges, stride } = invalidation.scope else { return plan.clone() };
             let (ranges, stride) = change(ranges, stride);
             instead(&Invalidation { scope: Scope::Ranges { ranges: &ranges, stride }, ..*invalidation })
@@ -183,7 +186,7 @@ impl Mistake {
             (
                 Self::TlbiAddressUnshifted,
                 Instruction::Tlbi { operation: operation @ Tlbi::Ipas2e1, broadcast, operand },
-            ) => Some(Instruction::Tlbi { operation, broadcast, operand: operand << 12 & (1 << 36) - 1 }),
+            ) => Some(Instruction::Tlbi { operation, broadcast, operand: (operand << 12) & ((1 << 36) - 1) }),
             (Self::TlbiLastLevelOnly, Instruction::Tlbi { operation: Tlbi::Ipas2e1, broadcast, operand }) => {
                 Some(Instruction::Tlbi { operation: Tlbi::Ipas2le1, broadcast, operand })
             }

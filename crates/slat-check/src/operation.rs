@@ -257,14 +257,18 @@ pub fn random(random: &mut Random) -> Command {
 }
 
 fn random_span(random: &mut Random) -> Span {
-    // Mostly short, sometimes all the way to the end.
+    // Half of them three intervals beside each other, so that what is mapped is often what is unmapped.
+    if random.one_in(2) {
+        return Span { first: 3 * random.below(80) as u8, length: 2 };
+    }
+    // The others mostly short, sometimes all the way to the end.
     let length = random.choose(&[0, 0, 0, 1, 1, 2, 3, 4, 6, 8, 11]);
     Span { first: random.below(240) as u8, length }
 }
 
 fn random_flags(random: &mut Random) -> MappingFlags {
     if random.one_in(40) {
-        MappingFlags::from_bits_truncate(random.next() as u8)
+        MappingFlags::from_bits_truncate(random.number() as u8)
     } else {
         random.choose(&FLAGS)
     }

@@ -46,7 +46,7 @@ impl<P: Platform> Driver<'_, P> {
         let unaligned = space.map_linear(inside, HostPhysAddr::new(0x1008), PAGE_SIZE, rw);
         let too_wide = HostPhysAddr::new(1 << format.hpa_bits());
         let too_wide = space.map_linear(inside, too_wide, PAGE_SIZE, rw);
-        let end = space.map_linear(inside, HostPhysAddr::new(u64::MAX & !(PAGE_SIZE - 1)), PAGE_SIZE, rw);
+        let end = space.map_linear(inside, HostPhysAddr::new(!(PAGE_SIZE - 1)), PAGE_SIZE, rw);
         let hosts = [
             matches!(&unaligned, Err(error) if in_the_way(error) || matches!(error, MapError::UnalignedHost(_))),
             matches!(&too_wide, Err(error) if in_the_way(error) || matches!(error, MapError::HostTooWide { .. })),

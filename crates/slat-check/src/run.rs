@@ -4,16 +4,17 @@ use crate::checks::{Check, Violation};
 use crate::driver::{Driver, Settings};
 use crate::host::Host;
 use crate::mistakes::{Mistake, Mistaken};
-use crate::operation::{self, Command};
+use crate::operation::{self, Command, Operation};
 use crate::platform::Platform;
 use crate::random::Random;
-use crate::shape::Shape;
+use crate::shape::{Shape, Span};
 use crate::specification::{Architecture, Rules};
 use slat::format::Format;
 use slat::format::ept::{self, Ept};
 use slat::format::gstage::{self, Gstage};
 use slat::format::npt::{self, Npt};
 use slat::format::stage2::{Features, Stage2};
+use slat::{LeafSize, MappingFlags};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -215,11 +216,13 @@ pub fn edges(platform: &AnyPlatform) -> Vec<u64> {
 #[must_use]
 pub fn random_shape(platform: &AnyPlatform, random: &mut Random) -> Shape {
     let edge = random.choose(&edges(platform));
-    match random.below(40) {
+    // The walker of the model looks at all of a root, and the largest one belongs to the fewest levels.
+    let rare = if platform.gpa_bits() < 39 { 400 } else { 100 };
+    match random.below(rare) {
         0 => Shape::blocks(edge),
         1 => Shape::gigabyte(edge & !((1 << 30) - 1)),
         2..4 => Shape::one_block(edge),
-        4..10 => Shape::three_pages(edge),
+        other if other % 5 == 0 => Shape::three_pages(edge),
         _ => Shape::pages(edge),
     }
 }
@@ -246,7 +249,15 @@ pub fn random_case(platform: &AnyPlatform, seed: u64, length: usize) -> Case {
         failing: random.one_in(5),
         seed,
     };
-    let commands = (0..length).map(|_| operation::random(&mut random)).collect();
+    let mut commands: Vec<Command> = (0..length).map(|_| operation::random(&mut random)).collect();
+    if random.one_in(2) {
+        // As guests mostly begin: all of their memory in one region, to come with the first access.
+        let whole = Span { first: 0, length: shape.boundaries.len() as u8 - 2 };
+        let flags = MappingFlags::PERMISSIONS;
+        let (largest, around) = (LeafSize::Size2M, LeafSize::Size4K);
+        let operation = Operation::MapAlloc { span: whole, flags, populate: false, largest, around };
+        commands.insert(0, Command { space: 0, operation });
+    }
     Case { shape, settings, commands }
 }
 

@@ -54,12 +54,10 @@ impl Rules {
             }
             Architecture::Ept => {
                 let fetch = execute || user && self.user_execute;
-                !(write && !read)
-                    && (read || self.execute_only || !fetch)
-                    && (self.user_execute || !only_user)
+                (!write || read) && (read || self.execute_only || !fetch) && (self.user_execute || !only_user)
             }
             Architecture::Npt => !flags.is_accessible() || read,
-            Architecture::Gstage => !(write && !read) && !only_user && type_fits,
+            Architecture::Gstage => (!write || read) && !only_user && type_fits,
         }
     }
 

@@ -5,7 +5,7 @@ use slat_check::run::platforms;
 
 fn every_sequence(name: &str) {
     let wanted = std::env::var("SLAT_CHECK_EXHAUSTIVE").ok().and_then(|text| text.parse().ok());
-    let (_, platform) = platforms().into_iter().find(|(known, _)| *known == name).unwrap();
+    let (_, platform) = platforms().into_iter().find(|(known, _)| *known == name).expect("a known name");
     if let Err(failure) = exhaustive::run(&platform, wanted.unwrap_or(3), 0, 1) {
         panic!("{name}: {failure}");
     }

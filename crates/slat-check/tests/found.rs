@@ -9,13 +9,13 @@ use slat_check::shape::{Shape, Span};
 const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
 
 fn platform(wanted: &str) -> AnyPlatform {
-    platforms().into_iter().find(|(name, _)| *name == wanted).unwrap().1
+    platforms().into_iter().find(|(name, _)| *name == wanted).expect("a known name").1
 }
 
-fn run(platform: &AnyPlatform, operations: Vec<Operation>) {
+fn run(platform: &AnyPlatform, shape: &Shape, operations: Vec<Operation>) {
     let settings = Settings { cpus: 2, spaces: 1, failing: false, seed: 1 };
     let commands: Vec<_> = operations.into_iter().map(|operation| Command { space: 0, operation }).collect();
-    if let Err(failure) = platform.run(&Shape::three_pages(1 << 30), settings, None, &commands) {
+    if let Err(failure) = platform.run(shape, settings, None, &commands) {
         panic!("{failure}");
     }
 }
@@ -28,6 +28,7 @@ fn a_batch_breaks_before_it_makes() {
     let flags = RW | MappingFlags::DEVICE;
     run(
         &platform("stage2-4-levels"),
+        &Shape::three_pages(1 << 30),
         vec![
             Operation::MapLinear { span: page, flags, shift: 0 },
             Operation::Batch(vec![away, back], BatchEnd::Discharge),
@@ -40,6 +41,7 @@ fn a_fault_after_a_forgotten_debt_makes_progress() {
     let access = |page| Operation::Access { cpu: 0, page, access: MappingFlags::READ };
     run(
         &platform("ept-4-levels"),
+        &Shape::three_pages(1 << 30),
         vec![
             Operation::MapAlloc {
                 span: Span { first: 0, length: 1 },
@@ -51,6 +53,19 @@ fn a_fault_after_a_forgotten_debt_makes_progress() {
             access(0),
             Operation::Batch(vec![Step::Unmap(Span { first: 0, length: 0 })], BatchEnd::Forget),
             access(1),
+        ],
+    );
+}
+
+#[test]
+fn every_removed_table_is_invalidated() {
+    let both = Span { first: 5, length: 1 };
+    run(
+        &platform("stage2-4-levels"),
+        &Shape::pages((1 << 30) + (2 << 20)),
+        vec![
+            Operation::MapLinear { span: both, flags: MappingFlags::empty(), shift: 0 },
+            Operation::Unmap(both),
         ],
     );
 }
