@@ -68,8 +68,7 @@ impl Pending {
     /// Adds a range in which entries wait for the invalidation.
     pub(crate) fn add_unfinished(&mut self, range: GuestPhysRange) {
         self.unfinished = true;
-        // The hardware may have cached the way there, so the range is invalidated as well: a single page of it is
-        // enough to drop the walk through a removed table, and large leaves keep the count small.
+        // The invalidation covers it too, without making the stride smaller: what has to be dropped is added by itself.
         self.add(range, LeafSize::Size1G);
     }
 

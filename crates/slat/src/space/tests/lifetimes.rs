@@ -352,6 +352,17 @@ fn collapse_climbs_to_the_largest_leaf_on_every_format() {
 }
 
 #[test]
+fn every_removed_table_is_named() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    // Without access nothing but the walk to the two tables can be cached.
+    space.map_linear(gpa(MIB2 - KIB4), hpa(0), 2 * KIB4, MappingFlags::empty()).expect("free");
+    hal.record();
+    space.unmap(gpa(MIB2 - KIB4), 2 * KIB4).expect("mapped");
+    assert_eq!(forgotten(&hal.events()), Some(vec![511, 512]), "one page of each table");
+}
+
+#[test]
 fn more_spaces_than_tags_share_them_by_generations() {
     let hal = HeapHal::new();
     // Two bits: tags 1 to 3 for five spaces on one CPU.
