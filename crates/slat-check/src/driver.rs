@@ -8,11 +8,7 @@ use crate::random::Random;
 use crate::shape::Shape;
 use crate::specification::{Backing, Frame, Page, Specification};
 use crate::watch::{Expected, Target};
-use slat::format::Format;
-use slat::{
-    AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError, TableKind,
-    TlbFeatures,
-};
+use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError};
 use slat_model::{Access, AccessKind, Source};
 
 /// Room around the shape in which the space is and nothing is ever mapped.
