@@ -268,7 +268,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         if !self.geometry.translates(gpa) {
             return None;
         }
-        let (slot, entry) = self.walk(gpa);
+        // A table that waits for an invalidation is passed too: the page is the guest's, and its next fault links it.
+        let (slot, entry, _) = self.walk_for_change(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let leaf = self.format.kind(slot.level, entry) == Kind::Leaf;
         leaf.then(|| HostPhysAddr::new(self.format.address(entry).as_u64() | offset))
