@@ -6,7 +6,7 @@ use crate::operation::{Command, Operation, encode};
 use crate::platform::{Platform, memory, permissions};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::specification::{Backing, Frame, Page, Specification};
+use crate::specification::{Architecture, Backing, Frame, Page, Specification};
 use crate::watch::{Expected, Target};
 use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError};
 use slat_model::{Access, AccessKind, Source};
@@ -258,6 +258,8 @@ impl<'h, P: Platform> Driver<'h, P> {
         let rules = self.host.rules();
         let (granted, kind) = (permissions(rules, flags), memory(rules, flags));
         let owed = subject.owed.as_ref().map(|owed| owed[page].as_slice());
+        // Arm: where a large leaf was split, its pages are not present until the debt is discharged or a fault asks.
+        let broken = owed.is_some() && rules.architecture == Architecture::Stage2;
         let cpus = self.host.watch.borrow();
         for (number, cpu) in cpus.cpus().iter().enumerate() {
             let accesses = [Access::READ, Access::WRITE, Access::EXECUTE, Access::EXECUTE.by_user()];
@@ -294,7 +296,10 @@ impl<'h, P: Platform> Driver<'h, P> {
                             }
                         }
                         Err(_) if pass.is_some() && outcome.source == Source::Walk => {
-                            return fail(Check::Walk, "a walk faults");
+                            if !broken {
+                                return fail(Check::Walk, "a walk faults");
+                            }
+                            found = true;
                         }
                         Err(_) => {}
                     }

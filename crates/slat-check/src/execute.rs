@@ -480,10 +480,7 @@ impl<P: Platform> Driver<'_, P> {
             return Ok(());
         }
         let result = self.subjects[index].space_mut().populate(gpa, size);
-        // A table that a forgotten debt has retired is passed over, as a fault there says `Retry`.
-        let waits = self.subjects[index].owed.is_some() && !self.settings.known_defects;
         let right = match &result {
-            Ok(added) if waits => hole.is_none() && *added <= missing,
             Ok(added) => hole.is_none() && (!self.shape.complete || *added == missing),
             Err(PopulateError::NotMapped(at)) => Some(at.as_u64()) == hole,
             Err(PopulateError::OutOfMemory(_)) => hole.is_none() && self.host.refused() > 0,
@@ -492,7 +489,7 @@ impl<P: Platform> Driver<'_, P> {
         if !right {
             return wrong("populate", (hole, missing, result));
         }
-        for page in wanted.iter().filter(|_| result.is_ok() && !waits) {
+        for page in wanted.iter().filter(|_| result.is_ok()) {
             self.populated(index, (self.shape.pages[*page], PAGE_SIZE), "populate")?;
         }
         Ok(())
