@@ -487,7 +487,7 @@ impl<P: Platform> Driver<'_, P> {
         // A table that a forgotten debt has retired is passed over, as a fault there says `Retry`.
         let waits = self.subjects[index].owed.is_some() && !self.settings.known_defects;
         let right = match &result {
-            Ok(added) if waits => hole.is_none() && *added <= missing,
+            Ok(added) if waits && self.shape.complete => hole.is_none() && *added <= missing,
             Ok(added) => hole.is_none() && (!self.shape.complete || *added == missing),
             Err(PopulateError::NotMapped(at)) => Some(at.as_u64()) == hole,
             Err(PopulateError::OutOfMemory(_)) => hole.is_none() && self.host.refused() > 0,
