@@ -299,12 +299,13 @@ impl<'h, P: Platform> Driver<'h, P> {
                             if !broken {
                                 return fail(Check::Walk, "a walk faults");
                             }
-                            found = true;
                         }
                         Err(_) => {}
                     }
                 }
-                ensure(pass.is_none() || found, Check::Walk, || format!("{gpa:#x}: {spec:x?} is not found"))?;
+                ensure(pass.is_none() || found || broken, Check::Walk, || {
+                    format!("{gpa:#x}: {spec:x?} is not found")
+                })?;
             }
         }
         if let Some(frame) = spec.and_then(Page::owned) {
@@ -367,7 +368,10 @@ impl<'h, P: Platform> Driver<'h, P> {
             format!("{taken} frames are taken, {counted} accounted for")
         })?;
         let linked = self.host.linked_tables();
-        ensure(linked == tables, Check::Statistics, || {
+        // Arm: a table that waits for a forgotten debt takes its place later.
+        let wait = self.host.rules().architecture == Architecture::Stage2
+            && self.subjects.iter().any(|subject| subject.owed.is_some());
+        ensure(linked == tables || wait && linked < tables, Check::Statistics, || {
             format!("{linked} tables are linked, {tables} counted")
         })?;
         owned.sort_unstable();

@@ -9,7 +9,7 @@ fn random_operations(part: &str) {
     let all = platforms();
     let each = operations / all.len() as u64;
     for (name, platform) in all.into_iter().filter(|(name, _)| name.starts_with(part)) {
-        for seed in 0..each.div_ceil(200) {
+        for seed in 0..each.div_ceil(190) {
             if let Err(failure) = run_random(&platform, seed, 200, None) {
                 panic!("{name}, seed {seed}: {failure}");
             }
