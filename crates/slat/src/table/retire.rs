@@ -90,7 +90,8 @@ impl<H: Hal, F: Format> Table<H, F> {
                         slot.store(&self.hal, Soft::RetiredTable { hpa: next, owned }.encode());
                         pending.add_unfinished(piece);
                         // The walk to the table is dropped by way of one of its pages; it may be the first to be named.
-                        if let Ok(page) = GuestPhysRange::new(piece.start(), crate::PAGE_SIZE) {
+                        let page = GuestPhysRange::new(piece.start(), crate::PAGE_SIZE);
+                        if let (false, Ok(page)) = (whole, page) {
                             pending.add(page, LeafSize::Size4K);
                         }
                         if !self.format.invalidation_by_address_reaches_tables() {
