@@ -354,3 +354,26 @@ fn cache_maintenance_follows_the_id_registers() {
         assert_eq!(format.cache_actions(event), actions, "{format:?} {event:?}");
     }
 }
+
+/// D8.7 "Contiguous bit": set by accident, it makes sixteen unrelated entries one.
+#[test]
+fn the_contiguous_bit_is_never_set() {
+    let mut leaves = 0;
+    for format in formats() {
+        for level in 0..=format.largest_leaf().level() {
+            for flags in
+                (0..=u8::MAX).filter_map(MappingFlags::from_bits).filter(|flags| flags.is_accessible())
+            {
+                let top = HostPhysAddr::new((1 << format.hpa_bits()) - crate::flags::level_bytes(level));
+                assert_eq!(
+                    (format.leaf(level, top, flags) | Stage2::OWNED) >> 52 & 1,
+                    0,
+                    "{flags} at level {level}"
+                );
+                leaves += 1;
+            }
+        }
+        assert_eq!(format.table(HostPhysAddr::new((1 << format.hpa_bits()) - 0x1000)) >> 52 & 1, 0);
+    }
+    assert!(leaves > 500, "{leaves} leaves");
+}
