@@ -28,7 +28,7 @@ pub(crate) fn steps() -> Vec<Step> {
         Step::new("clippy of the library for RISC-V", |context, output| {
             library_clippy("riscv64gc-unknown-none-elf", context, output)
         }),
-        Step::new("the library with the oldest Rust", oldest_rust),
+        Step::new("the library and the model with the oldest Rust", oldest_rust),
         Step::new("documentation", |context, output| {
             let arguments = ["doc", "--workspace", "--no-deps"];
             simple(&mut cargo_command(context, &arguments, &[("RUSTDOCFLAGS", "-D warnings")]), output)
@@ -108,7 +108,7 @@ fn library_clippy(target: &str, context: &Context, output: &mut String) -> Outco
     simple(&mut cargo_command(context, &arguments, &[]), output)
 }
 
-/// The library with the compiler that its manifest promises (`rust-version`).
+/// The library and the model with the compiler that their manifests promise (`rust-version`).
 fn oldest_rust(context: &Context, output: &mut String) -> Outcome {
     const TOOLCHAIN: &str = "1.85.0";
     let install = ["toolchain", "install", TOOLCHAIN, "--profile", "minimal", "--no-self-update"];
@@ -117,7 +117,9 @@ fn oldest_rust(context: &Context, output: &mut String) -> Outcome {
         return Outcome::Skipped(format!("rustup has no {TOOLCHAIN} here"));
     }
     let mut command = Command::new("rustup");
-    command.args(["run", TOOLCHAIN, "cargo", "check", "--package", "slat", "--target-dir"]);
+    command
+        .args(["run", TOOLCHAIN, "cargo", "check", "--package", "slat", "--package", "slat-model"])
+        .arg("--target-dir");
     command.arg(context.workspace.target.join("oldest")).current_dir(&context.workspace.root);
     simple(&mut command, output)
 }
