@@ -18,6 +18,9 @@ pub enum ParamsError {
     /// A span that must not be empty is.
     #[error("the {0} is empty")]
     Empty(&'static str),
+    /// The recording's memory is not aligned.
+    #[error("the recording must begin at a multiple of 4 KiB and be a multiple of 4 KiB long")]
+    UnalignedRecording,
     /// The pool is not aligned.
     #[error("the pool must begin at a multiple of 2 MiB and be a multiple of 4 KiB long")]
     UnalignedPool,
@@ -51,7 +54,7 @@ pub enum ParamsError {
 /// # Errors
 /// [`ParamsError`], the first that is found.
 pub fn check(params: &Params) -> Result<(), ParamsError> {
-    let Params { nonce, pool, kernel, initrd, guest_memory, cpus, bootargs, .. } = params;
+    let Params { nonce, pool, recording, kernel, initrd, guest_memory, cpus, bootargs, .. } = params;
     check_nonce(nonce)?;
     if kernel.size == 0 {
         return Err(ParamsError::Empty("kernel"));
@@ -62,7 +65,10 @@ pub fn check(params: &Params) -> Result<(), ParamsError> {
     if pool.address % TWO_MIB != 0 || pool.size % slat::PAGE_SIZE != 0 {
         return Err(ParamsError::UnalignedPool);
     }
-    let spans = [("pool", *pool), ("kernel", *kernel), ("initrd", *initrd)];
+    if recording.address % slat::PAGE_SIZE != 0 || recording.size % slat::PAGE_SIZE != 0 {
+        return Err(ParamsError::UnalignedRecording);
+    }
+    let spans = [("pool", *pool), ("kernel", *kernel), ("initrd", *initrd), ("recording", *recording)];
     for (name, span) in spans {
         if span.size != 0 && (span.address < BLOBS_ADDRESS || end(span).is_none_or(|end| end > HOST_LIMIT)) {
             return Err(ParamsError::Outside { name });

@@ -6,7 +6,8 @@
 #![expect(unsafe_code, reason = "hands out memory: implements the unsafe trait Hal")]
 
 use buddy_system_allocator::FrameAllocator;
-use slat::{CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE};
+use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE};
+use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{Frames, Span};
 use spin::Mutex;
 
@@ -20,6 +21,10 @@ pub trait Maintenance {
     fn invalidate(&self, invalidation: &Invalidation<'_>);
     /// Cleans or invalidates the caches of `maintenance`'s frames, which are mapped at `start`.
     fn maintain_cache(&self, start: *mut u8, maintenance: &CacheMaintenance);
+    /// Completes stores to the table before the guest's next access.
+    fn publish(&self);
+    /// Records what has just happened, or is about to, if the run is recorded.
+    fn record(&self, event: Event);
 }
 
 /// The host of the guest's address space.
@@ -86,7 +91,9 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
         state.counts.taken += count as u64;
         state.in_use += count as u64;
         state.counts.peak = state.counts.peak.max(state.in_use);
-        Some(HostPhysAddr::new(start as u64 * PAGE_SIZE))
+        let start = start as u64 * PAGE_SIZE;
+        self.maintenance.record(Event::Take { start, count: count as u64 });
+        Some(HostPhysAddr::new(start))
     }
 
     unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize) {
@@ -95,6 +102,7 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
             unsafe { self.phys_to_virt(start).write_bytes(POISON, count * PAGE_SIZE as usize) };
         }
         let mut state = self.state.lock();
+        self.maintenance.record(Event::Return { start: start.as_u64(), count: count as u64 });
         give_back(&mut state.free, (start.as_u64() / PAGE_SIZE) as usize, count);
         state.counts.returned += count as u64;
         state.in_use = state.in_use.saturating_sub(count as u64);
@@ -111,12 +119,25 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
     fn maintain_cache(&self, maintenance: &CacheMaintenance) {
         self.state.lock().cache_frames += maintenance.frames as u64;
         self.maintenance.maintain_cache(self.phys_to_virt(maintenance.start), maintenance);
+        if maintenance.actions.contains(CacheActions::CLEAN_INVALIDATE_TO_POC) {
+            let (start, count) = (maintenance.start.as_u64(), maintenance.frames as u64);
+            self.maintenance.record(Event::Clean { start, count });
+        }
+    }
+
+    fn publish(&self) {
+        self.maintenance.publish();
+    }
+
+    fn table_stored(&self, entry: HostPhysAddr, value: u64) {
+        self.maintenance.record(Event::Store { entry: entry.as_u64(), value });
     }
 
     unsafe fn zero_frames(&self, start: HostPhysAddr, count: usize) {
         // SAFETY: by the caller's contract the frames are taken and unused, and they are mapped one to one.
         unsafe { slat::isa::zero(self.phys_to_virt(start), count * PAGE_SIZE as usize) };
         self.state.lock().counts.zeroed += count as u64;
+        self.maintenance.record(Event::Zero { start: start.as_u64(), count: count as u64 });
     }
 }
 

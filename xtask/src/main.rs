@@ -1,5 +1,6 @@
 //! The tasks of this workspace: `cargo xtask run` boots a Linux guest under slat, `cargo xtask test` checks
-//! everything, `cargo xtask bench` measures slat beside other crates, `cargo xtask fuzz` looks for what nobody thought of.
+//! everything, `cargo xtask bench` measures slat beside other crates, `cargo xtask fuzz` looks for what nobody thought of, `cargo xtask
+//! replay` repeats a recorded run on the model of the hardware.
 //!
 //! Invariant: every failure ends as one line `error: …` on stderr and a non-zero exit code; things that the
 //! machine lacks come before it, one line `missing: …` each.
@@ -13,9 +14,12 @@ mod missing;
 mod process;
 mod progress;
 mod random;
+mod recording;
+mod replay;
 mod setup;
 mod task_bench;
 mod task_fuzz;
+mod task_replay;
 mod task_run;
 mod task_test;
 mod toolchain;
@@ -27,7 +31,8 @@ use std::process::ExitCode;
 /// The tasks of the slat workspace.
 ///
 /// `cargo xtask run` shows an unmodified Linux under slat; `cargo xtask test` runs every test there is; `cargo xtask
-/// bench` measures slat beside its peers; `cargo xtask fuzz` fuzzes it.
+/// bench` measures slat beside its peers; `cargo xtask fuzz` fuzzes it; `cargo xtask replay` repeats a recorded run on the
+/// model of the hardware.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 struct Arguments {
@@ -41,6 +46,7 @@ enum Task {
     Test(task_test::Options),
     Bench(task_bench::Options),
     Fuzz(task_fuzz::Options),
+    Replay(task_replay::Options),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         Task::Test(options) => task_test::run(&options),
         Task::Bench(options) => task_bench::run(&options),
         Task::Fuzz(options) => task_fuzz::run(&options),
+        Task::Replay(options) => task_replay::run(&options),
     };
     match done {
         Ok(code) => code,

@@ -23,6 +23,11 @@ impl Step {
         Self::with_style(title.into(), Some(size), style)
     }
 
+    /// Work on `count` things.
+    pub(crate) fn counted(title: impl Into<String>, count: u64) -> Self {
+        Self::with_style(title.into(), Some(count), "{msg} [{bar:30}] {pos}/{len} {eta}")
+    }
+
     fn with_style(title: String, size: Option<u64>, style: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = size.map_or_else(ProgressBar::new_spinner, ProgressBar::new);

@@ -61,6 +61,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let machine = Machine { emulator: equipment.emulator, cpu: options.cpu.clone(), cpus: options.cpus };
     let (seen, times) = boots(options, &checked, &machine, &hypervisor, &guest)?;
 
+    if let (Some(file), Some(recording)) = (&options.record, &seen.recording) {
+        recording.write(file)?;
+        eprintln!(
+            "{} events are recorded; cargo xtask replay {} repeats them on the model",
+            recording.events.len(),
+            file.display()
+        );
+    }
+
     let verdict = verdict::under_slat(&guest, &seen);
     let name = image
         .release

@@ -18,5 +18,5 @@ pub use instruction::{BarrierAccess, Dc, Domain, Instruction, Tlbi};
 pub use machine::{Machine, Policy};
 pub use mmu::{Ept, Gstage, InvalidRoot, Mmu, Npt, Root, Stage2};
 pub use ram::Ram;
-pub use report::{Reach, Report};
+pub use report::{Reach, Report, Stale};
 pub use stage1::{Stage1, VirtualFault};

@@ -1,5 +1,6 @@
 //! Violations that the machine has seen, and what could still reach memory.
 
+use crate::access::{Access, Fault, Translation};
 use crate::instruction::Instruction;
 
 /// A violation of the architecture's rules by the software under test.
@@ -53,6 +54,32 @@ pub enum Report {
         /// The instruction.
         instruction: Instruction,
     },
+}
+
+/// A translation that a CPU may still use although the tables say something else by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stale {
+    /// The CPU.
+    pub cpu: usize,
+    /// The guest physical address.
+    pub gpa: u64,
+    /// An access for which it would be used.
+    pub access: Access,
+    /// What the access would get.
+    pub cached: Translation,
+    /// What a walk of the tables gives.
+    pub walked: Result<Translation, Fault>,
+}
+
+impl std::fmt::Display for Stale {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cpu, gpa, access, cached, walked } = self;
+        write!(f, "CPU {cpu} may still use GPA {gpa:#x} ({:?}) as HPA {:#x}, ", access.kind, cached.hpa)?;
+        match walked {
+            Ok(walked) => write!(f, "which the tables map to HPA {:#x}", walked.hpa),
+            Err(fault) => write!(f, "for which the tables give a fault: {fault}"),
+        }
+    }
 }
 
 /// How a CPU could still reach memory.

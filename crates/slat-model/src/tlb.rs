@@ -202,6 +202,14 @@ impl Tlb {
             .filter(move |entry| entry.covers(gpa))
     }
 
+    /// The entries with this tag that translate anything in `range`.
+    pub(crate) fn overlapping(&self, tag: u64, range: &Range<u64>) -> impl Iterator<Item = &Entry> {
+        let inside =
+            self.entries.range((tag, range.start)..(tag, range.end)).flat_map(|(_, entries)| entries);
+        let begun_before = self.matching(tag, range.start).filter(move |entry| entry.base < range.start);
+        inside.chain(begun_before)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values().flatten()
     }

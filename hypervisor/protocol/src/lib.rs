@@ -9,6 +9,8 @@
 
 extern crate alloc;
 
+pub mod recording;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -112,6 +114,8 @@ pub struct Params {
     pub nonce: String,
     /// Host memory from which the hypervisor takes frames; 2 MiB aligned.
     pub pool: Span,
+    /// Zeroed memory for the [recording] of the run; empty for none. 4 KiB aligned.
+    pub recording: Span,
     /// The guest's kernel, an arm64 Linux `Image`.
     pub kernel: Span,
     /// The guest's initial RAM disk; empty for none.

@@ -7,6 +7,7 @@ fn params() -> Params {
     Params {
         nonce: "abc".to_string(),
         pool: Span { address: 0x4800_0000, size: 0x1000_0000 },
+        recording: Span::default(),
         kernel: Span { address: BLOBS_ADDRESS, size: 123 },
         initrd: Span::default(),
         guest_memory: 128 << 20,

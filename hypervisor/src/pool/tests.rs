@@ -7,6 +7,8 @@ pub(crate) struct Nothing;
 impl Maintenance for Nothing {
     fn invalidate(&self, _: &Invalidation<'_>) {}
     fn maintain_cache(&self, _: *mut u8, _: &CacheMaintenance) {}
+    fn publish(&self) {}
+    fn record(&self, _: Event) {}
 }
 
 /// A pool over `frames` frames of the test's own heap, which is leaked: the pool outlives the test's borrow.

@@ -11,6 +11,9 @@ const RAM_ADDRESS: u64 = 0x4000_0000;
 /// Alignment of everything, and the unit of the guest's memory.
 pub(crate) const BLOCK: u64 = 2 << 20;
 
+/// Memory of a recording: room for 2.8 million events, twenty times what a boot under churn takes.
+const RECORDING: u64 = 64 << 20;
+
 /// Pool memory beyond what the guest and its tables can take.
 const SLACK: u64 = 32 << 20;
 
@@ -26,6 +29,8 @@ pub(crate) struct Layout {
     pub(crate) initrd: Span,
     /// The frames.
     pub(crate) pool: Span,
+    /// The recording of the run; empty for none.
+    pub(crate) recording: Span,
     /// RAM of the emulated machine in bytes.
     pub(crate) machine_memory: u64,
 }
@@ -42,7 +47,19 @@ impl Layout {
             address: (initrd.address + initrd.size).next_multiple_of(BLOCK),
             size: (guest_memory + tables + SLACK).next_multiple_of(BLOCK),
         };
-        Self { kernel, initrd, pool, machine_memory: pool.address + pool.size - RAM_ADDRESS }
+        let end = pool.address + pool.size;
+        Self { kernel, initrd, pool, recording: Span::default(), machine_memory: end - RAM_ADDRESS }
+    }
+
+    /// The same with a recording behind the pool.
+    pub(crate) fn with_recording(self) -> Self {
+        let recording = Span { address: RAM_ADDRESS + self.machine_memory, size: RECORDING };
+        Self { recording, machine_memory: self.machine_memory + RECORDING, ..self }
+    }
+
+    /// Where `span` lies in a file that holds the machine's RAM.
+    pub(crate) fn offset(span: Span) -> u64 {
+        span.address - RAM_ADDRESS
     }
 }
 

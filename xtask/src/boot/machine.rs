@@ -24,7 +24,14 @@ impl Machine {
     /// The hypervisor at EL2, with the files of a run in memory where `layout` says.
     pub(crate) fn with_hypervisor(&self, hypervisor: &Path, files: &Files<'_>, layout: &Layout) -> Command {
         debug_assert_eq!(layout.kernel.address, BLOBS_ADDRESS);
-        let mut command = self.command("virt,virtualization=on,gic-version=3,its=off", layout.machine_memory);
+        let mut machine = "virt,virtualization=on,gic-version=3,its=off".to_owned();
+        if files.memory.is_some() {
+            machine.push_str(",memory-backend=ram");
+        }
+        let mut command = self.command(&machine, layout.machine_memory);
+        if let Some(memory) = files.memory {
+            command.arg("-object").arg(backend(memory, layout.machine_memory));
+        }
         command.arg("-kernel").arg(hypervisor);
         command.arg("-device").arg(loader(files.params, PARAMS_ADDRESS));
         command.arg("-device").arg(loader(files.kernel, layout.kernel.address));
@@ -65,6 +72,14 @@ pub(crate) struct Files<'a> {
     pub(crate) kernel: &'a Path,
     /// The guest's initial RAM disk.
     pub(crate) initrd: Option<&'a Path>,
+    /// A file that is to hold the machine's RAM, for looking at it afterwards.
+    pub(crate) memory: Option<&'a Path>,
+}
+
+/// RAM that is the file `memory`.
+fn backend(memory: &Path, size: u64) -> OsString {
+    let memory = memory.to_string_lossy().replace(',', ",,");
+    format!("memory-backend-file,id=ram,mem-path={memory},size={}K,share=on", size >> 10).into()
 }
 
 /// A loader device that puts `file` at `address` as it is.

@@ -8,6 +8,7 @@ use super::machine::{Files, Machine};
 use crate::guests::initramfs;
 use crate::process::{self, Guard};
 use crate::random;
+use crate::recording::Recording;
 use anyhow::{Context, Result};
 use slat_hv_protocol::{Churn, FaultPolicy, Leaf, Message, Mistake, Params, Report, Started, encode_params};
 use std::io::{Read, Seek, Write};
@@ -16,6 +17,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
 
 /// How long the emulator may take to go after the hypervisor's report.
 const GRACE: Duration = Duration::from_secs(5);
@@ -49,6 +51,8 @@ pub(crate) struct Choices {
     pub(crate) mistake: Mistake,
     /// Whether the guest may ask for changes of its pages.
     pub(crate) page_requests: bool,
+    /// Whether the run is recorded.
+    pub(crate) record: bool,
 }
 
 /// How the emulator ended.
@@ -89,6 +93,8 @@ pub(crate) struct Observed {
     pub(crate) failed: Option<String>,
     /// What the emulator itself complained about.
     pub(crate) emulator_error: String,
+    /// The recording, if there was to be one and the guest was started.
+    pub(crate) recording: Option<Recording>,
 }
 
 /// Boots `guest` under the hypervisor.
@@ -103,9 +109,11 @@ pub(crate) fn under_slat(
     let nonce = random::nonce();
     let layout =
         Layout::new(size_of(&guest.kernel)?, guest.initrd.as_deref().map_or(Ok(0), size_of)?, guest.memory);
+    let layout = if choices.record { layout.with_recording() } else { layout };
     let params = Params {
         nonce: nonce.clone(),
         pool: layout.pool,
+        recording: layout.recording,
         kernel: layout.kernel,
         initrd: layout.initrd,
         guest_memory: guest.memory,
@@ -121,9 +129,21 @@ pub(crate) fn under_slat(
     let block = encode_params(&params).map_err(anyhow::Error::msg)?;
     let mut file = tempfile::Builder::new().prefix("slat-params-").tempfile().context("no temporary file")?;
     file.write_all(&block).context("cannot write the parameters")?;
-    let files = Files { params: file.path(), kernel: &guest.kernel, initrd: guest.initrd.as_deref() };
+    let memory = choices.record.then(|| tempfile::Builder::new().prefix("slat-memory-").tempfile());
+    let memory = memory.transpose().context("no temporary file")?;
+    let files = Files {
+        params: file.path(),
+        kernel: &guest.kernel,
+        initrd: guest.initrd.as_deref(),
+        memory: memory.as_ref().map(NamedTempFile::path),
+    };
     let mut command = machine.with_hypervisor(hypervisor, &files, &layout);
-    watch(&mut command, &nonce, guest, timeout, false, screen)
+    let mut seen = watch(&mut command, &nonce, guest, timeout, false, screen)?;
+    if let (Some(mut memory), Some(started)) = (memory, &seen.started) {
+        let recording = Recording::from_memory(memory.as_file_mut(), &layout, started, machine.cpus);
+        seen.recording = Some(recording.context("the recording cannot be read")?);
+    }
+    Ok(seen)
 }
 
 /// Boots `guest` with nothing below it.
@@ -133,7 +153,8 @@ pub(crate) fn natively(
     timeout: Duration,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
-    let files = Files { params: Path::new(""), kernel: &guest.kernel, initrd: guest.initrd.as_deref() };
+    let initrd = guest.initrd.as_deref();
+    let files = Files { params: Path::new(""), kernel: &guest.kernel, initrd, memory: None };
     let mut command = machine.native(&files, guest.memory, &guest.bootargs);
     // Somebody else's user space may run for ever, and nothing after its start is of interest.
     watch(&mut command, &random::nonce(), guest, timeout, guest.sha256.is_none(), screen)
@@ -288,6 +309,7 @@ impl Observed {
             report: None,
             failed: None,
             emulator_error: String::new(),
+            recording: None,
         }
     }
 

@@ -102,6 +102,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MODEL", default_value = "cortex-a72")]
     pub(crate) cpu: String,
 
+    /// Record every table entry, invalidation and entry of the run, for `cargo xtask replay`
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    pub(crate) record: Option<PathBuf>,
+
     /// Print the report as one JSON object on stdout, and everything else on stderr
     #[arg(long)]
     pub(crate) json: bool,
@@ -146,6 +150,7 @@ impl Options {
             churn: self.churn.then(|| churn(self.churn_seed)),
             mistake: self.mistake,
             page_requests: false,
+            record: self.record.is_some(),
         }
     }
 }

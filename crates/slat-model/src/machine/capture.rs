@@ -35,6 +35,9 @@ impl Machine {
             for Walkable { node, used } in self.tables_at(cpu, hpa) {
                 if used {
                     self.keep_below(cpu, &node, hpa, old, order);
+                    if old != 0 {
+                        self.note_change(&node, hpa);
+                    }
                 }
                 reached.push((cpu, node));
             }

@@ -3,6 +3,7 @@
 mod capture;
 mod invalidate;
 mod second;
+mod stale;
 #[cfg(test)]
 mod tests;
 mod two_stage;
@@ -14,7 +15,7 @@ use crate::access::{Access, Fault, Outcome, Translation};
 use crate::instruction::Instruction;
 use crate::mmu::{InvalidRoot, Mmu, Root};
 use crate::ram::Ram;
-use crate::report::{Reach, Report};
+use crate::report::{Reach, Report, Stale};
 use crate::stage1::{Stage1, VirtualFault};
 use crate::tlb::Tlb;
 use crate::walk::Regime;
@@ -48,6 +49,8 @@ pub struct Machine {
     random: u64,
     /// Counts barriers and invalidations.
     clock: u64,
+    /// First addresses and sizes of what changed entries translate.
+    changed: BTreeSet<(u64, u64)>,
     /// Lines of 64 bytes that the host wrote and did not clean.
     dirty_lines: BTreeSet<u64>,
     reports: Vec<Report>,
@@ -90,6 +93,7 @@ impl Machine {
             policy,
             random,
             clock: 1,
+            changed: BTreeSet::new(),
             dirty_lines: BTreeSet::new(),
             reports: Vec::new(),
         }
@@ -234,6 +238,28 @@ impl Machine {
     #[must_use]
     pub fn reaches(&self, memory: Range<u64>) -> Option<(usize, Reach)> {
         (0..self.cpus.len()).find_map(|cpu| Some((cpu, self.reaches_by(cpu, &memory)?)))
+    }
+
+    /// Every translation that a CPU may still use, with the root register that it has, although a walk of the tables would give
+    /// another one or none: to be asked when a change is complete, its invalidation included. That a CPU may still fault where
+    /// a walk would succeed is no violation, and not listed. Combined entries of a stage 1 that is on are not looked at.
+    /// Cost: the number of cached entries, by the walks of their addresses.
+    #[must_use]
+    pub fn stale(&self) -> Vec<Stale> {
+        (0..self.cpus.len()).flat_map(|cpu| self.stale_within(cpu, 0..u64::MAX)).collect()
+    }
+
+    /// As [`stale`](Self::stale), of one CPU, in a range of guest physical addresses: for instance one of
+    /// [`take_changes`](Self::take_changes), which costs less.
+    #[must_use]
+    pub fn stale_within(&self, cpu: usize, gpas: Range<u64>) -> Vec<Stale> {
+        self.stale_of(cpu, &gpas)
+    }
+
+    /// The guest physical ranges that entries translate which were changed since the last call, where a CPU could have cached
+    /// the old one. What becomes stale lies in one of them.
+    pub fn take_changes(&mut self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.changed).into_iter().map(|(start, size)| start..start + size).collect()
     }
 
     /// The violations seen so far, each once, in order.

@@ -6,6 +6,7 @@
 use slat::format::stage2::{Instruction, instructions};
 use slat::{Invalidation, Reach};
 use slat_hv_protocol::Mistake;
+use slat_hv_protocol::recording::Operation;
 
 /// What is carried out instead of `invalidation`: with [`Mistake::LocalTlbi`] only what this CPU remembers is dropped,
 /// by the library's own sequence for that.
@@ -34,6 +35,36 @@ impl Step {
             Self::Native(instruction) => instruction.mnemonic(),
             Self::Vae2is(_) => "tlbi vae2is",
         }
+    }
+
+    /// Its name and operand in a recording.
+    #[must_use]
+    pub const fn recorded(self) -> (Operation, u64) {
+        match self {
+            Self::Native(Instruction::DsbIshst) => (Operation::DsbIshst, 0),
+            Self::Native(Instruction::DsbIsh) => (Operation::DsbIsh, 0),
+            Self::Native(Instruction::DsbNshst) => (Operation::DsbNshst, 0),
+            Self::Native(Instruction::DsbNsh) => (Operation::DsbNsh, 0),
+            Self::Native(Instruction::Isb) => (Operation::Isb, 0),
+            Self::Native(Instruction::Ipas2e1is(operand)) => (Operation::Ipas2e1is, operand),
+            Self::Native(Instruction::Ipas2e1(operand)) => (Operation::Ipas2e1, operand),
+            Self::Native(Instruction::Ripas2e1is(operand)) => (Operation::Ripas2e1is, operand),
+            Self::Native(Instruction::Ripas2e1(operand)) => (Operation::Ripas2e1, operand),
+            Self::Native(Instruction::Vmalle1is) => (Operation::Vmalle1is, 0),
+            Self::Native(Instruction::Vmalle1) => (Operation::Vmalle1, 0),
+            Self::Native(Instruction::Vmalls12e1is) => (Operation::Vmalls12e1is, 0),
+            Self::Native(Instruction::Vmalls12e1) => (Operation::Vmalls12e1, 0),
+            Self::Native(Instruction::Alle1is) => (Operation::Alle1is, 0),
+            Self::Native(Instruction::Alle1) => (Operation::Alle1, 0),
+            Self::Vae2is(operand) => (Operation::Vae2is, operand),
+        }
+    }
+
+    /// Whether it is a barrier.
+    #[must_use]
+    pub const fn is_barrier(self) -> bool {
+        use Instruction::{DsbIsh, DsbIshst, DsbNsh, DsbNshst, Isb};
+        matches!(self, Self::Native(DsbIshst | DsbIsh | DsbNshst | DsbNsh | Isb))
     }
 }
 

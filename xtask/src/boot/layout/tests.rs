@@ -16,6 +16,16 @@ fn blobs_and_pool_are_aligned_and_apart() {
 }
 
 #[test]
+fn a_recording_lies_behind_the_pool() {
+    let plain = Layout::new(BLOCK, 0, BLOCK);
+    let layout = plain.with_recording();
+    assert_eq!(layout.pool, plain.pool);
+    assert_eq!(layout.recording.address, layout.pool.address + layout.pool.size);
+    assert_eq!(layout.recording.address + layout.recording.size, 0x4000_0000 + layout.machine_memory);
+    assert_eq!(Layout::offset(layout.kernel), BLOBS_ADDRESS - 0x4000_0000);
+}
+
+#[test]
 fn no_initrd_takes_no_room() {
     let layout = Layout::new(BLOCK, 0, BLOCK);
     assert_eq!(layout.initrd.size, 0);

@@ -34,6 +34,7 @@ fn good() -> Observed {
         }),
         failed: None,
         emulator_error: String::new(),
+        recording: None,
     }
 }
 

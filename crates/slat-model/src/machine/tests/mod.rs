@@ -4,6 +4,7 @@
 mod arm;
 mod intel_amd;
 mod riscv;
+mod stale;
 
 use crate::access::{Access, Outcome, Source};
 use crate::mmu::{Mmu, Root};

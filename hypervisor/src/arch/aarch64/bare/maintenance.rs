@@ -2,14 +2,17 @@
 
 #![expect(unsafe_code, reason = "executes an instruction that the library never uses")]
 
+use super::recording::record;
 use crate::arch::aarch64::maintenance::{Step, narrowed, steps};
 use crate::pool::Maintenance;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
+use slat::format::stage2::Instruction;
 use slat::{CacheMaintenance, Invalidation};
 use slat_hv_protocol::Mistake;
+use slat_hv_protocol::recording::Event;
 use spin::Mutex;
 
 /// Executes what the library asks for, with the mistake that the run asks for.
@@ -43,8 +46,19 @@ impl Maintenance for Counted {
         let mistake = if corrected { Mistake::None } else { self.mistake };
         let invalidation = &narrowed(*invalidation, mistake);
         let mut counts = self.counts.lock();
+        record(Event::Invalidate { root: invalidation.root });
         let native = steps(invalidation, mistake).filter_map(|step| {
             *counts.entry(step.mnemonic()).or_default() += 1;
+            let (operation, operand) = step.recorded();
+            match step {
+                // Before its record, so that nothing counts as complete too early.
+                Step::Native(barrier) if step.is_barrier() => {
+                    slat::isa::aarch64::execute(barrier);
+                    record(Event::Maintenance { operation, operand });
+                    return None;
+                }
+                _ => record(Event::Maintenance { operation, operand }),
+            }
             match step {
                 Step::Native(instruction) => Some(instruction),
                 Step::Vae2is(operand) => {
@@ -55,9 +69,22 @@ impl Maintenance for Counted {
             }
         });
         slat::isa::aarch64::run(invalidation.root, native);
+        record(Event::Invalidated);
     }
 
     fn maintain_cache(&self, start: *mut u8, maintenance: &CacheMaintenance) {
         slat::isa::aarch64::maintain_cache(start, maintenance.bytes(), maintenance.actions);
+    }
+
+    fn publish(&self) {
+        for barrier in [Instruction::DsbIshst, Instruction::Isb] {
+            slat::isa::aarch64::execute(barrier);
+            let (operation, operand) = Step::Native(barrier).recorded();
+            record(Event::Maintenance { operation, operand });
+        }
+    }
+
+    fn record(&self, event: Event) {
+        record(event);
     }
 }

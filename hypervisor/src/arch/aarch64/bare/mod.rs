@@ -12,6 +12,7 @@ mod context;
 mod failure;
 mod firmware;
 mod maintenance;
+mod recording;
 mod switch;
 mod vcpu;
 
@@ -120,6 +121,10 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
     content.add(layout.kernel, kernel);
     content.add(layout.initrd, initrd);
 
+    if params.recording.size != 0 {
+        // SAFETY: the parameters give this memory to the recording; it was checked to lie apart from everything else.
+        unsafe { recording::start(params.recording) };
+    }
     let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs.
     let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };

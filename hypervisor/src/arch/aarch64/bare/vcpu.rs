@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "address translation and wait instructions, and registers without a wrapper")]
 
 use super::context::{SystemRegisters, read_register, write_register};
+use super::recording::record;
 use super::switch::{self, Registers};
 use crate::arch::aarch64::exception::{self, Before, Exception};
 use crate::arch::aarch64::exit::{self, Cause, Vector};
@@ -23,7 +24,8 @@ use aarch64_cpu::registers::{
 use alloc::format;
 use core::arch::asm;
 use slat::format::stage2::{Syndrome, decode_fault};
-use slat::{GuestPhysAddr, GuestVirtAddr};
+use slat::{GuestPhysAddr, GuestVirtAddr, MappingFlags, NestedPageFaultInfo};
+use slat_hv_protocol::recording::{Event as Recorded, Operation};
 
 /// SPSR for EL1h with debug exceptions, SErrors and interrupts masked.
 const PSTATE_AT_BOOT: u64 = 0x3c5;
@@ -93,11 +95,13 @@ impl Vcpu for Aarch64Vcpu {
 
     fn bind(&mut self) {
         self.set_up_traps();
+        record(Recorded::Load { root: self.root.vttbr });
         VTCR_EL2.set(self.root.vtcr);
         VTTBR_EL2.set(self.root.vttbr);
         self.system.restore();
         HCR_EL2.set(self.extensions.hcr(self.config.trap_wait) | self.root.hcr);
         synchronize();
+        record(Recorded::Maintenance { operation: Operation::Isb, operand: 0 });
     }
 
     fn unbind(&mut self) {
@@ -105,9 +109,11 @@ impl Vcpu for Aarch64Vcpu {
         HCR_EL2.set(HCR_HOST);
         VTTBR_EL2.set(0);
         synchronize();
+        record(Recorded::Unload);
     }
 
     fn run(&mut self) -> Exit {
+        record(Recorded::Enter);
         let vector = Vector::from_index(switch::enter(&mut self.registers));
         self.last = Syndrome {
             esr: ESR_EL2.get(),
@@ -226,7 +232,10 @@ impl Aarch64Vcpu {
     fn abort(&mut self) -> Exit {
         match decode_fault(&self.last) {
             Ok(fault) => match fault.info().or_else(|| fault.with_par(translate_stage_1(fault.gva))) {
-                Some(info) => Exit::NestedPageFault(info),
+                Some(info) => {
+                    record(recorded(&info));
+                    Exit::NestedPageFault(info)
+                }
                 None => Exit::RepeatAccess,
             },
             Err(reason) => self.unsupported(&format!("{reason}")),
@@ -268,6 +277,13 @@ impl Aarch64Vcpu {
         let Syndrome { esr, far, .. } = self.last;
         Exit::Unsupported(format!("{what} (ESR_EL2 {esr:#x}, FAR_EL2 {far:#x})"))
     }
+}
+
+fn recorded(info: &NestedPageFaultInfo) -> Recorded {
+    let kinds = [(MappingFlags::READ, 1), (MappingFlags::WRITE, 2), (MappingFlags::EXECUTE, 4)];
+    let access =
+        kinds.iter().filter(|(kind, _)| info.access.contains(*kind)).map(|(_, bit)| bit).sum::<u64>();
+    Recorded::Fault { gpa: info.gpa.as_u64(), access: access | u64::from(info.walk) << 8 }
 }
 
 fn extension_registers() -> IdRegisters {

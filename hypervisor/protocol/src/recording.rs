@@ -1,0 +1,222 @@
+//! The recording of a run: what the hypervisor stored into tables, executed and gave away, in order.
+//!
+//! In the machine's memory lies an area of 64-bit words: first the number of events that were recorded, or would have been
+//! had there been room; then three words for each event. The order of events is that in which CPUs claimed their places:
+//! a store is recorded after it was made, a TLBI before it is executed and a barrier after, so that a recording
+//! never claims more maintenance than there was.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Words of an event.
+pub const EVENT_WORDS: usize = 3;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An entry of a table was written.
+    Store {
+        /// Its host physical address.
+        entry: u64,
+        /// Its new value.
+        value: u64,
+    },
+    /// An instruction of TLB maintenance, or a barrier.
+    Maintenance {
+        /// Which.
+        operation: Operation,
+        /// Its operand, 0 where it takes none.
+        operand: u64,
+    },
+    /// The CPU loaded a guest's root register.
+    Load {
+        /// VTTBR_EL2.
+        root: u64,
+    },
+    /// The CPU has no guest's table loaded any more.
+    Unload,
+    /// A sequence of maintenance begins, under the tag of this root register.
+    Invalidate {
+        /// VTTBR_EL2.
+        root: u64,
+    },
+    /// The sequence of maintenance is complete.
+    Invalidated,
+    /// The CPU enters the guest.
+    Enter,
+    /// The guest's access faulted.
+    Fault {
+        /// The guest-physical address.
+        gpa: u64,
+        /// Bit 0 read, 1 write, 2 execute; bit 8 the walk of the guest's own table.
+        access: u64,
+    },
+    /// Frames of 4 KiB were taken from the pool.
+    Take {
+        /// Host physical address of the first.
+        start: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Frames were given back to the pool.
+    Return {
+        /// Host physical address of the first.
+        start: u64,
+        /// How many.
+        count: u64,
+    },
+    /// The host zeroed frames.
+    Zero {
+        /// Host physical address of the first.
+        start: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Frames were cleaned and invalidated to the point of coherency.
+    Clean {
+        /// Host physical address of the first.
+        start: u64,
+        /// How many.
+        count: u64,
+    },
+}
+
+/// An instruction of a maintenance sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// `DSB ISHST`.
+    DsbIshst,
+    /// `DSB ISH`.
+    DsbIsh,
+    /// `DSB NSHST`.
+    DsbNshst,
+    /// `DSB NSH`.
+    DsbNsh,
+    /// `ISB`.
+    Isb,
+    /// `TLBI IPAS2E1IS`.
+    Ipas2e1is,
+    /// `TLBI IPAS2E1`.
+    Ipas2e1,
+    /// `TLBI RIPAS2E1IS`.
+    Ripas2e1is,
+    /// `TLBI RIPAS2E1`.
+    Ripas2e1,
+    /// `TLBI VMALLE1IS`.
+    Vmalle1is,
+    /// `TLBI VMALLE1`.
+    Vmalle1,
+    /// `TLBI VMALLS12E1IS`.
+    Vmalls12e1is,
+    /// `TLBI VMALLS12E1`.
+    Vmalls12e1,
+    /// `TLBI ALLE1IS`.
+    Alle1is,
+    /// `TLBI ALLE1`.
+    Alle1,
+    /// `TLBI VAE2IS`, the hypervisor's own.
+    Vae2is,
+}
+
+impl Operation {
+    /// All of them; the place in this list is the number in a recording.
+    pub const ALL: [Self; 16] = [
+        Self::DsbIshst,
+        Self::DsbIsh,
+        Self::DsbNshst,
+        Self::DsbNsh,
+        Self::Isb,
+        Self::Ipas2e1is,
+        Self::Ipas2e1,
+        Self::Ripas2e1is,
+        Self::Ripas2e1,
+        Self::Vmalle1is,
+        Self::Vmalle1,
+        Self::Vmalls12e1is,
+        Self::Vmalls12e1,
+        Self::Alle1is,
+        Self::Alle1,
+        Self::Vae2is,
+    ];
+}
+
+impl Event {
+    /// The event of CPU `cpu` as words: kind in bits 7:0, CPU in 15:8, the operation of a maintenance in 23:16 and bit 63,
+    /// which tells it from a place that was claimed and never written; then two operands.
+    #[must_use]
+    pub fn encode(self, cpu: usize) -> [u64; EVENT_WORDS] {
+        let (kind, a, b) = match self {
+            Self::Store { entry, value } => (0, entry, value),
+            Self::Maintenance { operation, operand } => (1 | (operation as u64) << 16, operand, 0),
+            Self::Load { root } => (2, root, 0),
+            Self::Unload => (3, 0, 0),
+            Self::Invalidate { root } => (4, root, 0),
+            Self::Invalidated => (5, 0, 0),
+            Self::Enter => (6, 0, 0),
+            Self::Fault { gpa, access } => (7, gpa, access),
+            Self::Take { start, count } => (8, start, count),
+            Self::Return { start, count } => (9, start, count),
+            Self::Zero { start, count } => (10, start, count),
+            Self::Clean { start, count } => (11, start, count),
+        };
+        [1 << 63 | (cpu as u64 & 0xff) << 8 | kind, a, b]
+    }
+
+    /// The CPU and the event that `words` stand for; `None` if they stand for none.
+    #[must_use]
+    pub fn decode(words: [u64; EVENT_WORDS]) -> Option<(usize, Self)> {
+        let [head, a, b] = words;
+        let operation = usize::try_from(head >> 16 & 0xff).ok()?;
+        let event = match head & 0xff {
+            0 => Self::Store { entry: a, value: b },
+            1 => Self::Maintenance { operation: *Operation::ALL.get(operation)?, operand: a },
+            2 => Self::Load { root: a },
+            3 => Self::Unload,
+            4 => Self::Invalidate { root: a },
+            5 => Self::Invalidated,
+            6 => Self::Enter,
+            7 => Self::Fault { gpa: a, access: b },
+            8 => Self::Take { start: a, count: b },
+            9 => Self::Return { start: a, count: b },
+            10 => Self::Zero { start: a, count: b },
+            11 => Self::Clean { start: a, count: b },
+            _ => return None,
+        };
+        let cpu = (head >> 8 & 0xff) as usize;
+        // Only what `encode` makes.
+        (event.encode(cpu) == words).then_some((cpu, event))
+    }
+}
+
+/// Writes a recording. Several CPUs may do so at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Recorder<'a> {
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Recorder<'a> {
+    /// A recorder that writes into `words`, which are zero.
+    #[must_use]
+    pub fn new(words: &'a [AtomicU64]) -> Self {
+        Self { words }
+    }
+
+    /// Adds an event of CPU `cpu`. What finds no room is counted and lost.
+    pub fn record(&self, cpu: usize, event: Event) {
+        let Some((count, places)) = self.words.split_first() else { return };
+        let place = usize::try_from(count.fetch_add(1, Ordering::AcqRel)).unwrap_or(usize::MAX);
+        let start = place.saturating_mul(EVENT_WORDS);
+        let Some(place) = places.get(start..start.saturating_add(EVENT_WORDS)) else { return };
+        for (word, value) in place.iter().zip(event.encode(cpu)) {
+            word.store(value, Ordering::Release);
+        }
+    }
+}
+
+/// The events that a recording in these bytes has room for, whether written or not.
+#[must_use]
+pub const fn capacity(bytes: u64) -> u64 {
+    bytes.saturating_sub(8) / (8 * EVENT_WORDS as u64)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! `cargo xtask replay`: a recorded run, repeated on the model of the hardware.
+
+use crate::progress;
+use crate::recording::Recording;
+use crate::replay::{self, Outcome};
+use anyhow::{Result, bail};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Repeats a run that `cargo xtask run --record FILE` recorded on the model of the hardware
+///
+/// The model's TLBs keep all that the architecture lets them keep, which the emulator's do not. The exit code is 0 only if no
+/// CPU could have used a stale translation, and no frame came back that one could reach.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Carries out `cargo xtask replay`.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let recording = Recording::read(&options.file)?;
+    let bar = progress::Step::counted("replaying", recording.events.len() as u64);
+    let outcome = replay::replay(&recording, |number| bar.position(number as u64))?;
+    bar.done("done");
+    print!("{}", text(&recording, &outcome));
+    match outcome.found {
+        0 => Ok(ExitCode::SUCCESS),
+        found => bail!("{found} violations; the first: {}", first(&outcome)),
+    }
+}
+
+/// The first finding, in one line.
+pub(crate) fn first(outcome: &Outcome) -> String {
+    outcome
+        .findings
+        .first()
+        .map_or_else(String::new, |(number, finding)| format!("event {number}: {finding}"))
+}
+
+fn text(recording: &Recording, outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let features = recording.header.started.features.join(" ");
+    let machine = format!("{}, {} CPUs, {features}", recording.header.arch, recording.header.cpus);
+    let mut line = |name: &str, value: &dyn std::fmt::Display| _ = writeln!(text, "  {name:<28}{value}");
+    line("machine", &machine.trim_end_matches([' ', ',']));
+    line("events", &recording.events.len());
+    line("stores to tables", &outcome.stores);
+    line("TLBIs and barriers", &outcome.instructions);
+    line("invalidations", &outcome.invalidations);
+    line("entries to the guest", &outcome.entries);
+    line("faults of the guest", &outcome.faults);
+    line("frames taken, returned", &format!("{}, {}", outcome.frames_taken, outcome.frames_returned));
+    line("looks at all TLBs", &outcome.checks);
+    line("stale translations", &outcome.stale);
+    line("returned while reachable", &outcome.reachable);
+    line("violations in all", &outcome.found);
+    for (number, finding) in &outcome.findings {
+        let _ = writeln!(text, "  event {number}: {finding}");
+    }
+    text
+}
