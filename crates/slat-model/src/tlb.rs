@@ -55,6 +55,22 @@ impl Entry {
         gpa >= self.base && gpa - self.base < self.size
     }
 
+    fn table(&self) -> Option<Node> {
+        match self.what {
+            What::Table(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// Where it leads: the first host physical address, and how many bytes.
+    fn target(&self) -> Option<(u64, u64)> {
+        match self.what {
+            What::Table(node) => Some((node.table, node.bytes())),
+            What::Leaf(leaf) | What::Flat(leaf) => Some((leaf.hpa, leaf.size)),
+            What::Invalid(_) => None,
+        }
+    }
+
     fn overlaps(&self, range: &Range<u64>) -> bool {
         self.base < range.end && range.start < self.base + self.size
     }
@@ -164,24 +180,49 @@ pub(crate) struct Effect {
     pub(crate) first: Option<First>,
 }
 
+/// Entries by tag and first address.
+type Slots = BTreeMap<(u64, u64), Vec<Entry>>;
+
+/// Where entries are that have something in common. What was dropped since may still be named.
+type Index = BTreeMap<u64, Vec<(u64, u64)>>;
+
 /// The TLB of one CPU.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tlb {
-    entries: BTreeMap<(u64, u64), Vec<Entry>>,
+    /// All but those that combine with a stage 1 that is off, which are apart because TLBIs tell them apart.
+    second: Slots,
+    flat: Slots,
     pub(crate) combined: Vec<Combined>,
+    /// Where entries are whose replacement no barrier has ordered.
+    unordered: Vec<(u64, u64)>,
+    /// By the table entry that they were read from.
+    sources: Index,
+    /// By the first host physical address of the page or the table that they lead to.
+    targets: Index,
 }
 
 impl Tlb {
     /// Keeps an entry; if it is there already, only the order of its replacement is news.
     pub(crate) fn insert(&mut self, entry: Entry) {
-        let slot = self.entries.entry((entry.tag, entry.base)).or_default();
+        let key = (entry.tag, entry.base);
+        if matches!(entry.order, Order::Unordered { .. }) {
+            self.unordered.push(key);
+        }
+        let slots = if matches!(entry.what, What::Flat(_)) { &mut self.flat } else { &mut self.second };
+        let slot = slots.entry(key).or_default();
         let same = |old: &&mut Entry| {
             (old.source, old.raw, old.level, old.size) == (entry.source, entry.raw, entry.level, entry.size)
                 && old.what == entry.what
         };
         match slot.iter_mut().find(same) {
             Some(old) => old.order = entry.order,
-            None => slot.push(entry),
+            None => {
+                slot.push(entry);
+                note(&mut self.sources, entry.source, key);
+                if let Some((target, _)) = entry.target() {
+                    note(&mut self.targets, target, key);
+                }
+            }
         }
     }
 
@@ -193,55 +234,71 @@ impl Tlb {
 
     /// The entries that translate `gpa` for this tag.
     pub(crate) fn matching(&self, tag: u64, gpa: u64) -> impl Iterator<Item = &Entry> {
-        let mut bases: Vec<u64> = SIZES.iter().map(|size| gpa & !(size - 1)).collect();
-        bases.dedup();
+        let bases = SIZES.iter().map(move |size| gpa & !(size - 1));
+        let mut last = None;
         bases
-            .into_iter()
-            .filter_map(move |base| self.entries.get(&(tag, base)))
-            .flatten()
+            .filter(move |base| last.replace(*base) != Some(*base))
+            .flat_map(move |base| self.at((tag, base)))
             .filter(move |entry| entry.covers(gpa))
     }
 
     /// The entries with this tag that translate anything in `range`.
     pub(crate) fn overlapping(&self, tag: u64, range: &Range<u64>) -> impl Iterator<Item = &Entry> {
-        let inside =
-            self.entries.range((tag, range.start)..(tag, range.end)).flat_map(|(_, entries)| entries);
+        let keys = (tag, range.start)..(tag, range.end);
+        let inside = [&self.second, &self.flat].into_iter().flat_map(move |slots| slots.range(keys.clone()));
         let begun_before = self.matching(tag, range.start).filter(move |entry| entry.base < range.start);
-        inside.chain(begun_before)
+        inside.flat_map(|(_, entries)| entries).chain(begun_before)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().flatten()
+    fn at(&self, key: (u64, u64)) -> impl Iterator<Item = &Entry> {
+        [&self.second, &self.flat].into_iter().filter_map(move |slots| slots.get(&key)).flatten()
+    }
+
+    /// The pointers to tables with any tag.
+    pub(crate) fn all_tables(&self) -> impl Iterator<Item = Node> + '_ {
+        self.second.values().flatten().filter_map(Entry::table)
     }
 
     /// The pointers to tables with this tag.
-    pub(crate) fn tables(&self, tag: u64) -> Vec<(Node, Order)> {
-        let of_tag = self.entries.range((tag, 0)..=(tag, u64::MAX)).flat_map(|(_, entries)| entries);
-        let table = |entry: &Entry| match entry.what {
-            What::Table(node) => Some((node, entry.order)),
-            _ => None,
-        };
-        of_tag.filter_map(table).collect()
+    pub(crate) fn tables(&self, tag: u64) -> impl Iterator<Item = Node> + '_ {
+        self.second
+            .range((tag, 0)..=(tag, u64::MAX))
+            .flat_map(|(_, entries)| entries)
+            .filter_map(Entry::table)
+    }
+
+    /// The entries that were read from the table entry at `source`.
+    pub(crate) fn read_from(&self, source: u64) -> impl Iterator<Item = &Entry> {
+        let keys = self.sources.get(&source).into_iter().flatten();
+        keys.flat_map(|key| self.at(*key)).filter(move |entry| entry.source == source)
+    }
+
+    /// The entries that lead to a page or a table in this memory.
+    pub(crate) fn leading_to(&self, memory: &Range<u64>) -> impl Iterator<Item = &Entry> {
+        let above =
+            SIZES.iter().map(|size| memory.start & !(size - 1)).filter(|start| *start != memory.start);
+        let above = above.filter_map(|start| self.targets.get(&start));
+        let keys = above.chain(self.targets.range(memory.clone()).map(|(_, keys)| keys)).flatten();
+        let memory = memory.clone();
+        keys.flat_map(|key| self.at(*key)).filter(move |entry| {
+            entry.target().is_some_and(|(start, bytes)| start < memory.end && memory.start < start + bytes)
+        })
     }
 
     /// Drops what an invalidation drops that was issued at this time; `None` if it is not subject to barriers.
     pub(crate) fn invalidate(&mut self, effect: &Effect, issued: Option<u64>) {
-        let due = |order: Order| match (issued, order) {
+        let due = |entry: &Entry| match (issued, entry.order) {
             (None, _) => true,
             (Some(issued), Order::Ordered { at }) => at <= issued,
             (Some(_), Order::Unordered { .. }) => false,
         };
-        self.entries.retain(|&(tag, _), entries| {
-            if effect.tag.is_none_or(|wanted| wanted == tag) {
-                entries.retain(|entry| {
-                    let dropped = effect.second.as_ref().is_some_and(|second| second.drops(entry))
-                        || effect.first.as_ref().is_some_and(|first| first.drops_flat(entry));
-                    !(dropped && due(entry.order))
-                });
-            }
-            !entries.is_empty()
-        });
+        if let Some(second) = &effect.second {
+            let range = second.range.as_ref();
+            drop_from(&mut self.second, effect.tag, range, |entry| second.drops(entry) && due(entry));
+        }
         if let Some(first) = &effect.first {
+            let range = first.gva.as_ref().or(first.gpa.as_ref());
+            drop_from(&mut self.flat, effect.tag, range, |entry| first.drops_flat(entry) && due(entry));
             let tagged = |entry: &Combined| effect.tag.is_none_or(|wanted| wanted == entry.tag);
             self.combined.retain(|entry| !(tagged(entry) && first.drops(entry)));
         }
@@ -249,13 +306,22 @@ impl Tlb {
 
     /// A barrier has ordered stores: of one CPU, or of all that this one has seen.
     pub(crate) fn order(&mut self, by: Option<usize>, now: u64) {
-        for entry in self.entries.values_mut().flatten() {
-            if let Order::Unordered { by: cpu } = entry.order {
-                if by.is_none_or(|by| by == cpu) {
-                    entry.order = Order::Ordered { at: now };
+        let Self { second, flat, unordered, .. } = self;
+        unordered.retain(|key| {
+            let mut left = false;
+            for entry in
+                [&mut *second, &mut *flat].into_iter().filter_map(|slots| slots.get_mut(key)).flatten()
+            {
+                match entry.order {
+                    Order::Unordered { by: cpu } if by.is_none_or(|by| by == cpu) => {
+                        entry.order = Order::Ordered { at: now };
+                    }
+                    Order::Unordered { .. } => left = true,
+                    Order::Ordered { .. } => {}
                 }
             }
-        }
+            left
+        });
     }
 
     /// Intel: an EPT violation drops what would be used for its address (SDM, "Operations that Invalidate Cached Mappings").
@@ -264,5 +330,41 @@ impl Tlb {
         let second = Second { range: range.clone(), ..Second::ALL };
         let first = First { gpa: range, ..First::default() };
         self.invalidate(&Effect { tag: Some(tag), second: Some(second), first: Some(first) }, None);
+    }
+}
+
+fn note(index: &mut Index, of: u64, key: (u64, u64)) {
+    let keys = index.entry(of).or_default();
+    if !keys.contains(&key) {
+        keys.push(key);
+    }
+}
+
+/// Drops entries with this tag (or any) of which `dropped` says so; all of those lie in `range`, if there is one.
+fn drop_from(
+    slots: &mut Slots,
+    tag: Option<u64>,
+    range: Option<&Range<u64>>,
+    dropped: impl Fn(&Entry) -> bool,
+) {
+    let (Some(tag), Some(range)) = (tag, range) else {
+        slots.retain(|&(of, _), entries| {
+            if tag.is_none_or(|tag| tag == of) {
+                entries.retain(|entry| !dropped(entry));
+            }
+            !entries.is_empty()
+        });
+        return;
+    };
+    // What begins in the range, and what covers its beginning.
+    let mut keys: Vec<_> = SIZES.iter().map(|size| (tag, range.start & !(size - 1))).collect();
+    keys.extend(slots.range((tag, range.start)..(tag, range.end.max(range.start))).map(|(key, _)| *key));
+    for key in keys {
+        if let Some(entries) = slots.get_mut(&key) {
+            entries.retain(|entry| !dropped(entry));
+            if entries.is_empty() {
+                slots.remove(&key);
+            }
+        }
     }
 }

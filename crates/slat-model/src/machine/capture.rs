@@ -1,5 +1,6 @@
 //! What TLBs keep when a store takes something out of the tables, and what could still reach memory.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{Machine, Policy};
@@ -52,9 +53,11 @@ impl Machine {
     /// The CPU leaves its root: whatever it could have fetched stays.
     pub(super) fn leave(&mut self, cpu: usize) {
         let Some(regime) = self.live(cpu).cloned() else { return };
-        for Walkable { node, used } in self.starts(cpu, &regime) {
-            if used {
-                self.keep_table(cpu, &regime, &node, Order::Ordered { at: 0 });
+        let mut kept = Vec::new();
+        for start in self.starts(cpu, &regime) {
+            if start.used && !kept.contains(&start) {
+                reached(&regime, &self.mirror, start, &mut kept);
+                self.keep_table(cpu, &regime, &start.node, Order::Ordered { at: 0 });
             }
         }
     }
@@ -88,7 +91,7 @@ impl Machine {
     fn starts(&self, cpu: usize, regime: &Regime) -> Vec<Walkable> {
         let mut starts: Vec<Walkable> =
             regime.root().into_iter().map(|node| Walkable { node, used: true }).collect();
-        for (node, _) in self.cpus[cpu].tlb.tables(regime.tag()) {
+        for node in self.cpus[cpu].tlb.tables(regime.tag()) {
             let start = Walkable { node, used: true };
             if !starts.contains(&start) {
                 starts.push(start);
@@ -157,7 +160,7 @@ impl Machine {
         let Mmu::Stage2(arm) = self.mmu.clone() else { return };
         let mut found = Vec::new();
         for (cpu, state) in self.cpus.iter().enumerate() {
-            for held in state.tlb.iter().filter(|held| held.source == hpa) {
+            for held in state.tlb.read_from(hpa) {
                 if needs_break_before_make(&arm, held.level, held.raw, new) {
                     found.push(Report::BreakBeforeMake { cpu, entry: hpa, old: held.raw, new });
                 }
@@ -205,20 +208,17 @@ impl Machine {
             Decoded::Fault(_) => false,
         };
         let state = &self.cpus[cpu];
-        for entry in state.tlb.iter() {
+        let cached = state.tlb.leading_to(memory).find_map(|entry| {
             let (gpa, source) = (entry.base, entry.source);
             match entry.what {
-                What::Table(node) if overlaps(node.table, node.bytes()) => {
-                    return Some(Reach::CachedTable { gpa, entry: source });
-                }
-                What::Leaf(leaf) if overlaps(leaf.hpa, leaf.size) => {
-                    return Some(Reach::CachedLeaf { gpa, entry: source });
-                }
-                What::Flat(leaf) if overlaps(leaf.hpa, leaf.size) => {
-                    return Some(Reach::Combined { gva: gpa, entry: source });
-                }
-                _ => {}
+                What::Table(_) => Some(Reach::CachedTable { gpa, entry: source }),
+                What::Leaf(_) => Some(Reach::CachedLeaf { gpa, entry: source }),
+                What::Flat(_) => Some(Reach::Combined { gva: gpa, entry: source }),
+                What::Invalid(_) => None,
             }
+        });
+        if cached.is_some() {
+            return cached;
         }
         for entry in &state.tlb.combined {
             if overlaps(entry.translation.hpa, entry.size) {
@@ -227,6 +227,8 @@ impl Machine {
         }
         let regime = state.regime.as_ref()?;
         let mut found = None;
+        // What was walked from the root need not be walked again.
+        let mut walked = BTreeSet::new();
         if state.root.is_some() {
             if regime.is_bare() {
                 return Some(Reach::Root);
@@ -239,12 +241,17 @@ impl Machine {
                     if found.is_none() && leads(decoded) {
                         found = Some(Reach::Walk { gpa: node.input(entry), entry });
                     }
+                    if let Decoded::Table { node, .. } = decoded {
+                        walked.insert((node.table, node.level, node.index_bits));
+                    }
                     found.is_none()
                 });
             }
         }
-        for cached in state.tlb.iter() {
-            let What::Table(start) = cached.what else { continue };
+        for start in state.tlb.all_tables() {
+            if !walked.insert((start.table, start.level, start.index_bits)) {
+                continue;
+            }
             regime.visit(&self.ram, &start, &mut |node, entry, _, decoded| {
                 if found.is_none() && leads(decoded) {
                     found = Some(Reach::CachedWalk { gpa: node.input(entry), entry });
@@ -254,6 +261,16 @@ impl Machine {
         }
         found
     }
+}
+
+/// Finds the tables below `start`.
+fn reached(regime: &Regime, memory: &Ram, start: Walkable, found: &mut Vec<Walkable>) {
+    regime.visit(memory, &start.node, &mut |_, _, _, decoded| {
+        if let Decoded::Table { node, set_accessed: 0 } = decoded {
+            found.push(Walkable { node: *node, used: start.used });
+        }
+        matches!(decoded, Decoded::Table { set_accessed: 0, .. })
+    });
 }
 
 /// Finds the tables that hold `hpa`, at or below `start`.
