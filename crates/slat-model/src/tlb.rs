@@ -189,8 +189,10 @@ type Index = BTreeMap<u64, Vec<(u64, u64)>>;
 /// The TLB of one CPU.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tlb {
-    /// All but those that combine with a stage 1 that is off, which are apart because TLBIs tell them apart.
-    second: Slots,
+    /// Pointers to tables, which a CPU has few of; leaves of stage 2 and invalid entries; leaves combined with a stage 1 that
+    /// is off, which TLBIs tell from the others.
+    tables: Slots,
+    leaves: Slots,
     flat: Slots,
     pub(crate) combined: Vec<Combined>,
     /// Where entries are whose replacement no barrier has ordered.
@@ -208,7 +210,11 @@ impl Tlb {
         if matches!(entry.order, Order::Unordered { .. }) {
             self.unordered.push(key);
         }
-        let slots = if matches!(entry.what, What::Flat(_)) { &mut self.flat } else { &mut self.second };
+        let slots = match entry.what {
+            What::Table(_) => &mut self.tables,
+            What::Leaf(_) | What::Invalid(_) => &mut self.leaves,
+            What::Flat(_) => &mut self.flat,
+        };
         let slot = slots.entry(key).or_default();
         let same = |old: &&mut Entry| {
             (old.source, old.raw, old.level, old.size) == (entry.source, entry.raw, entry.level, entry.size)
@@ -251,17 +257,20 @@ impl Tlb {
     }
 
     fn at(&self, key: (u64, u64)) -> impl Iterator<Item = &Entry> {
-        [&self.second, &self.flat].into_iter().filter_map(move |slots| slots.get(&key)).flatten()
+        [&self.leaves, &self.flat, &self.tables]
+            .into_iter()
+            .filter_map(move |slots| slots.get(&key))
+            .flatten()
     }
 
     /// The pointers to tables with any tag.
     pub(crate) fn all_tables(&self) -> impl Iterator<Item = Node> + '_ {
-        self.second.values().flatten().filter_map(Entry::table)
+        self.tables.values().flatten().filter_map(Entry::table)
     }
 
     /// The pointers to tables with this tag.
     pub(crate) fn tables(&self, tag: u64) -> impl Iterator<Item = Node> + '_ {
-        self.second
+        self.tables
             .range((tag, 0)..=(tag, u64::MAX))
             .flat_map(|(_, entries)| entries)
             .filter_map(Entry::table)
@@ -294,7 +303,9 @@ impl Tlb {
         };
         if let Some(second) = &effect.second {
             let range = second.range.as_ref();
-            drop_from(&mut self.second, effect.tag, range, |entry| second.drops(entry) && due(entry));
+            for slots in [&mut self.leaves, &mut self.tables] {
+                drop_from(slots, effect.tag, range, |entry| second.drops(entry) && due(entry));
+            }
         }
         if let Some(first) = &effect.first {
             let range = first.gva.as_ref().or(first.gpa.as_ref());
@@ -306,12 +317,11 @@ impl Tlb {
 
     /// A barrier has ordered stores: of one CPU, or of all that this one has seen.
     pub(crate) fn order(&mut self, by: Option<usize>, now: u64) {
-        let Self { second, flat, unordered, .. } = self;
+        let Self { leaves, flat, tables, unordered, .. } = self;
         unordered.retain(|key| {
             let mut left = false;
-            for entry in
-                [&mut *second, &mut *flat].into_iter().filter_map(|slots| slots.get_mut(key)).flatten()
-            {
+            let slots = [&mut *leaves, &mut *flat, &mut *tables];
+            for entry in slots.into_iter().filter_map(|slots| slots.get_mut(key)).flatten() {
                 match entry.order {
                     Order::Unordered { by: cpu } if by.is_none_or(|by| by == cpu) => {
                         entry.order = Order::Ordered { at: now };
