@@ -9,6 +9,7 @@ mod emulator;
 mod flat;
 mod instructions;
 mod oracle;
+mod recorded;
 mod scenarios;
 mod step;
 mod tidy;

@@ -251,7 +251,9 @@ impl Tlb {
     /// The entries with this tag that translate anything in `range`.
     pub(crate) fn overlapping(&self, tag: u64, range: &Range<u64>) -> impl Iterator<Item = &Entry> {
         let keys = (tag, range.start)..(tag, range.end);
-        let inside = [&self.second, &self.flat].into_iter().flat_map(move |slots| slots.range(keys.clone()));
+        let inside = [&self.leaves, &self.flat, &self.tables]
+            .into_iter()
+            .flat_map(move |slots| slots.range(keys.clone()));
         let begun_before = self.matching(tag, range.start).filter(move |entry| entry.base < range.start);
         inside.flat_map(|(_, entries)| entries).chain(begun_before)
     }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 use slat_hv_protocol::{CPUS_MAX, Churn, FaultPolicy, Leaf, Mistake, PARAMS_MAX};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// What every guest is told; `--append` comes behind it.
@@ -135,6 +136,9 @@ impl Options {
             ensure!(!bytes.is_empty(), "the initial RAM disk {} is empty", initrd.display());
         }
         let image = self.guest.as_deref().map(image::check_file).transpose()?;
+        if let Some(file) = &self.record {
+            File::create(file).with_context(|| format!("--record: cannot write {}", file.display()))?;
+        }
         check_size(self.memory)?;
         // A kernel that is still to be fetched is checked again once it is there.
         let unknown = Image { memory: 8 << 20, release: None };

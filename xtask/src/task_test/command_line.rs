@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
     ("guest of another architecture", "--guest X86", "x86 bzImage"),
@@ -24,6 +24,7 @@ const CASES: [Case; 10] = [
     ("no such initrd", "--guest IMAGE --initrd /nonexistent/initrd", "cannot read the initial RAM disk"),
     ("empty initrd", "--guest IMAGE --initrd EMPTY", "is empty"),
     ("another architecture", "--arch riscv64", "aarch64 is the only architecture so far"),
+    ("recording into nowhere", "--record /nonexistent/file", "--record: cannot write /nonexistent/file"),
     ("odd memory size", "--memory 3M", "multiple of 2M"),
     ("unknown leaf size", "--leaf 3k", "invalid value '3k'"),
 ];

@@ -3,7 +3,7 @@
 
 use super::scenarios;
 use super::step::{Board, Outcome, Step};
-use super::{Context, flat};
+use super::{Context, flat, recorded};
 use crate::boot::machine::Machine;
 use crate::boot::session::{self, Choices, Guest, Observed};
 use crate::boot::verdict;
@@ -98,9 +98,11 @@ fn steps(slot: &Slot) -> Vec<Step> {
     let mut steps = vec![
         boot_step(slot, "boot natively", natively),
         boot_step(slot, "boot with 128M", |bench, output| {
-            let report = good_boot(bench, Boot::new(bench.kernel.clone()), output)?.1;
+            let mut boot = Boot::new(bench.kernel.clone());
+            boot.choices.record = true;
+            let (seen, report) = good_boot(bench, boot, output)?;
             ensure!(report.faults.total <= 300, "{} faults are too many", report.faults.total);
-            Ok(format!("{} faults", report.faults.total))
+            Ok(format!("{} faults; {}", report.faults.total, recorded::is_clean(&seen)?))
         }),
         boot_step(slot, "boot with 4k leaves", |bench, output| {
             let mut boot = Boot::new(bench.kernel.clone());
@@ -150,6 +152,10 @@ fn steps(slot: &Slot) -> Vec<Step> {
         }));
     }
     steps.push(boot_step(slot, "boot under churn on two CPUs", |bench, output| churn(bench, 2, 1, output)));
+    steps.push(boot_step(slot, "mistake is seen on the model: LocalTlbi on two CPUs", |bench, output| {
+        let seen = churned_by_mistake(bench, 2, Mistake::LocalTlbi, output)?.1;
+        recorded::is_stale(&seen)
+    }));
     for mistake in MISTAKES {
         steps.push(boot_step(slot, &format!("mistake is seen: {mistake:?}"), move |bench, output| {
             bad_boot(bench, mistake, output)
@@ -363,6 +369,7 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
 fn churn(bench: &Bench, cpus: u32, seed: u64, output: &mut String) -> Result<String> {
     let mut boot = Boot { cpus, ..Boot::new(bench.kernel.clone()) };
     boot.choices.churn = Some(task_run::churn(seed));
+    boot.choices.record = seed == 1;
     // Page by page, with a window around each fault, and in large leaves, which churn then has to split.
     boot.choices.leaf = [Leaf::Size4K, Leaf::Auto, Leaf::Size2M][seed as usize % 3];
     let (seen, report) = good_boot(bench, boot, output)?;
@@ -380,19 +387,32 @@ fn churn(bench: &Bench, cpus: u32, seed: u64, output: &mut String) -> Result<Str
         counts.iter().all(|&count| count > 300) && counts.iter().sum::<u64>() > 2000,
         "too little churn: {note}"
     );
-    Ok(note)
+    match &seen.recording {
+        Some(_) => Ok(format!("{note}; {}", recorded::is_clean(&seen)?)),
+        None => Ok(note),
+    }
 }
 
 /// Boots Linux under churn with `mistake`: the control that the churn tests can fail at all.
 fn bad_boot(bench: &Bench, mistake: Mistake, output: &mut String) -> Result<String> {
-    let guest = bench.linux(bench.kernel.clone(), 128 << 20)?;
-    // The very run that passes as `boot under churn, seed 3`, but for the mistake.
-    let churn = Some(task_run::churn(3));
-    let choices = Choices { leaf: Leaf::Size4K, churn, mistake, ..Choices::default() };
-    let seen = bench.boot(&guest, &bench.machine("cortex-a72", 1), &choices, MISTAKE_PATIENCE, output)?;
-    ensure!(seen.started.is_some(), "the guest was not even started");
+    let (guest, seen) = churned_by_mistake(bench, 1, mistake, output)?;
     match verdict::under_slat(&guest, &seen) {
-        Err(reason) => Ok(reason),
+        Err(reason) => Ok(format!("{reason}; {}", recorded::is_stale(&seen)?)),
         Ok(()) => bail!("the guest reached its end all the same"),
     }
+}
+
+/// The very run that passes as `boot under churn, seed 3`, but for the mistake.
+fn churned_by_mistake(
+    bench: &Bench,
+    cpus: u32,
+    mistake: Mistake,
+    output: &mut String,
+) -> Result<(Guest, Observed)> {
+    let guest = bench.linux(bench.kernel.clone(), 128 << 20)?;
+    let churn = Some(task_run::churn(3));
+    let choices = Choices { leaf: Leaf::Size4K, churn, mistake, record: true, ..Choices::default() };
+    let seen = bench.boot(&guest, &bench.machine("cortex-a72", cpus), &choices, MISTAKE_PATIENCE, output)?;
+    ensure!(seen.started.is_some(), "the guest was not even started");
+    Ok((guest, seen))
 }
