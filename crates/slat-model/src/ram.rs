@@ -56,10 +56,53 @@ impl Ram {
     pub fn write(&self, hpa: u64, value: u64) -> bool {
         self.word(hpa).map(|word| word.store(value, Ordering::SeqCst)).is_some()
     }
+}
 
-    /// Memory of the same place and contents that is not shared.
-    pub(crate) fn duplicate(&self) -> Self {
-        let words = self.words.iter().map(|word| AtomicU64::new(word.load(Ordering::SeqCst))).collect();
-        Self { base: self.base, words }
+/// What can be read a word at a time.
+pub(crate) trait Words {
+    /// The word's value, or `None` outside of this memory.
+    fn read(&self, hpa: u64) -> Option<u64>;
+}
+
+impl Words for Ram {
+    fn read(&self, hpa: u64) -> Option<u64> {
+        Self::read(self, hpa)
+    }
+}
+
+/// One frame.
+type Frame = Box<[u64; 512]>;
+
+/// What some words of a [`Ram`] were. Only frames that were written take memory; the others read as zero.
+#[derive(Clone, Debug)]
+pub(crate) struct Mirror {
+    base: u64,
+    frames: Vec<Option<Frame>>,
+}
+
+impl Mirror {
+    /// The mirror of `ram`, empty.
+    pub(crate) fn new(ram: &Ram) -> Self {
+        Self { base: ram.base, frames: vec![None; ram.words.len() / 512] }
+    }
+
+    fn place(&self, hpa: u64) -> Option<(usize, usize)> {
+        let word = usize::try_from(hpa.checked_sub(self.base)? / 8).ok()?;
+        Some((word / 512, word % 512))
+    }
+
+    /// Remembers a word; nothing happens outside of the memory.
+    pub(crate) fn write(&mut self, hpa: u64, value: u64) {
+        let Some((frame, word)) = self.place(hpa) else { return };
+        if let Some(frame) = self.frames.get_mut(frame) {
+            frame.get_or_insert_with(|| Box::new([0; 512]))[word] = value;
+        }
+    }
+}
+
+impl Words for Mirror {
+    fn read(&self, hpa: u64) -> Option<u64> {
+        let (frame, word) = self.place(hpa)?;
+        Some(self.frames.get(frame)?.as_ref().map_or(0, |frame| frame[word]))
     }
 }

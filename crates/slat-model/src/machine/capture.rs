@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Machine, Policy};
 use crate::access::FaultKind;
 use crate::mmu::Mmu;
-use crate::ram::Ram;
+use crate::ram::{Mirror, Words};
 use crate::report::{Reach, Report};
 use crate::tlb::{Entry, Order, What};
 use crate::walk::{Decoded, Leaf, Node, Regime, needs_break_before_make};
@@ -69,7 +69,7 @@ impl Machine {
         }
     }
 
-    fn refresh_below(&self, regime: &Regime, node: &Node) {
+    fn refresh_below(&mut self, regime: &Regime, node: &Node) {
         for entry in (node.table..node.table + node.bytes()).step_by(8) {
             let Some(raw) = self.ram.read(entry) else { continue };
             self.mirror.write(entry, raw);
@@ -264,7 +264,7 @@ impl Machine {
 }
 
 /// Finds the tables below `start`.
-fn reached(regime: &Regime, memory: &Ram, start: Walkable, found: &mut Vec<Walkable>) {
+fn reached(regime: &Regime, memory: &Mirror, start: Walkable, found: &mut Vec<Walkable>) {
     regime.visit(memory, &start.node, &mut |_, _, _, decoded| {
         if let Decoded::Table { node, set_accessed: 0 } = decoded {
             found.push(Walkable { node: *node, used: start.used });
@@ -274,7 +274,7 @@ fn reached(regime: &Regime, memory: &Ram, start: Walkable, found: &mut Vec<Walka
 }
 
 /// Finds the tables that hold `hpa`, at or below `start`.
-fn find(regime: &Regime, memory: &Ram, start: Walkable, hpa: u64, found: &mut Vec<Walkable>) {
+fn find(regime: &Regime, memory: &Mirror, start: Walkable, hpa: u64, found: &mut Vec<Walkable>) {
     let node = start.node;
     if (node.table..node.table + node.bytes()).contains(&hpa) && !found.contains(&start) {
         found.push(start);

@@ -14,7 +14,7 @@ use std::ops::Range;
 use crate::access::{Access, Fault, Outcome, Translation};
 use crate::instruction::Instruction;
 use crate::mmu::{InvalidRoot, Mmu, Root};
-use crate::ram::Ram;
+use crate::ram::{Mirror, Ram};
 use crate::report::{Reach, Report, Stale};
 use crate::stage1::{Stage1, VirtualFault};
 use crate::tlb::Tlb;
@@ -43,7 +43,7 @@ pub struct Machine {
     mmu: Mmu,
     ram: Ram,
     /// The memory before the store that is being reported.
-    mirror: Ram,
+    mirror: Mirror,
     cpus: Vec<Cpu>,
     policy: Policy,
     random: u64,
@@ -87,7 +87,7 @@ impl Machine {
         };
         Self {
             mmu,
-            mirror: ram.duplicate(),
+            mirror: Mirror::new(&ram),
             ram,
             cpus: (0..cpus).map(|_| Cpu::default()).collect(),
             policy,

@@ -142,7 +142,7 @@ impl Machine {
     }
 
     /// Sets the flags that the walk has to set, by compare-exchange as the hardware does; whether no entry has changed.
-    fn update(&self, regime: &Regime, path: &mut Path, access: Access) -> bool {
+    fn update(&mut self, regime: &Regime, path: &mut Path, access: Access) -> bool {
         let mut updates = std::mem::take(&mut path.updates);
         if let (End::Leaf(leaf), Some((entry, raw))) = (&mut path.end, path.last) {
             if regime.dirties(leaf, access) {

@@ -10,7 +10,7 @@ mod tests;
 
 use crate::access::{Access, Fault, FaultKind, Memory, Permissions, Syndrome, Translation};
 use crate::mmu::{InvalidRoot, Mmu, Root};
-use crate::ram::Ram;
+use crate::ram::{Ram, Words};
 
 pub(crate) use ept::EptRegime;
 pub(crate) use gstage::GstageRegime;
@@ -297,7 +297,7 @@ impl Regime {
     /// is outside of the RAM is passed over.
     pub(crate) fn visit(
         &self,
-        memory: &Ram,
+        memory: &impl Words,
         node: &Node,
         visit: &mut impl FnMut(&Node, u64, u64, &Decoded) -> bool,
     ) {
