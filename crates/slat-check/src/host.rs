@@ -22,6 +22,8 @@ const POISON: u64 = 0xa5a5_a5a5_a5a5_a5a7;
 /// Words of a frame.
 const WORDS: u64 = PAGE_SIZE / 8;
 
+mod spare;
+
 /// What is known of a frame.
 #[derive(Clone, Copy, Debug, Default)]
 struct FrameState {
@@ -39,6 +41,8 @@ struct Allocator {
     taken: usize,
     /// No frame below this index is free.
     first_free: usize,
+    /// Every frame that was ever taken lies below this index.
+    most: usize,
     /// Allocations until one is refused.
     fail_after: Option<u64>,
     refused: u64,
@@ -77,12 +81,13 @@ impl<P: Platform> Host<P> {
     #[must_use]
     pub fn new(platform: P, frames: usize, cpus: usize, mistake: Option<Mistake>, seed: u64) -> Self {
         // Sixteen frames for the empty root, as large as any format's.
-        let ram = Ram::new(FIRST_FRAME, (frames as u64 + 16) * PAGE_SIZE);
+        let ram = spare::take((frames as u64 + 16) * PAGE_SIZE);
         let machine = Machine::new(platform.mmu(), ram.clone(), cpus, Policy::Everything);
         let allocator = Allocator {
             frames: vec![FrameState::default(); frames],
             taken: 0,
             first_free: 0,
+            most: 0,
             fail_after: None,
             refused: 0,
             returned: vec![],
@@ -427,6 +432,7 @@ unsafe impl<P: Platform> Hal for Host<P> {
             allocator.first_free = start + 1;
         }
         allocator.taken += count;
+        allocator.most = allocator.most.max(start + count);
         let hpa = FIRST_FRAME + start as u64 * PAGE_SIZE;
         self.fill(hpa, count, LEFT_BEHIND);
         self.machine.borrow_mut().host_wrote(hpa..hpa + count as u64 * PAGE_SIZE);
@@ -554,6 +560,15 @@ impl<P: Platform> Host<P> {
                     }
                 }
             }
+        }
+    }
+}
+
+impl<P: Platform> Drop for Host<P> {
+    fn drop(&mut self) {
+        // What a mistake has written is not known.
+        if self.mistake.is_none() && self.violation.get_mut().is_none() {
+            spare::put(self.ram.clone(), self.allocator.get_mut().most);
         }
     }
 }

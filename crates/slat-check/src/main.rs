@@ -19,9 +19,9 @@ struct Arguments {
     /// Operations of one sequence.
     #[arg(long, default_value_t = 200)]
     length: usize,
-    /// Only formats whose name contains this.
-    #[arg(long, default_value = "")]
-    format: String,
+    /// Only formats whose name contains this, or one of these with commas between them.
+    #[arg(long, default_value = "", value_delimiter = ',')]
+    format: Vec<String>,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     threads: u64,
@@ -40,8 +40,10 @@ fn main() -> ExitCode {
         *Mistake::ALL.iter().find(named).unwrap_or_else(|| panic!("one of {:?}", Mistake::ALL))
     });
     let mut failed = false;
-    let chosen: Vec<_> =
-        platforms().into_iter().filter(|(name, _)| name.contains(&arguments.format)).collect();
+    let chosen: Vec<_> = platforms()
+        .into_iter()
+        .filter(|(name, _)| arguments.format.iter().any(|part| name.contains(part)))
+        .collect();
     let each = arguments.operations / chosen.len().max(1) as u64;
     let mut total = Counts::default();
     let start = Instant::now();

@@ -9,24 +9,25 @@ use std::process::Command;
 /// Operations that are asked for, over all formats; a few sequences are shorter, and a million is to remain.
 const OPERATIONS: &str = "1050000";
 
-/// One step.
+/// The formats of which every sequence is run, one of each ISA.
+const EXHAUSTIVE: &str = "stage2-3-levels,ept-5-levels-marks,npt-4-levels,gstage-sv39x4";
+
+/// Two steps.
 pub(crate) fn steps() -> Vec<Step> {
-    vec![Step::new("slat beside the model of the hardware", random)]
+    vec![
+        // The seeds are always the same; `cargo run --release -p slat-check` takes others.
+        Step::new("slat beside the model of the hardware", |context, output| {
+            check(&["--operations", OPERATIONS], context, output)
+        }),
+        Step::new("every sequence of four operations", |context, output| {
+            check(&["--exhaustive", "4", "--format", EXHAUSTIVE], context, output)
+        }),
+    ]
 }
 
-/// Random sequences on all formats. The seeds are always the same; `cargo run --release -p slat-check` takes others.
-fn random(context: &Context, output: &mut String) -> Outcome {
+fn check(arguments: &[&str], context: &Context, output: &mut String) -> Outcome {
     let mut command = Command::new(cargo());
-    command.args([
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "slat-check",
-        "--",
-        "--operations",
-        OPERATIONS,
-    ]);
+    command.args(["run", "--release", "--quiet", "--package", "slat-check", "--"]).args(arguments);
     command.current_dir(&context.workspace.root);
     match process::capture(&mut command) {
         Ok(captured) => {
