@@ -68,7 +68,7 @@ fn bad(format: &str, mistake: &str, output: &mut String) -> Result<String> {
 fn run(format: &str, cpus: u64, more: &str, output: &mut String) -> Result<(Captured, Value)> {
     let program = std::env::current_exe().context("this program has no path")?;
     let mut command = Command::new(program);
-    command.args(["run", "--machine", "model", "--json", "--churn", "--memory", "32M"]);
+    command.args(["run", "--machine", "model", "--json", "--churn", "--memory", "16M"]);
     command.args(["--format", format, "--cpus", &cpus.to_string()]).args(more.split_whitespace());
     let captured = process::capture(&mut command)?;
     output.push_str(&captured.stderr);
