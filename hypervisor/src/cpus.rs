@@ -6,10 +6,11 @@
 //! nobody gets inside any more, so when [`Cpus::wait_for_all`] has seen that nobody is, the table may be freed. A CPU
 //! that sleeps then need not wake up.
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::hint::spin_loop;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
-use slat_hv_protocol::CPUS_MAX;
 use spin::Mutex;
 
 /// What a CPU is doing.
@@ -78,20 +79,20 @@ pub struct Cpus {
     count: usize,
     ram: Range<u64>,
     power_on: fn(usize) -> bool,
-    states: Mutex<[State; CPUS_MAX]>,
+    states: Mutex<Vec<State>>,
     /// Written while `states` is locked, so that whoever holds the lock can rely on it.
     ending: AtomicBool,
 }
 
 impl Cpus {
-    /// `count` CPUs, 1 to [`CPUS_MAX`], for a guest with `ram`; CPU 0 is running. `power_on` makes a physical CPU begin,
+    /// `count` CPUs, but at least one, for a guest with `ram`; CPU 0 is running. `power_on` makes a physical CPU begin,
     /// and tells whether it will.
     #[must_use]
     pub fn new(count: usize, ram: Range<u64>, power_on: fn(usize) -> bool) -> Self {
-        let mut states = [State::Off; CPUS_MAX];
-        states[0] = State::Running;
+        let mut states = vec![State::Running];
+        states.resize(count.max(1), State::Off);
         Self {
-            count: count.clamp(1, CPUS_MAX),
+            count: states.len(),
             ram,
             power_on,
             states: Mutex::new(states),
@@ -108,8 +109,7 @@ impl Cpus {
     /// Whether `cpu` is on; `None` if there is no such CPU.
     #[must_use]
     pub fn power(&self, cpu: usize) -> Option<Power> {
-        let state = (cpu < self.count).then(|| self.states.lock().get(cpu).copied())??;
-        Some(match state {
+        Some(match self.states.lock().get(cpu).copied()? {
             State::Off => Power::Off,
             State::Starting(_) => Power::Pending,
             State::Running | State::Waiting | State::Stopping => Power::On,

@@ -1,7 +1,7 @@
 //! The hypervisor as slat's host: a pool of frames, counted, and TLB maintenance by the machine's own means.
 //!
 //! Invariant: a frame is in the buddy allocator or taken, never both; whatever is asked for and comes back is counted,
-//! so that the report can prove that nothing was lost. Memory is mapped one to one.
+//! so that the report can prove that nothing was lost. Memory is mapped one to one, unless the machine says otherwise.
 
 #![expect(unsafe_code, reason = "hands out memory: implements the unsafe trait Hal")]
 
@@ -25,6 +25,10 @@ pub trait Maintenance {
     fn publish(&self);
     /// Records what has just happened, or is about to, if the run is recorded.
     fn record(&self, event: Event);
+    /// The pointer by which the pool's memory at `hpa` is reached. The default is for memory that is mapped one to one.
+    fn pointer(&self, hpa: HostPhysAddr) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut(hpa.as_u64() as usize)
+    }
 }
 
 /// The host of the guest's address space.
@@ -45,7 +49,8 @@ impl<M: Maintenance> Pool<M> {
     /// A pool of the frames in `memory`; with `poison`, returned frames are overwritten.
     ///
     /// # Safety
-    /// `memory` is RAM that is mapped one to one and that nothing else uses as long as the pool lives.
+    /// `memory` is RAM that nothing else uses as long as the pool lives, and for each address in it
+    /// [`pointer`](Maintenance::pointer) gives the same valid pointer each time, one run of memory as one run of pointers.
     pub unsafe fn new(memory: Span, poison: bool, maintenance: M) -> Self {
         let mut free = FrameAllocator::new();
         let frame = |address: u64| usize::try_from(address / PAGE_SIZE).unwrap_or(0);
@@ -76,7 +81,7 @@ impl<M: Maintenance> Pool<M> {
 }
 
 // SAFETY: 1. the buddy allocator hands a frame of the span out once until it comes back, in naturally aligned blocks
-// of at least the size and alignment asked for; 2. the span is mapped one to one (contract of `new`); 3. `invalidate`
+// of at least the size and alignment asked for; 2. the machine's pointers are good for the span (contract of `new`); 3. `invalidate`
 // is the machine's sequence, which is spoiled only by a run that asks for it (`Mistake`).
 unsafe impl<M: Maintenance> Hal for Pool<M> {
     fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
@@ -109,7 +114,7 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
     }
 
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
-        core::ptr::with_exposed_provenance_mut(hpa.as_u64() as usize)
+        self.maintenance.pointer(hpa)
     }
 
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
@@ -134,7 +139,7 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
     }
 
     unsafe fn zero_frames(&self, start: HostPhysAddr, count: usize) {
-        // SAFETY: by the caller's contract the frames are taken and unused, and they are mapped one to one.
+        // SAFETY: by the caller's contract the frames are taken and unused, and by that of `new` the pointer is good.
         unsafe { slat::isa::zero(self.phys_to_virt(start), count * PAGE_SIZE as usize) };
         self.state.lock().counts.zeroed += count as u64;
         self.maintenance.record(Event::Zero { start: start.as_u64(), count: count as u64 });

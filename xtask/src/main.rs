@@ -3,7 +3,7 @@
 //! replay` repeats a recorded run on the model of the hardware.
 //!
 //! Invariant: every failure ends as one line `error: …` on stderr and a non-zero exit code; things that the
-//! machine lacks come before it, one line `missing: …` each.
+//! machine lacks come before it, one line `missing: …` each, and a `hint: …` where something can be done without them.
 
 mod boot;
 mod code_size;
@@ -42,7 +42,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    Run(task_run::Options),
+    Run(Box<task_run::Options>),
     Test(task_test::Options),
     Bench(task_bench::Options),
     Fuzz(task_fuzz::Options),
@@ -89,6 +89,9 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     if let Some(missing) = error.downcast_ref::<missing::MissingThings>() {
         for thing in missing.things() {
             eprintln!("{thing}");
+        }
+        if let Some(hint) = missing.hint_line() {
+            eprintln!("{hint}");
         }
     }
     eprintln!("error: {}", one_line(&format!("{error:#}")));

@@ -26,22 +26,39 @@ impl fmt::Display for Missing {
 
 /// All the things that are missing; an error that `main` prints line by line.
 #[derive(Debug)]
-pub(crate) struct MissingThings(Vec<Missing>);
+pub(crate) struct MissingThings {
+    things: Vec<Missing>,
+    /// What can be done without them.
+    hint: Option<&'static str>,
+}
 
 impl MissingThings {
     /// An error unless `things` is empty.
     pub(crate) fn check(things: Vec<Missing>) -> anyhow::Result<()> {
-        if things.is_empty() { Ok(()) } else { Err(Self(things).into()) }
+        if things.is_empty() { Ok(()) } else { Err(Self { things, hint: None }.into()) }
     }
 
     pub(crate) fn things(&self) -> &[Missing] {
-        &self.0
+        &self.things
+    }
+
+    /// Adds to an error, if it is this one, what can be done without the things.
+    pub(crate) fn hint(mut error: anyhow::Error, hint: &'static str) -> anyhow::Error {
+        if let Some(missing) = error.downcast_mut::<Self>() {
+            missing.hint = Some(hint);
+        }
+        error
+    }
+
+    /// What can be done without them.
+    pub(crate) fn hint_line(&self) -> Option<String> {
+        self.hint.map(|hint| format!("hint: {hint}"))
     }
 }
 
 impl fmt::Display for MissingThings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.len() {
+        match self.things.len() {
             1 => write!(f, "one thing is missing on this machine; nothing was started"),
             count => write!(f, "{count} things are missing on this machine; nothing was started"),
         }

@@ -2,8 +2,9 @@
 //!
 //! Protocol: everything about the command line and the given files is checked first; then the set-up; then the
 //! guest runs under slat, then natively; then the report. With `--json` stdout carries one object and nothing
-//! else.
+//! else. With `--machine model` there is no set-up: see [`model`].
 
+mod model;
 pub(crate) mod options;
 mod report;
 
@@ -15,11 +16,12 @@ use crate::boot::verdict;
 use crate::guests::cache::DEFAULT_KERNEL;
 use crate::guests::{image, initramfs};
 use crate::host::Host;
+use crate::missing::MissingThings;
 use crate::process;
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
-use options::Checked;
+use options::{Checked, MachineKind};
 use report::{Summary, Times};
 use std::io::{self, Write};
 use std::path::Path;
@@ -35,6 +37,9 @@ pub(crate) const PAYLOAD_SEED: u64 = 0x736c_6174;
 
 /// Carries out `cargo xtask run`.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if options.machine == MachineKind::Model {
+        return model::run(options);
+    }
     let checked = options.check()?;
     let host = Host::detect();
     let workspace = Workspace::find()?;
@@ -42,7 +47,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         kernel: options.guest.is_none().then_some(DEFAULT_KERNEL),
         busybox: options.initrd.is_none(),
     };
-    let equipment = setup::prepare(&host, &workspace, &needs)?;
+    let equipment = setup::prepare(&host, &workspace, &needs).map_err(|error| {
+        MissingThings::hint(error, "`cargo xtask run --machine model` runs without any of these")
+    })?;
 
     let kernel = options.guest.clone().or(equipment.kernel).context("there is no guest kernel")?;
     let image = match checked.image.clone() {
@@ -58,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
 
     let hypervisor = equipment.toolchain.build(&host, &workspace, "slat-hv")?;
-    let machine = Machine { emulator: equipment.emulator, cpu: options.cpu.clone(), cpus: options.cpus };
+    let machine = Machine { emulator: equipment.emulator, cpu: options.cpu().to_owned(), cpus: options.cpus };
     let (seen, times) = boots(options, &checked, &machine, &hypervisor, &guest)?;
 
     if let (Some(file), Some(recording)) = (&options.record, &seen.recording) {
@@ -75,9 +82,18 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .release
         .map_or_else(|| guest.kernel.display().to_string(), |release| format!("Linux {release}"));
     let churn_seed = checked.choices.churn.map(|churn| churn.seed);
-    let summary = Summary { options, guest: &guest, name, churn_seed, seen: &seen, times, verdict: &verdict };
-    let text = if options.json { summary.json()? } else { summary.text() };
-    io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
+    let summary = Summary {
+        options,
+        machine: report::Machine::Emulator,
+        guest: &guest,
+        name,
+        churn_seed,
+        seen: &seen,
+        times,
+        checks: None,
+        verdict: &verdict,
+    };
+    summary.print()?;
     match verdict {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => bail!(error),
@@ -125,7 +141,7 @@ fn boots(
     hypervisor: &Path,
     guest: &Guest,
 ) -> Result<(Observed, Times)> {
-    let timeout = Duration::from_secs(options.timeout);
+    let timeout = Duration::from_secs(options.timeout());
     let rounds = if options.compare { COMPARED_RUNS } else { 1 };
     let (mut under_slat, mut native) = (Vec::new(), Vec::new());
     let mut first = None;

@@ -384,6 +384,11 @@ impl<P: Platform> Driver<'_, P> {
             let reserved =
                 matches!(fault.kind, slat_model::FaultKind::Reserved | slat_model::FaultKind::AddressRange);
             ensure(!reserved, Check::Architecture, || fault.to_string())?;
+            let gpa = self.shape.pages[page];
+            let read = self.host.platform().decode_fault(&fault.syndrome, gpa);
+            let done = access - MappingFlags::USER;
+            let same = read.is_some_and(|info| (info.gpa.as_u64(), info.access) == (gpa, done));
+            ensure(same, Check::Verdict, || format!("{fault} is read as {read:x?}"))?;
             if !self.fault(index, page, access, false)? {
                 return Ok(());
             }

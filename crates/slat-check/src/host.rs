@@ -4,13 +4,14 @@
 #![expect(unsafe_code, reason = "implements Hal on the model's RAM")]
 
 use crate::checks::{Check, Violation};
+use crate::maintenance;
 use crate::mistakes::Mistake;
 use crate::platform::{Platform, address_in};
 use crate::random::Random;
 use crate::specification::Rules;
 use crate::watch::Watch;
-use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE, Reach, TableKind};
-use slat_model::{Access, BarrierAccess, Dc, Domain, Instruction, Machine, Policy, Ram, Root};
+use slat::{CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE, Reach, TableKind};
+use slat_model::{Access, BarrierAccess, Domain, Instruction, Machine, Policy, Ram};
 use std::cell::{Cell, RefCell};
 
 /// Host physical address of the first frame.
@@ -336,52 +337,11 @@ impl<P: Platform> Host<P> {
     /// Executes what `plan` says, under the tag of the space with this root register.
     fn carry_out(&self, root: u64, plan: &[(usize, Instruction)]) {
         let mut machine = self.machine.borrow_mut();
-        match P::TABLE {
-            TableKind::Ept | TableKind::Gstage => {
-                plan.iter().for_each(|(cpu, instruction)| machine.execute(*cpu, *instruction));
-            }
-            TableKind::Npt => {
-                for (cpu, instruction) in plan.iter().copied() {
-                    match (machine.root(cpu), instruction) {
-                        (Some(Root::Npt { ncr3, .. }), Instruction::Vmrun { tlb_control: 3 })
-                            if ncr3 != root =>
-                        {
-                            // It runs another guest: everything goes.
-                            machine.execute(cpu, Instruction::Vmrun { tlb_control: 1 });
-                        }
-                        (None, Instruction::Vmrun { .. }) => {
-                            // It runs no guest now: everything goes before the next one.
-                            let empty = self.platform.root(self.empty_root, 1);
-                            if machine.load_root(cpu, empty).is_ok() {
-                                machine.execute(cpu, Instruction::Vmrun { tlb_control: 1 });
-                                machine.unload_root(cpu);
-                            }
-                        }
-                        _ => machine.execute(cpu, instruction),
-                    }
-                }
-            }
-            TableKind::Stage2 => {
-                let here = self.cpu.get();
-                let before = machine.root(here);
-                let elsewhere = !matches!(before, Some(Root::Stage2 { vttbr, .. }) if vttbr == root);
-                if elsewhere {
-                    // The instructions take the tag from VTTBR_EL2; a table without entries goes with it.
-                    let empty = self.platform.root(root & 0xffff_0000_0000_0000 | self.empty_root, 0);
-                    if let Err(invalid) = machine.load_root(here, empty) {
-                        self.report(Violation::new(Check::Root, format!("{invalid}")));
-                    }
-                    machine.execute(here, Instruction::Isb);
-                }
-                plan.iter().for_each(|(cpu, instruction)| machine.execute(*cpu, *instruction));
-                if elsewhere {
-                    match before {
-                        Some(before) => _ = machine.load_root(here, before),
-                        None => machine.unload_root(here),
-                    }
-                    machine.execute(here, Instruction::Isb);
-                }
-            }
+        let roots = (root, self.empty_root);
+        if let Err(invalid) =
+            maintenance::carry_out(&self.platform, &mut machine, self.cpu.get(), roots, plan)
+        {
+            self.report(Violation::new(Check::Root, format!("{invalid}")));
         }
     }
 }
@@ -479,12 +439,8 @@ unsafe impl<P: Platform> Hal for Host<P> {
 
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
         let cpus = self.machine.borrow().cpus();
-        let everywhere = invalidation.reach == Reach::AllCpus && !self.platform.broadcasts();
         let here = self.cpu.get();
-        let targets = if everywhere { 0..cpus } else { here..here + 1 };
-        let instructions = self.platform.maintenance(invalidation);
-        let each = |cpu| instructions.iter().map(move |instruction| (cpu, *instruction));
-        let mut plan: Vec<_> = targets.flat_map(each).collect();
+        let mut plan = maintenance::plan(&self.platform, invalidation, here, cpus);
         if let Some(mistake) = self.mistake {
             plan = mistake.distort(&self.platform, invalidation, here, cpus, plan);
             if mistake == Mistake::FreedBeforeInvalidation {
@@ -500,18 +456,9 @@ unsafe impl<P: Platform> Hal for Host<P> {
     }
 
     fn maintain_cache(&self, maintenance: &CacheMaintenance) {
-        if self.mistake == Some(Mistake::CachesNotCleaned)
-            || !maintenance.actions.contains(CacheActions::CLEAN_INVALIDATE_TO_POC)
-        {
-            return;
+        if self.mistake != Some(Mistake::CachesNotCleaned) {
+            maintenance::clean(&mut self.machine.borrow_mut(), self.cpu.get(), maintenance);
         }
-        let start = maintenance.start.as_u64();
-        let mut machine = self.machine.borrow_mut();
-        for hpa in (start..start + maintenance.bytes() as u64).step_by(64) {
-            machine.execute(self.cpu.get(), Instruction::Dc { operation: Dc::Civac, hpa });
-        }
-        let done = Instruction::Dsb { domain: Domain::FullSystem, access: BarrierAccess::All };
-        machine.execute(self.cpu.get(), done);
     }
 
     fn publish(&self) {

@@ -7,10 +7,10 @@ use crate::platform::Platform;
 use crate::specification::{Architecture, Rules};
 use slat::format::{CacheEvent, Format, Geometry, Kind};
 use slat::{
-    CacheActions, GuestPhysAddr, GuestPhysRange, HostPhysAddr, Invalidation, LeafSize, MappingFlags, Reach,
-    Scope, TableKind, TlbFeatures, UnsupportedFlags,
+    CacheActions, GuestPhysAddr, GuestPhysRange, HostPhysAddr, Invalidation, LeafSize, MappingFlags,
+    NestedPageFaultInfo, Reach, Scope, TableKind, TlbFeatures, UnsupportedFlags,
 };
-use slat_model::{Instruction, Mmu, Root, Tlbi};
+use slat_model::{Instruction, Mmu, Root, Syndrome, Tlbi};
 
 macro_rules! mistakes {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -368,6 +368,10 @@ impl<F: Platform> Platform for Mistaken<F> {
 
     fn maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction> {
         self.inner.maintenance(invalidation)
+    }
+
+    fn decode_fault(&self, syndrome: &Syndrome, gva: u64) -> Option<NestedPageFaultInfo> {
+        self.inner.decode_fault(syndrome, gva)
     }
 
     fn broadcasts(&self) -> bool {

@@ -3,12 +3,12 @@
 
 use crate::specification::{Architecture, Rules};
 use slat::format::Format;
-use slat::format::ept::Ept;
+use slat::format::ept::{self, Ept};
 use slat::format::gstage::{self, Gstage};
-use slat::format::npt::Npt;
+use slat::format::npt::{self, Npt};
 use slat::format::stage2::{self, Stage2};
-use slat::{Invalidation, LeafSize, MappingFlags, MemoryType, Scope};
-use slat_model::{BarrierAccess, Domain, Instruction, Memory, Mmu, Permissions, Root, Tlbi};
+use slat::{Invalidation, LeafSize, MappingFlags, MemoryType, NestedPageFaultInfo, Scope};
+use slat_model::{BarrierAccess, Domain, Instruction, Memory, Mmu, Permissions, Root, Syndrome, Tlbi};
 
 /// A format together with the CPU for which it is meant.
 pub trait Platform: Format {
@@ -23,6 +23,10 @@ pub trait Platform: Format {
 
     /// What each CPU executes for an invalidation, in this order; `root` is loaded into the CPU meanwhile.
     fn maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction>;
+
+    /// What slat makes of the registers that a fault leaves behind, in a guest whose own translation is off: `gva` is the
+    /// address of the access, also where its walk has faulted. `None` for what is no fault of the guest's.
+    fn decode_fault(&self, syndrome: &Syndrome, gva: u64) -> Option<NestedPageFaultInfo>;
 
     /// Whether the instructions of one CPU reach all CPUs.
     fn broadcasts(&self) -> bool {
@@ -137,6 +141,15 @@ impl Platform for Ept {
         let kind = if invalidation.scope == Scope::AllSpaces { 2 } else { 1 };
         vec![Instruction::Invept { kind, eptp: invalidation.root }]
     }
+
+    fn decode_fault(&self, syndrome: &Syndrome, gva: u64) -> Option<NestedPageFaultInfo> {
+        match *syndrome {
+            Syndrome::Ept { reason: 48, qualification, gpa } => {
+                Some(Ept::decode_fault(self, &ept::Violation { qualification, gpa, linear: gva }))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Platform for Npt {
@@ -170,6 +183,13 @@ impl Platform for Npt {
     fn maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction> {
         let tlb_control = if invalidation.scope == Scope::AllSpaces { 1 } else { 3 };
         vec![Instruction::Vmrun { tlb_control }]
+    }
+
+    fn decode_fault(&self, syndrome: &Syndrome, _gva: u64) -> Option<NestedPageFaultInfo> {
+        match *syndrome {
+            Syndrome::Npt { exitinfo1, exitinfo2 } => npt::decode_fault(exitinfo1, exitinfo2).ok(),
+            _ => None,
+        }
     }
 }
 
@@ -206,6 +226,16 @@ impl Platform for Stage2 {
 
     fn maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction> {
         stage2::instructions(invalidation).map(arm_instruction).collect()
+    }
+
+    fn decode_fault(&self, syndrome: &Syndrome, gva: u64) -> Option<NestedPageFaultInfo> {
+        let Syndrome::Stage2 { esr, hpfar } = *syndrome else { return None };
+        // What is UNKNOWN may be anything. EL1h.
+        let hpfar = hpfar.unwrap_or(u64::MAX);
+        let syndrome = stage2::Syndrome { esr, far: gva, hpfar, spsr: 0b0101 };
+        let fault = stage2::decode_fault(&syndrome).ok()?;
+        // Where stage 1 is off, AT S1E1R gives the address back.
+        fault.info().or_else(|| fault.with_par(gva & !0xfff))
     }
 
     fn broadcasts(&self) -> bool {
@@ -275,5 +305,14 @@ impl Platform for Gstage {
             vmid: fence.vmid.map(u64::from),
         };
         gstage::fences(invalidation).map(fence).collect()
+    }
+
+    fn decode_fault(&self, syndrome: &Syndrome, gva: u64) -> Option<NestedPageFaultInfo> {
+        match *syndrome {
+            Syndrome::Gstage { scause, htval, htinst } => {
+                gstage::decode_fault(&gstage::Trap { scause, stval: gva, htval, htinst }).ok()
+            }
+            _ => None,
+        }
     }
 }

@@ -296,7 +296,8 @@ impl Observer {
 }
 
 impl Observed {
-    fn new() -> Self {
+    /// Nothing seen yet.
+    pub(crate) fn new() -> Self {
         Self {
             ending: Ending::Interrupted,
             seconds_to_init: None,

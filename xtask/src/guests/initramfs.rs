@@ -75,7 +75,7 @@ pub(crate) fn build(busybox: &[u8], seed: u64) -> Result<Initramfs> {
     archive.add("payload", 0o100_644, (0, 0), &payload)?;
     let mut archive = cpio::newc::trailer(archive.bytes).context("cannot pack the initial RAM disk")?;
     archive.resize(archive.len().next_multiple_of(512), 0);
-    let sha256 = Sha256::digest(&payload).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = sha256(&payload);
     Ok(Initramfs { archive, sha256 })
 }
 
@@ -95,6 +95,11 @@ impl Archive {
         self.bytes.extend(done.with_context(|| format!("cannot pack {name}"))?.into_inner());
         Ok(())
     }
+}
+
+/// The SHA-256 of `bytes` in hexadecimal digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

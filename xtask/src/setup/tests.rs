@@ -27,7 +27,12 @@ fn everything_that_is_missing_is_named_at_once() {
     );
     assert!(lines[2].starts_with("missing: a guest kernel: --guest IMAGE"));
     assert!(lines[3].starts_with("missing: a guest user space (busybox): --initrd FILE"));
-    assert!(MissingThings::check(missing).unwrap_err().to_string().starts_with("4 things are missing"));
+    let error = MissingThings::check(missing).unwrap_err();
+    assert!(error.to_string().starts_with("4 things are missing"));
+    assert_eq!(error.downcast_ref::<MissingThings>().unwrap().hint_line(), None);
+    let hinted = MissingThings::hint(error, "there is another way");
+    let hint = hinted.downcast_ref::<MissingThings>().unwrap().hint_line();
+    assert_eq!(hint.as_deref(), Some("hint: there is another way"));
 }
 
 #[test]

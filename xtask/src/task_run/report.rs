@@ -4,9 +4,11 @@ use super::options::Options;
 use crate::boot::session::{Guest, Observed};
 use anyhow::{Context, Result};
 use serde::Serialize;
+use slat_hv_model::{Checks, Cpu};
 use slat_hv_protocol::{ChurnReport, End, Faults, Leaves, Report};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 /// Width of the drawn bars in characters.
 const BAR: u64 = 24;
@@ -32,20 +34,44 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
+/// What the guest ran on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Machine {
+    /// The emulator, with the CPU that the options name.
+    Emulator,
+    /// The model of this CPU.
+    Model(Cpu),
+}
+
+impl Machine {
+    /// The second-level translation in the words of its manual.
+    fn format(self) -> &'static str {
+        match self {
+            Self::Emulator => Cpu::Arm.format_title(),
+            Self::Model(cpu) => cpu.format_title(),
+        }
+    }
+}
+
 /// All that a report tells.
 pub(crate) struct Summary<'a> {
     pub(crate) options: &'a Options,
+    pub(crate) machine: Machine,
     pub(crate) guest: &'a Guest,
     pub(crate) name: String,
     pub(crate) churn_seed: Option<u64>,
     pub(crate) seen: &'a Observed,
     pub(crate) times: Times,
+    /// What the model of the hardware found.
+    pub(crate) checks: Option<&'a Checks>,
     pub(crate) verdict: &'a Result<(), String>,
 }
 
 #[derive(Serialize)]
 struct Json<'a> {
+    machine: &'a str,
     arch: &'a str,
+    format: &'a str,
     ok: bool,
     error: Option<&'a str>,
     guest: &'a str,
@@ -77,6 +103,15 @@ struct Json<'a> {
     seconds_to_init: Option<f64>,
     seconds_native: Option<f64>,
     ratio: Option<f64>,
+    checks: Option<JsonChecks>,
+}
+
+#[derive(Serialize)]
+struct JsonChecks {
+    stale_reads: u64,
+    stale_translations: u64,
+    frames_reachable_after_return: u64,
+    rules_broken: u64,
 }
 
 #[derive(Serialize)]
@@ -93,17 +128,29 @@ impl Summary<'_> {
         Some(self.seen.sha256.as_ref() == Some(expected))
     }
 
+    /// Prints the report in the form that the options ask for.
+    pub(crate) fn print(&self) -> Result<()> {
+        let text = if self.options.json { self.json()? } else { self.text() };
+        io::stdout().write_all(text.as_bytes()).context("cannot print the report")
+    }
+
     /// The report as JSON with a line end.
-    pub(crate) fn json(&self) -> Result<String> {
+    fn json(&self) -> Result<String> {
         let report = self.seen.report.as_ref();
         let started = self.seen.started.as_ref();
+        let (machine, arch, format, cpu) = match self.machine {
+            Machine::Emulator => ("emulator", self.options.arch(), Cpu::Arm.format(), self.options.cpu()),
+            Machine::Model(cpu) => ("model", cpu.architecture(), cpu.format(), cpu.description()),
+        };
         let json = Json {
-            arch: &self.options.arch,
+            machine,
+            arch,
+            format,
             ok: self.verdict.is_ok(),
             error: self.verdict.as_ref().err().map(String::as_str),
             guest: &self.name,
             guest_image: self.guest.kernel.display().to_string(),
-            cpu: &self.options.cpu,
+            cpu,
             cpus: self.options.cpus,
             memory_bytes: self.guest.memory,
             leaf: self.options.leaf,
@@ -132,6 +179,12 @@ impl Summary<'_> {
             seconds_to_init: self.times.to_init.map(rounded),
             seconds_native: self.times.native.map(rounded),
             ratio: self.times.ratio().map(rounded),
+            checks: self.checks.map(|checks| JsonChecks {
+                stale_reads: checks.stale_reads,
+                stale_translations: checks.stale_translations,
+                frames_reachable_after_return: checks.reachable_frames,
+                rules_broken: checks.rules_broken,
+            }),
         };
         let mut text = serde_json::to_string_pretty(&json).context("cannot write the report")?;
         text.push('\n');
@@ -139,19 +192,26 @@ impl Summary<'_> {
     }
 
     /// The report for people.
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         let mut text = "\n".to_owned();
         let mut row = |name: &str, value: String| {
             let _ = writeln!(text, "  {name:<20}{value}");
         };
         let memory = self.guest.memory >> 20;
-        let cpus =
-            if self.options.cpus == 1 { String::new() } else { format!("{} times ", self.options.cpus) };
-        row("guest", format!("{}, {memory} MiB of RAM, {cpus}{}", self.name, self.options.cpu));
+        let cpus = match (self.machine, self.options.cpus) {
+            (Machine::Emulator, 1) => self.options.cpu().to_owned(),
+            (Machine::Emulator, cpus) => format!("{cpus} times {}", self.options.cpu()),
+            (Machine::Model(cpu), 1) => cpu.description().to_owned(),
+            (Machine::Model(cpu), cpus) => format!("{}, {cpus} CPUs", cpu.description()),
+        };
+        row("guest", format!("{}, {memory} MiB of RAM, {cpus}", self.name));
         row("end", self.end());
         row(
             "guest's memory",
             match self.sha256_ok() {
+                Some(true) if self.checks.is_some() => {
+                    "unharmed: the sha256 of the guest's image as it read it equals the host's".to_owned()
+                }
                 Some(true) => "unharmed: the guest's sha256 of its file equals the host's".to_owned(),
                 Some(false) => "not confirmed: no matching sha256 from the guest".to_owned(),
                 None => "not checked: the user space is not ours".to_owned(),
@@ -164,7 +224,7 @@ impl Summary<'_> {
                 tables => format!(", {tables} tables side by side as the root"),
             };
             row(
-                "stage 2",
+                self.machine.format(),
                 format!("{} levels, {}-bit guest addresses{root}", started.levels, started.gpa_bits),
             );
             if !started.features.is_empty() {
@@ -172,7 +232,10 @@ impl Summary<'_> {
             }
         }
         if let Some(report) = &self.seen.report {
-            text.push_str(&counts(report, self.churn_seed));
+            text.push_str(&counts(report, self.machine, self.churn_seed));
+        }
+        if let Some(checks) = self.checks {
+            text.push_str(&self::checks(checks));
         }
         text.push('\n');
         text
@@ -202,7 +265,7 @@ impl Summary<'_> {
 }
 
 /// The counts of a report, group by group.
-fn counts(report: &Report, churn_seed: Option<u64>) -> String {
+fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>) -> String {
     let Report { faults, leaves, frames, .. } = report;
     let mut text = String::new();
     let kinds = [
@@ -212,7 +275,11 @@ fn counts(report: &Report, churn_seed: Option<u64>) -> String {
         ("unanswered", faults.unanswered),
         ("retried", faults.retried),
     ];
-    group(&mut text, "stage-2 faults", &format!("{} of {} exits", faults.total, report.exits));
+    let title = match machine {
+        Machine::Emulator | Machine::Model(Cpu::Arm) => "stage-2 faults".to_owned(),
+        Machine::Model(cpu) => format!("{} faults", cpu.format_title()),
+    };
+    group(&mut text, &title, &format!("{} of {} exits", faults.total, report.exits));
     for (name, count) in kinds {
         line(&mut text, name, count, &bar(count, faults.total));
     }
@@ -251,7 +318,7 @@ fn counts(report: &Report, churn_seed: Option<u64>) -> String {
 
     group(&mut text, "maintenance", "");
     for (name, count) in &report.invalidations {
-        line(&mut text, name, *count, if name.starts_with("tlbi") { "TLB invalidations" } else { "" });
+        line(&mut text, name, *count, if is_barrier(name) { "" } else { "TLB invalidations" });
     }
     line(&mut text, "caches", report.cache_maintenance_frames, "frames cleaned and invalidated");
 
@@ -270,6 +337,27 @@ fn counts(report: &Report, churn_seed: Option<u64>) -> String {
         {
             line(&mut text, name, count, "");
         }
+    }
+    text
+}
+
+/// Whether an instruction of TLB maintenance invalidates nothing by itself.
+fn is_barrier(name: &str) -> bool {
+    name.starts_with("dsb") || name == "isb"
+}
+
+/// What must be zero.
+fn checks(checks: &Checks) -> String {
+    let mut text = String::new();
+    group(&mut text, "checks", if checks.verdict().is_ok() { "" } else { "FAILED" });
+    let counts = [
+        ("stale reads", checks.stale_reads, "accesses that did not find what was there"),
+        ("stale translations", checks.stale_translations, "accesses by what the tables had no longer"),
+        ("frames reachable", checks.reachable_frames, "by a CPU, after they went back"),
+        ("rules broken", checks.rules_broken, "break-before-make, caches, reserved bits"),
+    ];
+    for (name, count, note) in counts {
+        line(&mut text, name, count, note);
     }
     text
 }

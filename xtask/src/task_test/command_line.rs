@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 15] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
     ("guest of another architecture", "--guest X86", "x86 bzImage"),
@@ -27,6 +27,14 @@ const CASES: [Case; 11] = [
     ("recording into nowhere", "--record /nonexistent/file", "--record: cannot write /nonexistent/file"),
     ("odd memory size", "--memory 3M", "multiple of 2M"),
     ("unknown leaf size", "--leaf 3k", "invalid value '3k'"),
+    ("three CPUs in the emulator", "--cpus 3", "at most 2"),
+    ("a format in the emulator", "--format ept", "--format: not with --machine emulator"),
+    (
+        "a kernel on the model",
+        "--machine model --guest IMAGE --timeout 9 --compare",
+        "--guest, --timeout, --compare: not with --machine model",
+    ),
+    ("too much memory on the model", "--machine model --memory 1G", "is not between 16M and 512M"),
 ];
 
 /// One step for each case.

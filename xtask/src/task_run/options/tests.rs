@@ -1,6 +1,8 @@
-use super::{MISTAKES, Options, SMALL, bootargs, parse_size};
+use super::{MISTAKES, MachineKind, Options, SMALL, bootargs, parse_size};
 use clap::Parser;
+use slat_hv_model::Cpu;
 use slat_hv_protocol::{FaultPolicy, Leaf, Mistake};
+use slat_model::Policy;
 use std::path::Path;
 
 #[derive(Parser)]
@@ -43,7 +45,8 @@ fn defaults_are_the_documented_ones() {
         (options.leaf, options.on_fault, options.mistake),
         (Leaf::Auto, FaultPolicy::Stop, Mistake::None)
     );
-    assert_eq!((options.timeout, options.cpu.as_str(), options.cpus), (60, "cortex-a72", 1));
+    assert_eq!((options.timeout(), options.cpu(), options.cpus), (60, "cortex-a72", 1));
+    assert_eq!((options.arch(), options.machine), ("aarch64", MachineKind::Emulator));
     let checked = options.check().unwrap();
     assert_eq!(checked.bootargs, "earlycon console=ttyAMA0 panic=-1");
     assert_eq!(checked.choices.churn, None);
@@ -70,10 +73,58 @@ fn churn_takes_a_seed() {
 }
 
 #[test]
-fn there_are_one_or_two_cpus() {
+fn there_are_one_or_two_cpus_and_more_on_the_model() {
     assert_eq!(parse(&["--cpus", "2"]).unwrap().cpus, 2);
-    for wrong in ["0", "3", "-1", "two"] {
+    for wrong in ["0", "9", "-1", "two"] {
         assert!(parse(&["--cpus", wrong]).is_err(), "{wrong}");
+    }
+    assert!(refusal(&["--cpus", "3"]).contains("--cpus: the emulated machine has at most 2"));
+    assert!(parse(&["--machine", "model", "--cpus", "8"]).unwrap().check_model().is_ok());
+}
+
+#[test]
+fn the_model_has_defaults_of_its_own() {
+    let options = parse(&["--machine", "model"]).unwrap();
+    assert_eq!((options.machine, options.memory), (MachineKind::Model, 64 << 20));
+    let choices = options.check_model().unwrap();
+    assert_eq!((choices.cpu, choices.seed, choices.policy), (Cpu::Arm, 1, Policy::Everything));
+    let words =
+        ["--machine", "model", "--format", "gstage", "--seed", "7", "--tlb", "random", "--memory", "32M"];
+    let options = parse(&words).unwrap();
+    let choices = options.check_model().unwrap();
+    assert_eq!((choices.cpu, choices.policy, options.memory), (Cpu::Riscv, Policy::Seeded(7), 32 << 20));
+    assert!(
+        parse(&["--machine", "model", "--format", "sv39"]).unwrap_err().contains("stage2, ept, npt, gstage")
+    );
+}
+
+#[test]
+fn what_means_nothing_on_a_machine_is_named() {
+    let on_model = |words: &[&str]| {
+        let words = [&["--machine", "model"], words].concat();
+        parse(&words).unwrap().check_model().map(|_| ()).unwrap_err().to_string()
+    };
+    for words in [
+        &["--arch", "aarch64"][..],
+        &["--guest", "x"],
+        &["--initrd", "x"],
+        &["--append", "x"],
+        &["--gpa-bits", "40"],
+        &["--on-fault", "inject"],
+        &["--timeout", "60"],
+        &["--compare"],
+        &["--no-native"],
+        &["--cpu", "cortex-a72"],
+        &["--record", "x"],
+    ] {
+        assert_eq!(on_model(words), format!("{}: not with --machine model", words[0]));
+    }
+    assert!(on_model(&["--memory", "8M"]).contains("not between 16M and 512M"));
+    assert!(on_model(&["--memory", "17M"]).contains("multiple of 2M"));
+    let arms = ["--format", "ept", "--mistake", "vmalle1-alone"];
+    assert!(on_model(&arms).contains("--format stage2 alone"));
+    for words in [["--format", "ept"], ["--seed", "7"], ["--tlb", "random"]] {
+        assert_eq!(refusal(&words), format!("{}: not with --machine emulator", words[0]));
     }
 }
 

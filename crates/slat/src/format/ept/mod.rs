@@ -4,6 +4,10 @@
 //! flags. With the flags on (EPTP bit 6) the CPU may set bits 8 and 9 of a present leaf at any time, so a present leaf
 //! is only changed by an atomic read-modify-write.
 
+mod fault;
+
+pub use fault::Violation;
+
 use super::{Format, Geometry, Kind};
 use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;

@@ -153,3 +153,36 @@ fn what_the_cpu_lacks_is_refused() {
     assert!(plain.check_flags(M::EXECUTE).is_err() && plain.check_flags(M::WRITE).is_err());
     assert!(plain.check_flags(M::WRITE | M::EXECUTE).is_err());
 }
+
+/// Exit qualifications put together by hand from "Exit Qualification for EPT Violations".
+#[test]
+fn violations_say_what_the_guest_did() {
+    use crate::fault::FaultCause::{NotPresent, Permission};
+    let mbec = Ept::new(Capabilities { mode_based_execute: true, ..TIGER_LAKE }, 4).expect("offered");
+    let cases = [
+        // Bits 7 and 8: a linear address, and its translation.
+        (0x181, M::READ, NotPresent, false),
+        (0x182, M::WRITE, NotPresent, false),
+        (0x184, M::EXECUTE, NotPresent, false),
+        // Bits 5:3: read and execute are allowed.
+        (0x1aa, M::WRITE, Permission, false),
+        // A read-modify-write.
+        (0x183, M::WRITE, NotPresent, false),
+        // In the guest's tables; with accessed and dirty flags that is a write as well.
+        (0x081, M::READ, NotPresent, true),
+        (0x0ab, M::WRITE, Permission, true),
+    ];
+    for (qualification, access, cause, walk) in cases {
+        let violation = Violation { qualification, gpa: 0x1_2345, linear: 0xffff_8000_0000_0345 };
+        let info = mbec.decode_fault(&violation);
+        assert_eq!((info.access, info.cause, info.walk), (access, cause, walk), "{qualification:#x}");
+        assert_eq!((info.gpa.as_u64(), info.gva.map(|gva| gva.as_u64())), (0x1_2345, Some(violation.linear)));
+    }
+    // Bit 6 means something only with mode-based execute control; without bit 7 there is no linear address.
+    let user_only = Violation { qualification: 0x1c4, ..Violation::default() };
+    assert_eq!(mbec.decode_fault(&user_only).cause, Permission);
+    assert_eq!(Ept::default().decode_fault(&user_only).cause, NotPresent);
+    let unknown = Violation { qualification: 0x002, gpa: 0x1000, linear: 7 };
+    let info = mbec.decode_fault(&unknown);
+    assert_eq!((info.gva, info.walk, info.access), (None, false, M::WRITE));
+}

@@ -4,8 +4,10 @@
 //! access is checked as if made in user mode, so U is set on every leaf. Accessed and dirty are set beforehand, so
 //! neither Svade faults nor Svadu updates happen.
 
+mod fault;
 mod fence;
 
+pub use fault::{NotAGuestPageFault, Trap, decode_fault};
 pub use fence::{Fence, fences};
 
 use super::{CacheEvent, Format, Geometry, Kind};

@@ -123,3 +123,30 @@ fn fences_take_shifted_addresses_and_the_vmid() {
     let all = Invalidation { root, scope: Scope::AllSpaces, reach: Reach::ThisCpu, table, features };
     assert_eq!(fences(&all).collect::<Vec<_>>(), [Fence { address: None, vmid: None }]);
 }
+
+/// Registers put together by hand from "Guest-Page Faults" and the table of htinst's pseudoinstructions.
+#[test]
+fn traps_say_what_the_guest_did() {
+    let trap = |scause, htinst| Trap { scause, stval: 0x7000_0347, htval: 0x8000_0345 >> 2, htinst };
+    let cases = [
+        (trap(20, 0), M::EXECUTE, false),
+        (trap(21, 0), M::READ, false),
+        (trap(23, 0), M::WRITE, false),
+        // A transformed load, which has bit 0 set, is an access of the guest's own.
+        (trap(21, 0x3003), M::READ, false),
+        (trap(23, 0x3000), M::READ, true),
+        (trap(23, 0x2000), M::READ, true),
+        (trap(21, 0x3020), M::WRITE, true),
+        (trap(20, 0x2020), M::WRITE, true),
+    ];
+    for (trap, access, walk) in cases {
+        let info = decode_fault(&trap).expect("a guest-page fault");
+        assert_eq!((info.access, info.walk), (access, walk), "{trap:x?}");
+        let low = if walk { 0 } else { 3 };
+        assert_eq!(
+            (info.gpa.as_u64(), info.gva.map(|gva| gva.as_u64())),
+            (0x8000_0344 | low, Some(0x7000_0347))
+        );
+    }
+    assert_eq!(decode_fault(&trap(22, 0)), Err(NotAGuestPageFault(22)));
+}

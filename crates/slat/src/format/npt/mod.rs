@@ -4,6 +4,10 @@
 //! hardware has nothing to update, so it never writes to a table beside us. Memory types select entries of the
 //! host's PAT as it is after reset.
 
+mod fault;
+
+pub use fault::{ReservedBit, decode_fault};
+
 use super::{Format, Geometry, Kind};
 use crate::addr::HostPhysAddr;
 use crate::error::UnsupportedFlags;

@@ -82,3 +82,25 @@ fn what_the_format_lacks_is_refused() {
         [Ok(0), Ok(6), Ok(6), Ok(15)]
     );
 }
+
+/// Values of EXITINFO1 put together by hand from "Nested versus Guest Page Faults, Fault Ordering".
+#[test]
+fn faults_say_what_the_guest_did() {
+    use crate::fault::FaultCause::{NotPresent, Permission};
+    let cases = [
+        // Bit 32: the final address; bit 2: as every nested access, one of user mode.
+        (0x1_0000_0004, M::READ, NotPresent, false),
+        (0x1_0000_0006, M::WRITE, NotPresent, false),
+        (0x1_0000_0007, M::WRITE, Permission, false),
+        (0x1_0000_0015, M::EXECUTE, Permission, false),
+        // Bit 33: the guest's tables.
+        (0x2_0000_0006, M::WRITE, NotPresent, true),
+        (0x2_0000_0017, M::WRITE, Permission, true),
+    ];
+    for (exitinfo1, access, cause, walk) in cases {
+        let info = decode_fault(exitinfo1, 0x1_2345).expect("the guest's doing");
+        assert_eq!((info.access, info.cause, info.walk), (access, cause, walk), "{exitinfo1:#x}");
+        assert_eq!((info.gpa.as_u64(), info.gva), (0x1_2345, None));
+    }
+    assert_eq!(decode_fault(0x1_0000_000d, 0), Err(ReservedBit(0x1_0000_000d)));
+}

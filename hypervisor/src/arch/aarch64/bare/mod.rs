@@ -126,7 +126,8 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
         unsafe { recording::start(params.recording) };
     }
     let poison = params.churn.is_some() || params.page_requests;
-    // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs.
+    // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
+    // all memory is mapped one to one.
     let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };
     let pool: &Pool<Counted> = Box::leak(Box::new(pool));
     let features = Features::from_id_registers(&slat::isa::aarch64::id_registers());

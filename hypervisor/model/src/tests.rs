@@ -1,0 +1,134 @@
+use crate::{Checks, Cpu, Observed, Settings, cpu, run, run_on};
+use slat_check::mistakes::Mistaken;
+use slat_hv_protocol::{Churn, End, Leaf, Mistake};
+use slat_model::Policy;
+
+fn settings() -> Settings {
+    Settings {
+        cpus: 2,
+        memory: 16 << 20,
+        leaf: Leaf::Auto,
+        churn: Some(Churn { seed: 1, per_exit: 6, limit: 600 }),
+        mistake: Mistake::None,
+        seed: 1,
+        policy: Policy::Everything,
+    }
+}
+
+/// A run in which everything must be as it should.
+fn good(cpu: Cpu, settings: Settings) -> Observed {
+    let observed = run(cpu, settings).expect("the run begins");
+    assert_eq!(observed.checks.verdict(), Ok(()), "{cpu:?}, {settings:?}");
+    let report = observed.report.as_ref().expect("everybody leaves");
+    assert_eq!(report.end, End::PowerOff, "{cpu:?}, {settings:?}");
+    assert_eq!(report.frames.taken, report.frames.returned);
+    assert_eq!(observed.image, observed.image_read);
+    assert!(observed.seconds_to_up.is_some());
+    assert!(observed.console.ends_with(b"goes off\n"), "{:?}", String::from_utf8_lossy(&observed.console));
+    observed
+}
+
+#[test]
+fn all_is_well_on_every_cpu() {
+    for cpu in Cpu::ALL {
+        for (cpus, leaf, policy) in [
+            (1, Leaf::Size4K, Policy::Everything),
+            (2, Leaf::Size2M, Policy::Seeded(7)),
+            (4, Leaf::Auto, Policy::Everything),
+        ] {
+            let report = good(cpu, Settings { cpus, leaf, policy, ..settings() }).report.expect("seen above");
+            let churn = report.churn.expect("churn ran");
+            assert_eq!(churn.unmapped + churn.moved + churn.write_protected, 600);
+            assert!(report.faults.restored > 0 && report.faults.unanswered == 0, "{:?}", report.faults);
+            // Every CPU has run the guest.
+            assert!(report.exits_by_cpu.len() == cpus && report.exits_by_cpu.iter().all(|exits| *exits > 0));
+        }
+    }
+}
+
+#[test]
+fn a_run_is_a_function_of_its_settings() {
+    let same = |settings| {
+        let [first, second] = [(); 2].map(|()| good(Cpu::Riscv, settings).report);
+        assert_eq!(first, second);
+        first
+    };
+    let settings = Settings { cpus: 3, ..settings() };
+    assert_ne!(same(settings), same(Settings { seed: 2, ..settings }));
+}
+
+#[test]
+fn without_churn_every_page_is_populated_once() {
+    for cpu in Cpu::ALL {
+        let report = good(cpu, Settings { churn: None, leaf: Leaf::Size2M, ..settings() }).report;
+        let report = report.expect("seen above");
+        assert_eq!((report.faults.populated, report.leaves.size_2m), (8, 8), "{cpu:?}");
+        assert_eq!((report.churn, report.faults.restored), (None, 0));
+        // The console's page.
+        assert_eq!(report.leaves.size_4k, 1);
+    }
+}
+
+/// What the checks found in a run with a mistake, or that the guest made no progress.
+fn bad(cpu: Cpu, settings: Settings) -> Checks {
+    let observed = run(cpu, settings).expect("the run begins");
+    let stuck = observed.report.as_ref().is_ok_and(|report| report.end != End::PowerOff);
+    assert!(stuck || observed.checks.verdict().is_err(), "{cpu:?}, {settings:?}: nothing was noticed");
+    observed.checks
+}
+
+#[test]
+fn a_missing_invalidation_is_noticed() {
+    for cpu in Cpu::ALL {
+        for cpus in [1, 4] {
+            let checks = bad(cpu, Settings { cpus, mistake: Mistake::NoTlbi, ..settings() });
+            // Where a CPU remembers that there was nothing, it comes to a stop before it can read anything else.
+            let read = checks.stale_reads > 0 || cpu == Cpu::Riscv;
+            assert!(read && checks.reachable_frames > 0, "{cpu:?}: {checks:?}");
+        }
+    }
+}
+
+#[test]
+fn an_invalidation_of_one_cpu_alone_is_noticed_where_there_are_two() {
+    for cpu in Cpu::ALL {
+        good(cpu, Settings { cpus: 1, mistake: Mistake::LocalTlbi, ..settings() });
+        let checks = bad(cpu, Settings { mistake: Mistake::LocalTlbi, ..settings() });
+        assert!(checks.stale_translations > 0, "{cpu:?}: {checks:?}");
+    }
+}
+
+#[test]
+fn what_the_emulator_notices_is_noticed_here() {
+    for mistake in
+        [Mistake::Ipas2Alone, Mistake::Vmalle1Alone, Mistake::WrongAddress, Mistake::El2Instruction]
+    {
+        let checks = bad(Cpu::Arm, Settings { mistake, ..settings() });
+        assert!(checks.reachable_frames > 0 && checks.stale_translations > 0, "{mistake:?}: {checks:?}");
+    }
+}
+
+#[test]
+fn a_missing_break_is_noticed() {
+    use slat_check::mistakes::Mistake::{BreakMissing, UserBitMissing};
+    let platform = Mistaken { inner: cpu::stage2().expect("a width that exists"), mistake: BreakMissing };
+    let observed = run_on(platform, Settings { leaf: Leaf::Size2M, ..settings() }).expect("the run begins");
+    assert!(observed.checks.rules_broken > 0, "{:?}", observed.checks);
+    let platform = Mistaken { inner: cpu::gstage(), mistake: UserBitMissing };
+    let observed = run_on(platform, settings()).expect("the run begins");
+    let end = observed.report.expect("everybody leaves").end;
+    assert!(matches!(end, End::Unsupported { .. }), "{end:?}");
+}
+
+#[test]
+fn what_the_model_cannot_hold_is_refused() {
+    for wrong in [
+        Settings { cpus: 0, ..settings() },
+        Settings { cpus: 9, ..settings() },
+        Settings { memory: 14 << 20, ..settings() },
+        Settings { memory: (16 << 20) + 4096, ..settings() },
+        Settings { memory: 1 << 40, ..settings() },
+    ] {
+        assert!(run(Cpu::Amd, wrong).is_err(), "{wrong:?}");
+    }
+}

@@ -1,0 +1,105 @@
+//! The vCPU: takes the guest's turns, and tells why the guest has left as the hardware would.
+
+use crate::guest::Action;
+use crate::turn::World;
+use crate::world::Trap;
+use slat::GuestPhysAddr;
+use slat_check::platform::Platform;
+use slat_hv::cpus::{Cpus, Entry};
+use slat_hv::vcpu::{Event, Exit, Vcpu};
+use slat_model::Root;
+use std::sync::Arc;
+
+/// What a vCPU needs of the machine.
+#[derive(Clone)]
+pub(crate) struct Config<'a, P> {
+    pub(crate) world: Arc<World>,
+    pub(crate) platform: P,
+    pub(crate) cpus: &'a Cpus,
+}
+
+/// A vCPU.
+pub(crate) struct ModelVcpu<'a, P> {
+    id: usize,
+    config: Config<'a, P>,
+    root: Option<Root>,
+    /// The last address that it left the guest at.
+    pc: u64,
+}
+
+impl<'a, P: Platform> Vcpu for ModelVcpu<'a, P> {
+    type Config = Config<'a, P>;
+    type Root = Root;
+
+    fn new(id: usize, config: Self::Config) -> Self {
+        Self { id, config, root: None, pc: 0 }
+    }
+
+    fn set_entry(&mut self, entry: GuestPhysAddr, _argument: u64) {
+        self.pc = entry.as_u64();
+        self.config.world.with(|state| state.enter_program(self.id));
+    }
+
+    fn set_root(&mut self, root: Root) {
+        self.root = Some(root);
+    }
+
+    fn bind(&mut self) {
+        self.config.world.with(|state| state.load(self.id, self.root));
+    }
+
+    fn unbind(&mut self) {
+        self.config.world.with(|state| state.load(self.id, None));
+    }
+
+    fn run(&mut self) -> Exit {
+        match self.config.world.run(self.id) {
+            Trap::Fault(fault, gva) => {
+                self.pc = gva;
+                match self.config.platform.decode_fault(&fault.syndrome, gva) {
+                    Some(info) => Exit::NestedPageFault(info),
+                    None => Exit::Unsupported(fault.to_string()),
+                }
+            }
+            Trap::Call(Action::Start(cpu)) => self.start(cpu),
+            Trap::Call(Action::Off) if self.config.cpus.stop(self.id) => Exit::CpuOff,
+            Trap::Call(Action::Call) => Exit::FirmwareCall,
+            Trap::Call(Action::PowerOff) => Exit::PowerOff,
+            Trap::Call(_) => Exit::Wait,
+        }
+    }
+
+    /// The guest has no instructions, so this is the address that its last fault was about.
+    fn program_counter(&self) -> u64 {
+        self.pc
+    }
+
+    fn register(&self, _index: usize) -> Option<u64> {
+        None
+    }
+
+    fn set_register(&mut self, _index: usize, _value: u64) {}
+
+    fn wait(&mut self) {
+        self.config.world.sleep(self.id);
+    }
+
+    fn answer_request(&mut self, _done: bool) {}
+
+    /// Nothing to deliver: the guest touches nothing that is nobody's, and a run in which it does ends there.
+    fn inject(&mut self, _event: Event) {}
+}
+
+impl<P: Platform> ModelVcpu<'_, P> {
+    /// As the firmware's CPU_ON. A CPU that is still about to go off is asked for again after a while, as Linux does.
+    fn start(&mut self, cpu: usize) -> Exit {
+        let Config { world, cpus, .. } = &self.config;
+        let entry = Entry { address: world.with(|state| state.second_entry()), argument: cpu as u64 };
+        if cpus.start(cpu, entry).is_ok() {
+            world.power_on(cpu);
+            return Exit::FirmwareCall;
+        }
+        world.with(|state| state.repeat(self.id, Action::Start(cpu)));
+        Exit::Suspend
+    }
+}

@@ -1,0 +1,92 @@
+//! `cargo xtask run --machine model`: slat-hv's run loop on the model of the hardware. Needs nothing but this program.
+
+use super::options::{Options, churn_on_the_model};
+use super::report::{Machine, Summary, Times};
+use crate::boot::session::{Ending, Guest, Observed};
+use crate::boot::verdict;
+use crate::guests::initramfs::sha256;
+use crate::process;
+use anyhow::{Context, Result, bail};
+use slat_hv_model::Settings;
+use slat_hv_protocol::End;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::thread;
+
+/// Carries out `cargo xtask run --machine model`.
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    let choices = options.check_model()?;
+    let settings = Settings {
+        cpus: options.cpus as usize,
+        memory: options.memory,
+        leaf: options.leaf,
+        churn: options.churn.then(|| churn_on_the_model(options.churn_seed)),
+        mistake: options.mistake,
+        seed: choices.seed,
+        policy: choices.policy,
+    };
+    let ran = watch(choices.cpu, settings)?;
+
+    let guest = Guest {
+        kernel: "synthetic".into(),
+        initrd: None,
+        bootargs: String::new(),
+        memory: options.memory,
+        sha256: Some(sha256(&ran.image)),
+    };
+    let (report, failed) = match ran.report {
+        Ok(report) => (Some(report), None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let seen = Observed {
+        ending: Ending::Exited { success: true },
+        seconds_to_init: ran.seconds_to_up,
+        sha256: (ran.image_read.len() == ran.image.len()).then(|| sha256(&ran.image_read)),
+        reached_end: report.as_ref().is_some_and(|report| report.end == End::PowerOff),
+        console: ran.console,
+        started: Some(ran.started),
+        report,
+        failed,
+        ..Observed::new()
+    };
+    let mut screen: Box<dyn Write> =
+        if options.json { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
+    screen.write_all(&seen.console).and_then(|()| screen.flush()).context("cannot show the console")?;
+
+    let verdict = ran.checks.verdict().and_then(|()| verdict::under_slat(&guest, &seen));
+    let summary = Summary {
+        options,
+        machine: Machine::Model(choices.cpu),
+        guest: &guest,
+        name: "synthetic guest".to_owned(),
+        churn_seed: options.churn.then_some(options.churn_seed),
+        seen: &seen,
+        times: Times { to_init: seen.seconds_to_init, native: None },
+        checks: Some(&ran.checks),
+        verdict: &verdict,
+    };
+    summary.print()?;
+    match verdict {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => bail!(error),
+    }
+}
+
+/// Runs the guest on a thread of its own, so that the user can end it.
+fn watch(cpu: slat_hv_model::Cpu, settings: Settings) -> Result<slat_hv_model::Observed> {
+    let run = thread::spawn(move || slat_hv_model::run(cpu, settings));
+    while !run.is_finished() {
+        if process::interrupted() {
+            bail!("interrupted");
+        }
+        thread::sleep(process::TICK);
+    }
+    match run.join() {
+        Ok(ran) => ran.map_err(anyhow::Error::msg),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
+            bail!("the hypervisor panicked: {text}")
+        }
+    }
+}
