@@ -269,7 +269,7 @@ impl<'h, P: Platform> Driver<'h, P> {
             for access in accesses {
                 let pass = target.filter(|_| granted.allow(*access));
                 let mut found = false;
-                for outcome in self.host.machine.borrow().possible(*cpu, gpa, *access) {
+                for outcome in self.host.possible(*cpu, gpa, *access) {
                     let fail = |check, what: &str| {
                         let detail = format!(
                             "{access:?} of {gpa:#x} on CPU {cpu}: {what}; {outcome:x?} where {spec:x?} is expected"

@@ -8,10 +8,13 @@ use crate::maintenance;
 use crate::mistakes::Mistake;
 use crate::platform::{Platform, address_in};
 use crate::random::Random;
-use crate::specification::Rules;
+use crate::specification::{Architecture, Rules};
 use crate::watch::Watch;
 use slat::{CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE, Reach, TableKind};
-use slat_model::{Access, BarrierAccess, Domain, Instruction, Machine, Policy, Ram};
+use slat_model::{
+    Access, AccessKind, BarrierAccess, Domain, Fault, Instruction, Machine, Outcome, Policy, Ram, Source,
+    Stage1, VirtualFault,
+};
 use std::cell::{Cell, RefCell};
 
 /// Host physical address of the first frame.
@@ -259,7 +262,17 @@ impl<P: Platform> Host<P> {
     pub fn guest_access(&self, cpu: usize, page: usize, access: Access) -> Result<(), slat_model::Fault> {
         let mut watch = self.watch.borrow_mut();
         let gpa = watch.gpa(page);
-        let translation = self.machine.borrow_mut().access(cpu, gpa, access)?;
+        let by_linear_address = !is_fetch(access) && self.random.borrow_mut().one_in(2);
+        let mut machine = self.machine.borrow_mut();
+        let translation = if by_linear_address {
+            // With its own translation off: the CPU may combine both stages all the same.
+            machine
+                .access_virtual(cpu, gpa, access, &untranslated(self.rules.architecture))
+                .map_err(second)?
+        } else {
+            machine.access(cpu, gpa, access)?
+        };
+        drop(machine);
         if let Err(violation) = watch.judge(self, page, &translation) {
             self.report(violation);
         } else if access.kind == slat_model::AccessKind::Write && self.born(translation.hpa).is_some() {
@@ -268,6 +281,21 @@ impl<P: Platform> Host<P> {
             watch.wrote(page, word);
         }
         Ok(())
+    }
+
+    /// Every result that an access can have, by the entries that combine both stages too.
+    pub fn possible(&self, cpu: usize, gpa: u64, access: Access) -> Vec<Outcome> {
+        let machine = self.machine.borrow();
+        let mut outcomes = machine.possible(cpu, gpa, access);
+        // Arm's are among those already.
+        if !is_fetch(access) && self.rules.architecture != Architecture::Stage2 {
+            let combined = machine.possible_virtual(cpu, gpa, access, &untranslated(self.rules.architecture));
+            let seen = |translation| outcomes.iter().any(|outcome| outcome.result == Ok(translation));
+            let more: Vec<_> = combined.into_iter().flatten().filter(|found| !seen(*found)).collect();
+            let outcome = |found| Outcome { result: Ok(found), source: Source::Combined(0) };
+            outcomes.extend(more.into_iter().map(outcome));
+        }
+        outcomes
     }
 
     /// Between two stores of slat the guest goes on.
@@ -318,7 +346,6 @@ impl<P: Platform> Host<P> {
 
     /// Whether an entry above level 0 is a large leaf, by the manuals.
     fn is_leaf(&self, level: u8, value: u64) -> bool {
-        use crate::specification::Architecture;
         level <= 2
             && match self.rules.architecture {
                 Architecture::Ept | Architecture::Npt => value & 0x80 != 0,
@@ -343,6 +370,28 @@ impl<P: Platform> Host<P> {
         {
             self.report(Violation::new(Check::Root, format!("{invalid}")));
         }
+    }
+}
+
+/// By Intel's manual, whose page a fetch is of depends on stage 1.
+fn is_fetch(access: Access) -> bool {
+    access.kind == AccessKind::Execute
+}
+
+/// The registers of a guest whose own translation is off.
+fn untranslated(architecture: Architecture) -> Stage1 {
+    match architecture {
+        Architecture::Ept | Architecture::Npt => Stage1::X86 { cr0: 0, cr3: 0, cr4: 0, efer: 0, ac: false },
+        Architecture::Stage2 => Stage1::Arm { sctlr: 0, tcr: 0, ttbr0: 0, ttbr1: 0 },
+        Architecture::Gstage => Stage1::Riscv { vsatp: 0, sum: false, mxr: false, adue: false },
+    }
+}
+
+/// Where stage 1 is off, only the second level can refuse.
+fn second(fault: VirtualFault) -> Fault {
+    match fault {
+        VirtualFault::Second(fault) => fault,
+        VirtualFault::Guest { gva, .. } => unreachable!("stage 1 is off and refused {gva:#x}"),
     }
 }
 
@@ -498,8 +547,7 @@ impl<P: Platform> Host<P> {
         for page in watch.pages_in(start, size) {
             for cpu in watch.cpus() {
                 self.looks.set(self.looks.get() + 1);
-                let outcomes = self.machine.borrow().possible(*cpu, watch.gpa(page), Access::READ);
-                for outcome in outcomes {
+                for outcome in self.possible(*cpu, watch.gpa(page), Access::READ) {
                     let Ok(translation) = outcome.result else { continue };
                     if let Err(violation) = watch.judge(self, page, &translation) {
                         let detail = format!("CPU {cpu}, from {:x?}: {}", outcome.source, violation.detail);

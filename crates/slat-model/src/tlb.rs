@@ -224,7 +224,10 @@ impl Tlb {
             Some(old) => old.order = entry.order,
             None => {
                 slot.push(entry);
-                note(&mut self.sources, entry.source, key);
+                // Nobody asks where invalid entries came from, and RISC-V's are many.
+                if !matches!(entry.what, What::Invalid(_)) {
+                    note(&mut self.sources, entry.source, key);
+                }
                 if let Some((target, _)) = entry.target() {
                     note(&mut self.targets, target, key);
                 }
