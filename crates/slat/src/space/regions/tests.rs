@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::addr::PAGE_SIZE;
-use crate::test_util::HeapHal;
+use crate::test_util::{HeapHal, cases};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -197,7 +197,7 @@ fn ask<const L: usize, const I: usize>(
     assert_eq!(tree.first_hole(range), hole.map(|page| GuestPhysAddr::new(page * PAGE_SIZE)));
 }
 
-fn random_changes<const L: usize, const I: usize>(window: u64, steps: u64) {
+fn random_changes<const L: usize, const I: usize>(window: u64, steps: usize) {
     for seed in 1..=4 {
         let hal = HeapHal::new();
         let mut random = Random(seed * 0x9e37_79b9);
@@ -207,7 +207,7 @@ fn random_changes<const L: usize, const I: usize>(window: u64, steps: u64) {
             model.insert(page, lone(page));
             put(&mut tree, &hal, lone(page));
         }
-        for _ in 0..steps {
+        for _ in 0..cases(steps) {
             step(&mut tree, &mut model, &hal, &mut random, window);
             check(&tree, &hal);
             let all = joined(&model);
@@ -267,8 +267,8 @@ fn fill_and_empty<const L: usize, const I: usize>(count: u64) {
 
 #[test]
 fn twenty_thousand_regions_come_and_go_in_any_order() {
-    fill_and_empty::<LEAF, INNER>(20_000);
-    fill_and_empty::<8, 8>(20_000);
+    fill_and_empty::<LEAF, INNER>(cases(20_000) as u64);
+    fill_and_empty::<8, 8>(cases(20_000) as u64);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_reservation_fails_whole_and_is_enough() {
     let hal = HeapHal::new();
     let mut tree = Tree::<8, 8>::new();
     let mut failures = 0;
-    for page in 0..2000 {
+    for page in 0..cases(2000) as u64 {
         // Three pages each, of which the middle one goes: two cuts.
         failures += reserve_despite_failures(&mut tree, &hal, 1);
         let hpa = HostPhysAddr::new(page * 64 * PAGE_SIZE);
@@ -318,7 +318,7 @@ fn a_reservation_fails_whole_and_is_enough() {
         tree.remove(&hal, middle, cover);
         check(&tree, &hal);
     }
-    assert!(failures > 500, "{failures} allocations failed");
+    assert!(failures > cases(500), "{failures} allocations failed");
     hal.fail_after(None);
     tree.clear(&hal);
     assert_eq!(hal.in_use(), 0);

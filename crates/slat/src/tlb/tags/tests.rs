@@ -1,7 +1,7 @@
 //! The pool against CPUs that remember everything until they are told to drop it.
 
 use super::*;
-use crate::test_util::HeapHal;
+use crate::test_util::{HeapHal, cases};
 use std::collections::BTreeMap;
 use std::sync::Barrier;
 use std::vec::Vec;
@@ -80,7 +80,7 @@ fn no_cpu_mixes_two_spaces_up_and_invalidations_reach_all_that_run_one() {
 fn cpus_that_activate_at_once_are_told_apart_too() {
     const CPUS: usize = 4;
     let hal = HeapHal::new();
-    for round in 0..20 {
+    for round in 0..cases(20) {
         let pool = TagPool::new(&hal, 3, CPUS).expect("memory");
         let tags: Vec<Tag> = (0..12).map(|_| Tag::new()).collect();
         let start = Barrier::new(CPUS);
