@@ -1,5 +1,6 @@
 //! The tasks of this workspace: `cargo xtask run` boots a Linux guest under slat, `cargo xtask test` checks
-//! everything, `cargo xtask bench` measures slat beside other crates, `cargo xtask fuzz` looks for what nobody thought of.
+//! everything, `cargo xtask bench` measures slat beside other crates, `cargo xtask fuzz` looks for what nobody thought of,
+//! `cargo xtask audit` for what the tests would not notice.
 //!
 //! Invariant: every failure ends as one line `error: …` on stderr and a non-zero exit code; things that the
 //! machine lacks come before it, one line `missing: …` each.
@@ -14,6 +15,7 @@ mod process;
 mod progress;
 mod random;
 mod setup;
+mod task_audit;
 mod task_bench;
 mod task_fuzz;
 mod task_run;
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 /// The tasks of the slat workspace.
 ///
 /// `cargo xtask run` shows an unmodified Linux under slat; `cargo xtask test` runs every test there is; `cargo xtask
-/// bench` measures slat beside its peers; `cargo xtask fuzz` fuzzes it.
+/// bench` measures slat beside its peers; `cargo xtask fuzz` fuzzes it; `cargo xtask audit` looks at the tests themselves.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 struct Arguments {
@@ -41,6 +43,7 @@ enum Task {
     Test(task_test::Options),
     Bench(task_bench::Options),
     Fuzz(task_fuzz::Options),
+    Audit(task_audit::Options),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Test(options) => task_test::run(&options),
         Task::Bench(options) => task_bench::run(&options),
         Task::Fuzz(options) => task_fuzz::run(&options),
+        Task::Audit(options) => task_audit::run(&options),
     };
     match done {
         Ok(code) => code,

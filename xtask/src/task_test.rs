@@ -8,6 +8,7 @@ mod command_line;
 mod emulator;
 mod flat;
 mod instructions;
+mod mutants;
 mod oracle;
 mod scenarios;
 mod step;
@@ -61,6 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     board.run(wanted(workspace_steps::steps()), &context, 1);
     board.run(wanted(oracle::steps()), &context, 1);
     board.run(wanted(command_line::steps()), &context, 1);
+    board.run(wanted(mutants::steps()), &context, 1);
     board.run(wanted(instructions::steps()), &context, 1);
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
