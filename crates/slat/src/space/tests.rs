@@ -1,6 +1,7 @@
 //! Address spaces on hosts on the heap. A [`HeapHal`] panics when a frame comes back twice or never.
 
 mod debts;
+mod edges;
 mod errors;
 mod faults;
 mod lifetimes;
