@@ -186,9 +186,9 @@ fn near(file: &str) -> String {
     let path = file.trim_start_matches(super::scope::SOURCES).trim_start_matches('/').trim_end_matches(".rs");
     let names: Vec<_> = path.split('/').filter(|name| *name != "mod").collect();
     match names[..] {
-        ["space", "regions", ..] => "space::regions::tests".to_owned(),
+        ["space", "regions", ..] => "space::regions".to_owned(),
         ["table" | "space" | "frame" | "hal", ..] => {
-            "space::tests::(lifetimes|operations|faults|errors)".to_owned()
+            "table|space::tests::(lifetimes|operations|faults|errors|edges)".to_owned()
         }
         ["format", format, ..] => format!("format::{format}"),
         [module, ..] => module.to_owned(),
