@@ -367,3 +367,40 @@ fn every_region_survives_packing() {
         }
     }
 }
+
+#[test]
+fn only_a_fault_that_takes_one_page_has_the_short_way() {
+    let hal = HeapHal::new();
+    let mut tree = Regions::new();
+    let alloc = |largest_leaf, fault_around| Backend::Alloc { largest_leaf, fault_around };
+    let (small, large) = (LeafSize::Size4K, LeafSize::Size2M);
+    let linear = Backend::Linear { hpa: HostPhysAddr::new(0) };
+    let backends = [alloc(small, small), alloc(large, small), alloc(small, large), linear];
+    for (page, backend) in (0..).zip(backends) {
+        put(&mut tree, &hal, region(10 * page, 5, MappingFlags::WRITE, backend));
+    }
+    let flags =
+        [0, 1, 2, 3].map(|page| tree.single_page_flags(GuestPhysAddr::new((10 * page + 4) * PAGE_SIZE)));
+    // Where only a page is missing there is a table, and no room for a larger leaf.
+    assert_eq!(flags, [Some(MappingFlags::WRITE), Some(MappingFlags::WRITE), None, None]);
+    assert_eq!(tree.single_page_flags(GuestPhysAddr::new(5 * PAGE_SIZE)), None, "no region");
+    tree.clear(&hal);
+}
+
+#[test]
+fn a_range_that_is_one_region_is_found_with_its_place() {
+    let hal = HeapHal::new();
+    let mut tree = Tree::<8, 8>::new();
+    put(&mut tree, &hal, lone(1));
+    put(&mut tree, &hal, lone(3));
+    put(&mut tree, &hal, region(10, 4, MappingFlags::READ, ALLOC));
+    let ask = |first, size| {
+        let Cover { owned, alike, exact } = tree.cover(pages(first, size)).expect("covered");
+        (owned, alike, exact.map(|(_, index)| index))
+    };
+    assert_eq!(ask(1, 1), (false, true, None), "the first one of a leaf has its key above");
+    assert_eq!(ask(3, 1), (false, true, Some(1)));
+    assert_eq!(ask(10, 4), (true, false, Some(2)), "not all of it need be populated");
+    assert_eq!(ask(10, 3), (true, false, None));
+    tree.clear(&hal);
+}

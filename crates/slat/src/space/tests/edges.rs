@@ -249,3 +249,11 @@ fn a_page_that_lost_a_race_for_its_table_is_used_all_the_same() {
     assert_eq!(hal.read(frame, 1), [7]);
     assert_eq!(space.stats().table.owned_frames, 2);
 }
+
+#[test]
+fn a_space_says_where_it_is() {
+    let hal = HeapHal::new();
+    let space = Space::with_format(&hal, Stage2::default(), gpa(GIB1), 3 * MIB2, 0).expect("a root");
+    assert_eq!((space.base(), space.size()), (gpa(GIB1), 3 * MIB2));
+    assert_eq!(space.range(), GuestPhysRange::new(gpa(GIB1), 3 * MIB2).expect("valid"));
+}
