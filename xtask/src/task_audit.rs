@@ -10,9 +10,10 @@ mod scope;
 pub(crate) mod tools;
 mod worker;
 
+use crate::missing::MissingThings;
 use crate::workspace::Workspace;
 use crate::{process, task_fuzz};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::process::{Command, ExitCode};
 use std::thread;
 
@@ -77,20 +78,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             .jobs
             .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from),
     };
-    let mut failed = Vec::new();
-    let mut part = |wanted: bool, name: &str, audit: &dyn Fn() -> Result<String>| -> Result<()> {
+    let mut failed: Vec<(&'static str, anyhow::Error)> = Vec::new();
+    let mut part = |wanted: bool, name: &'static str, audit: &dyn Fn() -> Result<String>| -> Result<()> {
         if !(wanted || all) {
             return Ok(());
         }
         match audit() {
             Ok(note) => println!("{name}: {note}"),
             Err(error) if process::interrupted() => return Err(error),
-            // What is missing is told by lines of its own, which only the end of the task prints.
-            Err(error) if failed.is_empty() && !all => failed.push((name.to_owned(), error)),
-            Err(error) => {
-                println!("{name}: FAILED: {error:#}");
-                failed.push((name.to_owned(), error));
-            }
+            Err(error) => failed.push((name, error)),
         }
         Ok(())
     };
@@ -103,11 +99,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         task_fuzz::run(&task_fuzz::Options::all_targets(seconds))?;
         Ok(format!("{seconds} seconds for each target, and nothing failed"))
     })?;
-    match failed.len() {
-        0 => Ok(ExitCode::SUCCESS),
-        1 => failed.pop().map_or(Ok(ExitCode::FAILURE), |(name, error)| Err(error.context(name))),
-        _ => bail!("failed: {}", failed.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ")),
+    let Some((name, last)) = failed.pop() else { return Ok(ExitCode::SUCCESS) };
+    for (name, error) in failed {
+        for thing in error.downcast_ref::<MissingThings>().map(MissingThings::things).unwrap_or_default() {
+            eprintln!("{thing}");
+        }
+        eprintln!("error: {name}: {}", crate::one_line(&format!("{error:#}")));
     }
+    Err(last.context(name))
 }
 
 /// Compares the interface with that of the last release.

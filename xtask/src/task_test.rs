@@ -22,8 +22,8 @@ use anyhow::{Result, bail};
 use std::process::ExitCode;
 use step::{Board, Step};
 
-/// Runs every test: style, lints, documentation, host tests, slat beside a model of the hardware, instruction counts,
-/// and guests in the emulator.
+/// Runs every test: style, lints, documentation, host tests, slat beside a model of the hardware, mutants of what has
+/// changed, instruction counts, and guests in the emulator.
 ///
 /// The emulator, the bare-metal toolchain and the guests' files are set up as by `cargo xtask run`. What this
 /// machine cannot do is counted as skipped, or as failed where the environment says CI=true. The last line

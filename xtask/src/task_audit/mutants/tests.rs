@@ -59,7 +59,8 @@ fn shards_are_all_of_it_and_share_nothing() {
         seen.extend(batches.into_iter().flatten().map(|(unit, _)| unit.function));
     }
     let mut all: Vec<_> = units.iter().map(|unit| unit.function.clone()).collect();
-    (seen.sort(), all.sort());
+    seen.sort();
+    all.sort();
     assert_eq!(seen, all);
     for wrong in ["0/3", "4/3", "1", "a/b", "1/0", ""] {
         assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
