@@ -257,3 +257,12 @@ fn a_space_says_where_it_is() {
     assert_eq!((space.base(), space.size()), (gpa(GIB1), 3 * MIB2));
     assert_eq!(space.range(), GuestPhysRange::new(gpa(GIB1), 3 * MIB2).expect("valid"));
 }
+
+#[test]
+fn the_last_address_of_the_host_can_be_mapped() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    space.map_linear(gpa(0), hpa((1 << 40) - KIB4), KIB4, RW).expect("it fits to the byte");
+    assert_eq!(space.translate(gpa(0xfff)), Some(hpa((1 << 40) - 1)));
+    assert!(space.map_linear(gpa(MIB2), hpa((1 << 40) - KIB4), 2 * KIB4, RW).is_err());
+}
