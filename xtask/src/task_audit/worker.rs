@@ -41,6 +41,11 @@ const HEAVY: &str = "test(random_) | test(may_fail) | test(populating_falls_back
     test(a_region_takes) | test(side_by_side) | test(come_and_go) | test(activate_at_once) | test(software_entries) | \
     test(a_reservation_fails)";
 
+/// Those of them that are about the tree of regions and nothing else, and about tags and nothing else.
+const OF_REGIONS: &str =
+    "test(random_changes) | test(a_region_takes) | test(come_and_go) | test(a_reservation_fails)";
+const OF_TAGS: &str = "test(activate_at_once)";
+
 /// One copy of the repository.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -177,7 +182,18 @@ impl Worker {
         );
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         let path = path.to_string_lossy().into_owned();
-        Ok(["--config-file", &path, "--test-threads", "1"].map(str::to_owned).to_vec())
+        Ok(["--config-file", &path, "--test-threads", "1", "-E", &reaching(file)].map(str::to_owned).to_vec())
+    }
+}
+
+/// The tests, as nextest selects them, that may reach `file`: all but heavy ones of which it is plain that they do not.
+fn reaching(file: &str) -> String {
+    let is_in = |part: &str| file.contains(part) || file.is_empty();
+    match (is_in("/space/regions/"), is_in("/tlb/tags")) {
+        (true, true) => "all()".to_owned(),
+        (true, false) => format!("not ({OF_TAGS})"),
+        (false, true) => format!("not ({OF_REGIONS})"),
+        (false, false) => format!("not ({OF_REGIONS} | {OF_TAGS})"),
     }
 }
 

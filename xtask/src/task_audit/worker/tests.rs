@@ -1,5 +1,5 @@
 use super::super::record::Outcome;
-use super::{escaped, near, outcomes, put, remove_others, without_itself};
+use super::{escaped, near, outcomes, put, reaching, remove_others, without_itself};
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -80,4 +80,14 @@ fn a_copy_loses_what_the_original_has_not_and_keeps_the_time_of_what_is_the_same
     assert_eq!(time("src/kept.rs"), before);
     put(&tree.join("kept.rs"), b"other text").expect("writable");
     assert_eq!(fs::read(tree.join("kept.rs")).expect("a file"), b"other text");
+}
+
+#[test]
+fn tests_of_something_else_are_left_out_unless_all_are_wanted() {
+    assert_eq!(reaching(""), "all()");
+    assert_eq!(reaching("crates/slat/src/space/regions/node.rs"), "not (test(activate_at_once))");
+    let tags = reaching("crates/slat/src/tlb/tags.rs");
+    assert!(tags.contains("random_changes") && !tags.contains("activate"), "{tags}");
+    let others = reaching("crates/slat/src/table/map.rs");
+    assert!(others.contains("random_changes") && others.contains("activate"), "{others}");
 }

@@ -153,3 +153,11 @@ fn what_the_cpu_lacks_is_refused() {
     assert!(plain.check_flags(M::EXECUTE).is_err() && plain.check_flags(M::WRITE).is_err());
     assert!(plain.check_flags(M::WRITE | M::EXECUTE).is_err());
 }
+
+#[test]
+fn the_baseline_is_offered_and_has_nothing_more() {
+    assert_eq!(Ept::new(Capabilities::BASELINE, 4), Ok(Ept::default()));
+    assert_eq!(Ept::new(Capabilities::BASELINE, 5), Err(ConfigError::Levels(5)));
+    assert_eq!(Ept::default().capabilities(), Capabilities::BASELINE);
+    assert_eq!(Capabilities::BASELINE.ept_vpid_cap, 0x4040, "bits 6 and 14");
+}

@@ -230,7 +230,7 @@ fn random_operations_match<F: Format>(formats: impl IntoIterator<Item = F>) {
             let mut random = Random(seed * 0x9e37_79b9 + index as u64);
             let mut space = Space::with_format(&hal, format, gpa(0), 4 * GIB1, 0).expect("a root");
             let mut spec = BTreeMap::new();
-            for _ in 0..60 {
+            for _ in 0..cases(60).max(20) {
                 step(&mut space, &mut spec, &hal, &mut random);
                 check(&space, &spec, &hal);
             }
