@@ -32,7 +32,7 @@ pub(crate) struct Options {
     #[arg(long)]
     mutants: bool,
 
-    /// Lines that the host tests execute, by cargo-llvm-cov: they must be 95 %
+    /// Lines that the library's own tests execute, by cargo-llvm-cov: they must be 95 %
     #[arg(long)]
     coverage: bool,
 
