@@ -161,3 +161,32 @@ fn the_baseline_is_offered_and_has_nothing_more() {
     assert_eq!(Ept::default().capabilities(), Capabilities::BASELINE);
     assert_eq!(Capabilities::BASELINE.ept_vpid_cap, 0x4040, "bits 6 and 14");
 }
+
+#[test]
+fn no_access_at_all_can_always_be_asked_for() {
+    let no_execute_only = Capabilities { ept_vpid_cap: TIGER_LAKE.ept_vpid_cap & !1, ..TIGER_LAKE };
+    for mode_based_execute in [false, true] {
+        let format = Ept::new(Capabilities { mode_based_execute, ..no_execute_only }, 4).expect("offered");
+        assert_eq!(format.check_flags(M::empty()), Ok(()));
+        assert!(format.check_flags(M::EXECUTE).is_err());
+    }
+}
+
+#[test]
+fn vpids_are_sixteen_bits_and_invept_is_what_the_cpu_has() {
+    assert_eq!(Ept::default().tag_bits(), 16);
+    for (bit, features) in [(25, TlbFeatures::SINGLE_CONTEXT), (26, TlbFeatures::empty())] {
+        let ept_vpid_cap = Capabilities::BASELINE.ept_vpid_cap | 1 << bit;
+        let format = Ept::new(Capabilities { ept_vpid_cap, ..Capabilities::BASELINE }, 4).expect("offered");
+        assert_eq!(format.tlb_features(), features);
+    }
+}
+
+#[test]
+fn physical_addresses_have_between_32_and_52_bits() {
+    let with = |physical_bits| {
+        Ept::new(Capabilities { physical_bits, ..TIGER_LAKE }, 4).map(|format| format.hpa_bits())
+    };
+    assert_eq!([31, 53].map(with), [31, 53].map(|bits| Err(ConfigError::PhysicalBits(bits))));
+    assert_eq!([32, 52].map(with), [Ok(32), Ok(52)]);
+}

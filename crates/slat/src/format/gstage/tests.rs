@@ -123,3 +123,20 @@ fn fences_take_shifted_addresses_and_the_vmid() {
     let all = Invalidation { root, scope: Scope::AllSpaces, reach: Reach::ThisCpu, table, features };
     assert_eq!(fences(&all).collect::<Vec<_>>(), [Fence { address: None, vmid: None }]);
 }
+
+#[test]
+fn a_vmid_has_as_many_bits_as_the_hart_holds_and_not_more_than_hgatp() {
+    let bits = |vmid_bits| Gstage::new(Mode::Sv39x4, Capabilities { svpbmt: false, vmid_bits }).tag_bits();
+    assert_eq!([0, 7, 14, 15].map(bits), [0, 7, 14, 14]);
+    assert_eq!(Gstage::new(Mode::Sv57x4, Capabilities { svpbmt: false, vmid_bits: 0 }).mode(), Mode::Sv57x4);
+}
+
+#[test]
+fn instructions_are_fetched_anew_where_they_can_be_executed() {
+    let format = Gstage::default();
+    let to_guest = |flags| format.cache_actions(CacheEvent::ToGuest(flags));
+    assert_eq!(to_guest(M::READ | M::EXECUTE), CacheActions::INVALIDATE_INSTRUCTIONS);
+    assert_eq!(to_guest(M::READ | M::WRITE), CacheActions::empty());
+    let from_guest = format.cache_actions(CacheEvent::FromGuest(MemoryType::WriteBack));
+    assert_eq!(from_guest, CacheActions::empty());
+}

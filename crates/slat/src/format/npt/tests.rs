@@ -82,3 +82,16 @@ fn what_the_format_lacks_is_refused() {
         [Ok(0), Ok(6), Ok(6), Ok(15)]
     );
 }
+
+#[test]
+fn the_edges_of_what_a_cpu_can_be() {
+    let bits =
+        |physical_bits| Npt::new(Capabilities { physical_bits, ..FULL }, 4).map(|format| format.hpa_bits());
+    assert_eq!([32, 52].map(bits), [Ok(32), Ok(52)]);
+    assert_eq!(bits(53), Err(ConfigError::PhysicalBits(53)));
+    assert_eq!(Npt::new(FULL, 5).map(|format| format.geometry().gpa_bits), Ok(57));
+    assert_eq!(Npt::new(FULL, 6), Err(ConfigError::Levels(6)));
+    let tag_bits = |asids| Npt::new(Capabilities { asids, ..FULL }, 4).map(|format| format.tag_bits());
+    assert_eq!([0, u32::MAX].map(tag_bits), [Ok(0), Ok(16)]);
+    assert_eq!(Npt::new(FULL, 4).map(|format| format.capabilities()), Ok(FULL));
+}
