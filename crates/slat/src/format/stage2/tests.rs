@@ -377,3 +377,26 @@ fn the_contiguous_bit_is_never_set() {
     }
     assert!(leaves > 500, "{leaves} leaves");
 }
+
+#[test]
+fn each_cache_bit_of_ctr_counts_by_itself() {
+    let ids = IdRegisters { mmfr0: 0x1124, mmfr1: 0, mmfr2: 0, isar0: 0, ctr: 0 };
+    let of = |ctr| {
+        let features = Features::from_id_registers(&IdRegisters { ctr, ..ids });
+        (features.idc, features.dic)
+    };
+    assert_eq!(
+        [0, 1 << 28, 1 << 29, 3 << 28].map(of),
+        [(false, false), (true, false), (false, true), (true, true)]
+    );
+    assert_eq!(of(!(3 << 28)), (false, false));
+}
+
+#[test]
+fn the_physical_address_size_in_vtcr_is_the_largest_that_the_cpu_has() {
+    let ps = |pa_bits| {
+        let features = Features { pa_bits, ..Features::BASELINE };
+        Stage2::new(features, Some(32)).expect("in range").vtcr_el2() >> 16 & 7
+    };
+    assert_eq!([32, 36, 40, 42, 44, 48, 52].map(ps), [0, 1, 2, 3, 4, 5, 5]);
+}
