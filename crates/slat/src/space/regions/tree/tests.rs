@@ -82,3 +82,20 @@ fn keys_that_ascend_leave_full_leaves_behind() {
     assert!(tree.frames() < leaves + leaves / 7 + leaves / 49 + 4, "{} frames", tree.frames());
     tree.clear(&hal);
 }
+
+#[test]
+fn one_region_that_is_left_over_is_a_leaf_of_its_own() {
+    let hal = HeapHal::new();
+    for regions in [9, 30, 100, 600] {
+        for left in [0, regions / 2, regions - 1] {
+            let mut tree = filled(&hal, 0..regions);
+            let all = GuestPhysRange::new(GuestPhysAddr::new(0), regions * 4096).expect("valid");
+            tree.rewrite(all, |region| (region.range == page(left)).then_some(region));
+            tree.trim(&hal);
+            tree.check();
+            assert_eq!((tree.height, tree.len), (1, 1));
+            assert_eq!(tree.iter().next().map(|region| region.range), Some(page(left)));
+            tree.clear(&hal);
+        }
+    }
+}
