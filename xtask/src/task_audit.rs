@@ -56,7 +56,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "GLOB", requires = "mutants")]
     file: Vec<String>,
 
-    /// Also test the recorded survivors again, after tests have been added
+    /// Also test again the recorded survivors that nobody has explained, after tests have been added
     #[arg(long, requires = "mutants")]
     retest_missed: bool,
 

@@ -151,7 +151,7 @@ fn batches(record: &Record, units: &[Unit], choice: &Choice) -> Vec<Batch> {
         let mutants = if !record.knows(unit) {
             unit.mutants.clone()
         } else if choice.retest_missed {
-            let survivors = record.survivors(unit);
+            let survivors = record.unexplained(unit);
             unit.mutants.iter().filter(|mutant| survivors.contains(&mutant.key)).cloned().collect()
         } else {
             continue;

@@ -143,9 +143,10 @@ impl Record {
         self.function(unit).is_some()
     }
 
-    /// The survivors of `unit` by their keys, if it is recorded.
-    pub(crate) fn survivors(&self, unit: &Unit) -> Vec<String> {
-        self.function(unit).map(|function| function.missed.keys().cloned().collect()).unwrap_or_default()
+    /// The survivors of `unit` that nobody has explained, by their keys, if it is recorded.
+    pub(crate) fn unexplained(&self, unit: &Unit) -> Vec<String> {
+        let missed = self.function(unit).map(|function| function.missed.iter()).into_iter().flatten();
+        missed.filter(|(_, why)| why.trim().is_empty()).map(|(key, _)| key.clone()).collect()
     }
 
     /// Takes down what became of mutants of `unit`: of all if the unit was not known, else of some that had survived.

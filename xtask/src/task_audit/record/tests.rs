@@ -82,10 +82,17 @@ fn an_empty_record_and_a_survivor_without_an_explanation_fail() {
 fn a_function_is_known_while_its_hash_is_the_same() {
     let (record, unit) = record(&[("x", Caught), ("y", Missed)]);
     assert!(record.knows(&unit));
-    assert_eq!(record.survivors(&unit), ["y"]);
+    assert_eq!(record.unexplained(&unit), ["y"]);
     let changed = Unit { hash: "2".to_owned(), ..unit };
     assert!(!record.knows(&changed));
-    assert!(record.survivors(&changed).is_empty());
+    assert!(record.unexplained(&changed).is_empty());
+}
+
+#[test]
+fn an_explained_survivor_is_not_tested_again() {
+    let (mut record, unit) = record(&[("x", Missed), ("y", Caught)]);
+    explain(&mut record, "equivalent");
+    assert!(record.unexplained(&unit).is_empty());
 }
 
 #[test]
