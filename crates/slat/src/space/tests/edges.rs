@@ -99,6 +99,9 @@ fn what_was_not_there_for_the_hardware_needs_no_invalidation() {
     space.protect(gpa(KIB4), KIB4, MappingFlags::READ).expect("a split, and a page of it");
     space.protect(gpa(8 * KIB4), 2 * KIB4, MappingFlags::UNCACHED).expect("still no access");
     assert_eq!(count(&hal.events(), is_invalidation), 0);
+    // The page appears by a single store: nobody remembers what was there before.
+    space.protect(gpa(12 * KIB4), KIB4, MappingFlags::READ).expect("mapped");
+    assert_eq!(count(&hal.events(), |event| matches!(event, Event::Store(..))), 1);
     assert_eq!(space.query(gpa(KIB4)).map(|leaf| leaf.flags), Ok(MappingFlags::READ));
     assert!(space.query(gpa(0)).is_err());
 }

@@ -142,6 +142,7 @@ fn wrong_arguments_and_missing_memory_are_errors() {
     hal.fail_after(None);
     let pool = TagPool::new(&hal, 8, 2).expect("memory");
     assert_eq!(pool.cpus(), 2);
+    assert_eq!(std::format!("{pool:?}"), "TagPool { tags: 256, cpus: 2, generation: 1 }");
     let error = TagError::NoSuchCpu { cpu: 2, cpus: 2 };
     assert_eq!((pool.activate(2, &Tag::new()), pool.deactivate(2)), (Err(error), Err(error)));
     assert_eq!(hal.in_use(), 1);
