@@ -1,6 +1,6 @@
 //! The tasks of this workspace: `cargo xtask run` boots a Linux guest under slat, `cargo xtask test` checks
-//! everything, `cargo xtask bench` measures slat beside other crates, `cargo xtask fuzz` looks for what nobody thought of, `cargo xtask
-//! replay` repeats a recorded run on the model of the hardware.
+//! everything, `cargo xtask bench` measures slat beside other crates, `cargo xtask fuzz` looks for what nobody thought of,
+//! `cargo xtask audit` for what the tests would not notice, `cargo xtask replay` repeats a recorded run on the model of the hardware.
 //!
 //! Invariant: every failure ends as one line `error: …` on stderr and a non-zero exit code; things that the
 //! machine lacks come before it, one line `missing: …` each, and a `hint: …` where something can be done without them.
@@ -17,6 +17,7 @@ mod random;
 mod recording;
 mod replay;
 mod setup;
+mod task_audit;
 mod task_bench;
 mod task_fuzz;
 mod task_replay;
@@ -31,8 +32,8 @@ use std::process::ExitCode;
 /// The tasks of the slat workspace.
 ///
 /// `cargo xtask run` shows an unmodified Linux under slat; `cargo xtask test` runs every test there is; `cargo xtask
-/// bench` measures slat beside its peers; `cargo xtask fuzz` fuzzes it; `cargo xtask replay` repeats a recorded run on the
-/// model of the hardware.
+/// bench` measures slat beside its peers; `cargo xtask fuzz` fuzzes it; `cargo xtask audit` looks at the tests themselves; `cargo
+/// xtask replay` repeats a recorded run on the model of the hardware.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 struct Arguments {
@@ -47,6 +48,7 @@ enum Task {
     Bench(task_bench::Options),
     Fuzz(task_fuzz::Options),
     Replay(task_replay::Options),
+    Audit(task_audit::Options),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => task_bench::run(&options),
         Task::Fuzz(options) => task_fuzz::run(&options),
         Task::Replay(options) => task_replay::run(&options),
+        Task::Audit(options) => task_audit::run(&options),
     };
     match done {
         Ok(code) => code,

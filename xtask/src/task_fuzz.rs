@@ -23,6 +23,13 @@ pub(crate) struct Options {
     target: Option<String>,
 }
 
+impl Options {
+    /// Every target for so many seconds.
+    pub(crate) fn all_targets(seconds: u32) -> Self {
+        Self { seconds, target: None }
+    }
+}
+
 /// Carries out `cargo xtask fuzz`.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let workspace = Workspace::find()?;

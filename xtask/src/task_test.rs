@@ -8,6 +8,7 @@ mod command_line;
 mod emulator;
 mod flat;
 mod instructions;
+mod mutants;
 mod on_model;
 mod oracle;
 mod recorded;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 use step::{Board, Step};
 
 /// Runs every test: style, lints, documentation, host tests, slat beside a model of the hardware, guests on that
-/// model, instruction counts, and guests in the emulator.
+/// model, mutants of what has changed, instruction counts, and guests in the emulator.
 ///
 /// The emulator, the bare-metal toolchain and the guests' files are set up as by `cargo xtask run`. What this
 /// machine cannot do is counted as skipped, or as failed where the environment says CI=true. The last line
@@ -64,6 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     board.run(wanted(oracle::steps()), &context, 1);
     board.run(wanted(on_model::steps()), &context, 2);
     board.run(wanted(command_line::steps()), &context, 1);
+    board.run(wanted(mutants::steps()), &context, 1);
     board.run(wanted(instructions::steps()), &context, 1);
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));

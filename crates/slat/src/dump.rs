@@ -95,3 +95,6 @@ impl<H: Hal, F: Format> fmt::Display for Dump<'_, H, F> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,3 +64,6 @@ pub enum FaultOutcome {
     /// The page is being replaced at this moment. Re-enter the guest.
     Retry,
 }
+
+#[cfg(test)]
+mod tests;

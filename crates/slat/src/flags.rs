@@ -159,3 +159,6 @@ impl fmt::Display for LeafSize {
 pub(crate) const fn level_bytes(level: u8) -> u64 {
     1 << (12 + 9 * level as u32)
 }
+
+#[cfg(test)]
+mod tests;

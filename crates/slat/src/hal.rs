@@ -199,3 +199,6 @@ impl CacheMaintenance {
         self.frames * crate::addr::PAGE_SIZE as usize
     }
 }
+
+#[cfg(test)]
+mod tests;

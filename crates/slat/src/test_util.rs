@@ -59,6 +59,7 @@ struct Block {
     pointer: usize,
     frames: usize,
     taken: Vec<bool>,
+    left: usize,
 }
 
 /// A host whose frames come from the heap, under made-up host physical addresses. It checks every promise that slat
@@ -137,6 +138,14 @@ impl HeapHal {
     }
 }
 
+/// How many cases a test of random ones goes through: `usual`, or so many percent of them as the environment variable
+/// `SLAT_TEST_PERCENT` says, for runs that repeat all tests thousands of times (`cargo xtask audit`).
+#[cfg(test)]
+pub(crate) fn cases(usual: usize) -> usize {
+    let percent = std::env::var("SLAT_TEST_PERCENT").ok().and_then(|percent| percent.parse().ok());
+    (usual * percent.unwrap_or(100)).div_ceil(100)
+}
+
 fn layout(frames: usize) -> Layout {
     let page = PAGE_SIZE as usize;
     Layout::from_size_align(frames * page, page).expect("a sane size")
@@ -162,7 +171,8 @@ unsafe impl Hal for HeapHal {
         }
         // SAFETY: the block was just allocated with that many bytes.
         unsafe { pointer.write_bytes(LEFT_BEHIND, count * PAGE_SIZE as usize) };
-        let block = Block { pointer: pointer as usize, frames: count, taken: std::vec![true; count] };
+        let block =
+            Block { pointer: pointer as usize, frames: count, taken: std::vec![true; count], left: count };
         state.blocks.insert(start, block);
         // A gap, so that runs are never contiguous by accident.
         state.next = start + (count as u64 + 1) * PAGE_SIZE;
@@ -185,7 +195,8 @@ unsafe impl Hal for HeapHal {
             let pointer = (block.pointer + index * PAGE_SIZE as usize) as *mut u8;
             // SAFETY: the frame is part of the block and was taken until now.
             unsafe { pointer.write_bytes(POISON, PAGE_SIZE as usize) };
-            if block.taken.iter().all(|taken| !taken) {
+            block.left -= 1;
+            if block.left == 0 {
                 let first = *first;
                 let block = state.blocks.remove(&first).expect("it was just found");
                 // SAFETY: allocated with this layout; no frame of it is taken any more.
@@ -235,8 +246,7 @@ unsafe impl Hal for HeapHal {
 
 impl Drop for HeapHal {
     fn drop(&mut self) {
-        let left: usize =
-            self.lock().blocks.values().flat_map(|block| &block.taken).filter(|taken| **taken).count();
+        let left: usize = self.lock().blocks.values().map(|block| block.left).sum();
         assert!(left == 0 || std::thread::panicking(), "{left} frames never came back");
     }
 }

@@ -36,3 +36,9 @@ fn containment_and_intersection_agree() {
     assert!(a.is_aligned(0x1000) && !a.is_aligned(0x2000));
     assert_eq!(std::format!("{a} {:?}", a.start()), "0x1000..0x3000 GuestPhysAddr(0x1000)");
 }
+
+#[test]
+fn a_range_shows_where_it_begins_and_ends() {
+    let range = GuestPhysRange::new(GuestPhysAddr::new(0x1000), 0x2000).expect("valid");
+    assert_eq!(std::format!("{range} {range:?}"), "0x1000..0x3000 GuestPhysRange(0x1000..0x3000)");
+}

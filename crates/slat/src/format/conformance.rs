@@ -41,6 +41,11 @@ macro_rules! conformance {
             fn permissions_change_in_place() {
                 $formats.into_iter().for_each(suite::permissions_change_in_place);
             }
+
+            #[test]
+            fn a_leaf_never_jumps_to_another_frame() {
+                $formats.into_iter().for_each(suite::a_leaf_never_jumps_to_another_frame);
+            }
         }
     };
 }
@@ -186,5 +191,14 @@ pub(crate) fn permissions_change_in_place<F: Format>(format: F) {
         assert!(!format.needs_break(level, leaf, leaf));
         let read_only = format.leaf(level, HostPhysAddr::new(0), MappingFlags::READ);
         assert!(!format.needs_break(level, leaf, read_only), "a permission changes in place");
+    }
+}
+
+/// Two CPUs would write to both frames until the invalidation.
+pub(crate) fn a_leaf_never_jumps_to_another_frame<F: Format>(format: F) {
+    for level in leaf_levels(&format) {
+        let [one, other] = [0, level_bytes(level)]
+            .map(|hpa| format.leaf(level, HostPhysAddr::new(hpa), MappingFlags::READ | MappingFlags::WRITE));
+        assert!(format.needs_break(level, one, other), "{one:#x} to {other:#x} at level {level}");
     }
 }

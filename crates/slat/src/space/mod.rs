@@ -202,4 +202,4 @@ fn aligned_range(start: GuestPhysAddr, size: u64) -> Result<GuestPhysRange, BadR
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

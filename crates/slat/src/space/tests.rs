@@ -1,6 +1,7 @@
 //! Address spaces on hosts on the heap. A [`HeapHal`] panics when a frame comes back twice or never.
 
 mod debts;
+mod edges;
 mod errors;
 mod faults;
 mod lifetimes;
@@ -18,28 +19,28 @@ use crate::test_util::HeapHal;
 
 type Space<'h, F = Stage2> = AddrSpace<&'h HeapHal, F>;
 
-const KIB4: u64 = 4 << 10;
-const MIB2: u64 = 2 << 20;
-const GIB1: u64 = 1 << 30;
-const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
-const RWX: MappingFlags = RW.union(MappingFlags::EXECUTE).union(MappingFlags::USER);
+pub(crate) const KIB4: u64 = 4 << 10;
+pub(crate) const MIB2: u64 = 2 << 20;
+pub(crate) const GIB1: u64 = 1 << 30;
+pub(crate) const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
+pub(crate) const RWX: MappingFlags = RW.union(MappingFlags::EXECUTE).union(MappingFlags::USER);
 
-fn gpa(value: u64) -> GuestPhysAddr {
+pub(crate) fn gpa(value: u64) -> GuestPhysAddr {
     GuestPhysAddr::new(value)
 }
 
-fn hpa(value: u64) -> HostPhysAddr {
+pub(crate) fn hpa(value: u64) -> HostPhysAddr {
     HostPhysAddr::new(value)
 }
 
 /// Formats with two, three and four levels, and with a concatenated root.
-fn formats() -> [Stage2; 4] {
+pub(crate) fn formats() -> [Stage2; 4] {
     let wide = Features { pa_bits: 48, vmid_bits: 16, ..Features::BASELINE };
     [34, 39, 40, 48].map(|gpa_bits| Stage2::new(wide, Some(gpa_bits)).expect("in range"))
 }
 
 /// EPT with four and five levels, with and without mode-based execute control and accessed and dirty flags.
-fn ept_formats() -> [Ept; 3] {
+pub(crate) fn ept_formats() -> [Ept; 3] {
     let ept_vpid_cap = 1 | 1 << 6 | 1 << 7 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 21;
     [(4, false, false), (5, true, false), (4, true, true)].map(
         |(levels, mode_based_execute, accessed_dirty)| {
@@ -51,7 +52,7 @@ fn ept_formats() -> [Ept; 3] {
 }
 
 /// Nested paging with four and five levels, with and without 1 GiB leaves.
-fn npt_formats() -> [Npt; 2] {
+pub(crate) fn npt_formats() -> [Npt; 2] {
     [4, 5].map(|levels| {
         let capabilities =
             npt::Capabilities { physical_bits: 48, leaf_1g: levels == 5, no_execute: true, asids: 64 };
@@ -60,7 +61,7 @@ fn npt_formats() -> [Npt; 2] {
 }
 
 /// The three modes of the G-stage, with and without Svpbmt.
-fn gstage_formats() -> [Gstage; 3] {
+pub(crate) fn gstage_formats() -> [Gstage; 3] {
     [(gstage::Mode::Sv39x4, false), (gstage::Mode::Sv48x4, true), (gstage::Mode::Sv57x4, true)]
         .map(|(mode, svpbmt)| Gstage::new(mode, gstage::Capabilities { svpbmt, vmid_bits: 14 }))
 }

@@ -292,3 +292,6 @@ impl<H: Hal, F: Format> Table<H, F> {
         count
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,3 +221,6 @@ impl Slot {
         self.entries.compare_exchange(hal, self.index, old, new)
     }
 }
+
+#[cfg(test)]
+mod tests;

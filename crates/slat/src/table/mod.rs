@@ -449,3 +449,6 @@ fn caches_differ(old: MappingFlags, new: MappingFlags) -> bool {
     let fetch = MappingFlags::EXECUTE | MappingFlags::USER;
     old.memory_type() != new.memory_type() || !old.intersects(fetch) && new.intersects(fetch)
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,3 +209,6 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.maintain(level, old.hpa, &[from, CacheEvent::ToGuest(flags)]);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! Intel EPT against the manual.
 
 use super::*;
+use crate::format::CacheEvent;
+use crate::hal::CacheActions;
 use MappingFlags as M;
 
 /// Everything but five levels and mode-based execute control: IA32_VMX_EPT_VPID_CAP of a Tiger Lake as Bochs has it.
@@ -185,4 +187,59 @@ fn violations_say_what_the_guest_did() {
     let unknown = Violation { qualification: 0x002, gpa: 0x1000, linear: 7 };
     let info = mbec.decode_fault(&unknown);
     assert_eq!((info.gva, info.walk, info.access), (None, false, M::WRITE));
+}
+
+#[test]
+fn the_baseline_is_offered_and_has_nothing_more() {
+    assert_eq!(Ept::new(Capabilities::BASELINE, 4), Ok(Ept::default()));
+    assert_eq!(Ept::new(Capabilities::BASELINE, 5), Err(ConfigError::Levels(5)));
+    assert_eq!(Ept::default().capabilities(), Capabilities::BASELINE);
+    assert_eq!(Capabilities::BASELINE.ept_vpid_cap, 0x4040, "bits 6 and 14");
+}
+
+#[test]
+fn no_access_at_all_can_always_be_asked_for() {
+    let no_execute_only = Capabilities { ept_vpid_cap: TIGER_LAKE.ept_vpid_cap & !1, ..TIGER_LAKE };
+    for mode_based_execute in [false, true] {
+        let format = Ept::new(Capabilities { mode_based_execute, ..no_execute_only }, 4).expect("offered");
+        assert_eq!(format.check_flags(M::empty()), Ok(()));
+        assert!(format.check_flags(M::EXECUTE).is_err());
+    }
+}
+
+#[test]
+fn vpids_are_sixteen_bits_and_invept_is_what_the_cpu_has() {
+    assert_eq!(Ept::default().tag_bits(), 16);
+    for (bit, features) in [(25, TlbFeatures::SINGLE_CONTEXT), (26, TlbFeatures::empty())] {
+        let ept_vpid_cap = Capabilities::BASELINE.ept_vpid_cap | 1 << bit;
+        let format = Ept::new(Capabilities { ept_vpid_cap, ..Capabilities::BASELINE }, 4).expect("offered");
+        assert_eq!(format.tlb_features(), features);
+    }
+}
+
+#[test]
+fn physical_addresses_have_between_32_and_52_bits() {
+    let with = |physical_bits| {
+        Ept::new(Capabilities { physical_bits, ..TIGER_LAKE }, 4).map(|format| format.hpa_bits())
+    };
+    assert_eq!([31, 53].map(with), [31, 53].map(|bits| Err(ConfigError::PhysicalBits(bits))));
+    assert_eq!([32, 52].map(with), [Ok(32), Ok(52)]);
+}
+
+#[test]
+fn a_table_and_a_leaf_take_each_others_place_at_once() {
+    for format in formats().into_iter().filter(|format| format.largest_leaf() != LeafSize::Size4K) {
+        let leaf = format.leaf(1, HostPhysAddr::new(0), M::READ | M::WRITE);
+        let table = format.table(HostPhysAddr::new(0x5000));
+        assert!(!format.needs_break(1, leaf, table) && !format.needs_break(1, table, leaf), "{format:?}");
+    }
+}
+
+#[test]
+fn the_hardware_keeps_its_caches_coherent_for_data() {
+    for format in formats() {
+        let to_guest = format.cache_actions(CacheEvent::ToGuest(M::READ | M::WRITE));
+        let from_guest = format.cache_actions(CacheEvent::FromGuest(MemoryType::WriteBack));
+        assert_eq!((to_guest, from_guest), (CacheActions::empty(), CacheActions::empty()));
+    }
 }

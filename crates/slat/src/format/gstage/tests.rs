@@ -150,3 +150,38 @@ fn traps_say_what_the_guest_did() {
     }
     assert_eq!(decode_fault(&trap(22, 0)), Err(NotAGuestPageFault(22)));
 }
+
+#[test]
+fn a_vmid_has_as_many_bits_as_the_hart_holds_and_not_more_than_hgatp() {
+    let bits = |vmid_bits| Gstage::new(Mode::Sv39x4, Capabilities { svpbmt: false, vmid_bits }).tag_bits();
+    assert_eq!([0, 7, 14, 15].map(bits), [0, 7, 14, 14]);
+    assert_eq!(Gstage::new(Mode::Sv57x4, Capabilities { svpbmt: false, vmid_bits: 0 }).mode(), Mode::Sv57x4);
+}
+
+#[test]
+fn instructions_are_fetched_anew_where_they_can_be_executed() {
+    let format = Gstage::default();
+    let to_guest = |flags| format.cache_actions(CacheEvent::ToGuest(flags));
+    assert_eq!(to_guest(M::READ | M::EXECUTE), CacheActions::INVALIDATE_INSTRUCTIONS);
+    assert_eq!(to_guest(M::READ | M::WRITE), CacheActions::empty());
+    let from_guest = format.cache_actions(CacheEvent::FromGuest(MemoryType::WriteBack));
+    assert_eq!(from_guest, CacheActions::empty());
+}
+
+#[test]
+fn a_table_and_a_leaf_take_each_others_place_at_once() {
+    for format in formats().into_iter().filter(|format| format.largest_leaf() != LeafSize::Size4K) {
+        let leaf = format.leaf(1, HostPhysAddr::new(0), M::READ | M::WRITE);
+        let table = format.table(HostPhysAddr::new(0x5000));
+        assert!(!format.needs_break(1, leaf, table) && !format.needs_break(1, table, leaf), "{format:?}");
+    }
+}
+
+#[test]
+fn the_hardware_keeps_its_caches_coherent_for_data() {
+    for format in formats() {
+        let to_guest = format.cache_actions(CacheEvent::ToGuest(M::READ | M::WRITE));
+        let from_guest = format.cache_actions(CacheEvent::FromGuest(MemoryType::WriteBack));
+        assert_eq!((to_guest, from_guest), (CacheActions::empty(), CacheActions::empty()));
+    }
+}

@@ -1,6 +1,8 @@
 //! AMD nested paging against the manual.
 
 use super::*;
+use crate::format::CacheEvent;
+use crate::hal::CacheActions;
 use MappingFlags as M;
 
 const FULL: Capabilities = Capabilities { physical_bits: 48, leaf_1g: true, no_execute: true, asids: 32_768 };
@@ -103,4 +105,35 @@ fn faults_say_what_the_guest_did() {
         assert_eq!((info.gpa.as_u64(), info.gva), (0x1_2345, None));
     }
     assert_eq!(decode_fault(0x1_0000_000d, 0), Err(ReservedBit(0x1_0000_000d)));
+}
+
+#[test]
+fn the_edges_of_what_a_cpu_can_be() {
+    let bits =
+        |physical_bits| Npt::new(Capabilities { physical_bits, ..FULL }, 4).map(|format| format.hpa_bits());
+    assert_eq!([32, 52].map(bits), [Ok(32), Ok(52)]);
+    assert_eq!(bits(53), Err(ConfigError::PhysicalBits(53)));
+    assert_eq!(Npt::new(FULL, 5).map(|format| format.geometry().gpa_bits), Ok(57));
+    assert_eq!(Npt::new(FULL, 6), Err(ConfigError::Levels(6)));
+    let tag_bits = |asids| Npt::new(Capabilities { asids, ..FULL }, 4).map(|format| format.tag_bits());
+    assert_eq!([0, u32::MAX].map(tag_bits), [Ok(0), Ok(16)]);
+    assert_eq!(Npt::new(FULL, 4).map(|format| format.capabilities()), Ok(FULL));
+}
+
+#[test]
+fn a_table_and_a_leaf_take_each_others_place_at_once() {
+    for format in formats().into_iter().filter(|format| format.largest_leaf() != LeafSize::Size4K) {
+        let leaf = format.leaf(1, HostPhysAddr::new(0), M::READ | M::WRITE);
+        let table = format.table(HostPhysAddr::new(0x5000));
+        assert!(!format.needs_break(1, leaf, table) && !format.needs_break(1, table, leaf), "{format:?}");
+    }
+}
+
+#[test]
+fn the_hardware_keeps_its_caches_coherent_for_data() {
+    for format in formats() {
+        let to_guest = format.cache_actions(CacheEvent::ToGuest(M::READ | M::WRITE));
+        let from_guest = format.cache_actions(CacheEvent::FromGuest(MemoryType::WriteBack));
+        assert_eq!((to_guest, from_guest), (CacheActions::empty(), CacheActions::empty()));
+    }
 }

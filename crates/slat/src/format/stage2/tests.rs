@@ -377,3 +377,80 @@ fn the_contiguous_bit_is_never_set() {
     }
     assert!(leaves > 500, "{leaves} leaves");
 }
+
+#[test]
+fn each_cache_bit_of_ctr_counts_by_itself() {
+    let ids = IdRegisters { mmfr0: 0x1124, mmfr1: 0, mmfr2: 0, isar0: 0, ctr: 0 };
+    let of = |ctr| {
+        let features = Features::from_id_registers(&IdRegisters { ctr, ..ids });
+        (features.idc, features.dic)
+    };
+    assert_eq!(
+        [0, 1 << 28, 1 << 29, 3 << 28].map(of),
+        [(false, false), (true, false), (false, true), (true, true)]
+    );
+    assert_eq!(of(!(3 << 28)), (false, false));
+}
+
+#[test]
+fn the_physical_address_size_in_vtcr_is_the_largest_that_the_cpu_has() {
+    let ps = |pa_bits| {
+        let features = Features { pa_bits, ..Features::BASELINE };
+        Stage2::new(features, Some(32)).expect("in range").vtcr_el2() >> 16 & 7
+    };
+    assert_eq!([32, 36, 40, 42, 44, 48, 52].map(ps), [0, 1, 2, 3, 4, 5, 5]);
+}
+
+/// D8.16 "Using break-before-make when updating translation table entries", bit by bit.
+#[test]
+fn what_needs_a_break_is_the_list_of_the_manual() {
+    let format = plain();
+    let page = format.leaf(0, HostPhysAddr::new(0x1234_5000), M::READ | M::WRITE);
+    let block = format.leaf(1, HostPhysAddr::new(0x1220_0000), M::READ | M::WRITE);
+    let table = format.table(HostPhysAddr::new(0x1234_5000));
+    let breaks = |level, entry: u64| -> Vec<u32> {
+        (0..64).filter(|bit| format.needs_break(level, entry, entry ^ 1 << bit)).collect()
+    };
+    // Valid and type, MemAttr, SH, the address, Contiguous. Not: S2AP, AF, XN, what is software's.
+    let leaf: Vec<u32> = [0..6, 8..10, 12..48, 52..53].into_iter().flatten().collect();
+    assert_eq!(breaks(0, page), leaf);
+    assert_eq!(breaks(1, block), leaf);
+    let pointer: Vec<u32> = [0..2, 12..48, 52..53].into_iter().flatten().collect();
+    let of_table: Vec<u32> = breaks(1, table).into_iter().filter(|bit| !(2..10).contains(bit)).collect();
+    assert_eq!(of_table, pointer);
+    assert!(!format.needs_break(1, table, table | 0xf << 2 | 3 << 8), "a pointer has no attributes there");
+    assert!(format.needs_break(1, block, table) && format.needs_break(1, table, block));
+}
+
+#[test]
+fn user_alone_wants_xnx_and_read() {
+    let with = |xnx| Stage2::new(Features { xnx, ..RICH }, None).expect("in range");
+    for xnx in [false, true] {
+        assert!(with(xnx).check_flags(M::USER).is_err());
+    }
+    assert_eq!(with(true).check_flags(M::USER | M::READ), Ok(()));
+}
+
+#[test]
+fn ranges_are_invalidated_at_once_where_the_cpu_can() {
+    let of =
+        |range_tlbi| Stage2::new(Features { range_tlbi, ..RICH }, None).expect("in range").tlb_features();
+    assert_eq!([false, true].map(of), [TlbFeatures::empty(), TlbFeatures::RANGE]);
+}
+
+#[test]
+fn an_instruction_is_called_as_in_the_manual() {
+    use super::tlbi::Instruction::*;
+    let names = [
+        (DsbIshst, "dsb ishst"),
+        (DsbNsh, "dsb nsh"),
+        (Isb, "isb"),
+        (Ipas2e1is(0), "tlbi ipas2e1is"),
+        (Ripas2e1(0), "tlbi ripas2e1"),
+        (Vmalls12e1is, "tlbi vmalls12e1is"),
+        (Alle1, "tlbi alle1"),
+    ];
+    for (instruction, name) in names {
+        assert_eq!(instruction.mnemonic(), name);
+    }
+}

@@ -381,3 +381,6 @@ impl Link {
         unsafe { self.0.cast().as_mut() }
     }
 }
+
+#[cfg(test)]
+mod tests;

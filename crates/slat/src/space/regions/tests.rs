@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::addr::PAGE_SIZE;
-use crate::test_util::HeapHal;
+use crate::test_util::{HeapHal, cases};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -197,7 +197,7 @@ fn ask<const L: usize, const I: usize>(
     assert_eq!(tree.first_hole(range), hole.map(|page| GuestPhysAddr::new(page * PAGE_SIZE)));
 }
 
-fn random_changes<const L: usize, const I: usize>(window: u64, steps: u64) {
+fn random_changes<const L: usize, const I: usize>(window: u64, steps: usize) {
     for seed in 1..=4 {
         let hal = HeapHal::new();
         let mut random = Random(seed * 0x9e37_79b9);
@@ -207,7 +207,7 @@ fn random_changes<const L: usize, const I: usize>(window: u64, steps: u64) {
             model.insert(page, lone(page));
             put(&mut tree, &hal, lone(page));
         }
-        for _ in 0..steps {
+        for _ in 0..cases(steps) {
             step(&mut tree, &mut model, &hal, &mut random, window);
             check(&tree, &hal);
             let all = joined(&model);
@@ -228,7 +228,8 @@ fn random_changes<const L: usize, const I: usize>(window: u64, steps: u64) {
 #[test]
 fn random_changes_match_a_map() {
     random_changes::<8, 8>(700, 3000);
-    random_changes::<9, 8>(2000, 1000);
+    // Leaves and inner nodes that need different numbers of entries at the least.
+    random_changes::<9, 13>(2000, 1000);
     random_changes::<LEAF, INNER>(4000, 1500);
 }
 
@@ -267,8 +268,8 @@ fn fill_and_empty<const L: usize, const I: usize>(count: u64) {
 
 #[test]
 fn twenty_thousand_regions_come_and_go_in_any_order() {
-    fill_and_empty::<LEAF, INNER>(20_000);
-    fill_and_empty::<8, 8>(20_000);
+    fill_and_empty::<LEAF, INNER>(cases(20_000) as u64);
+    fill_and_empty::<8, 8>(cases(20_000) as u64);
 }
 
 #[test]
@@ -307,7 +308,7 @@ fn a_reservation_fails_whole_and_is_enough() {
     let hal = HeapHal::new();
     let mut tree = Tree::<8, 8>::new();
     let mut failures = 0;
-    for page in 0..2000 {
+    for page in 0..cases(2000) as u64 {
         // Three pages each, of which the middle one goes: two cuts.
         failures += reserve_despite_failures(&mut tree, &hal, 1);
         let hpa = HostPhysAddr::new(page * 64 * PAGE_SIZE);
@@ -318,7 +319,7 @@ fn a_reservation_fails_whole_and_is_enough() {
         tree.remove(&hal, middle, cover);
         check(&tree, &hal);
     }
-    assert!(failures > 500, "{failures} allocations failed");
+    assert!(failures > cases(500), "{failures} allocations failed");
     hal.fail_after(None);
     tree.clear(&hal);
     assert_eq!(hal.in_use(), 0);
@@ -366,4 +367,41 @@ fn every_region_survives_packing() {
             }
         }
     }
+}
+
+#[test]
+fn only_a_fault_that_takes_one_page_has_the_short_way() {
+    let hal = HeapHal::new();
+    let mut tree = Regions::new();
+    let alloc = |largest_leaf, fault_around| Backend::Alloc { largest_leaf, fault_around };
+    let (small, large) = (LeafSize::Size4K, LeafSize::Size2M);
+    let linear = Backend::Linear { hpa: HostPhysAddr::new(0) };
+    let backends = [alloc(small, small), alloc(large, small), alloc(small, large), linear];
+    for (page, backend) in (0..).zip(backends) {
+        put(&mut tree, &hal, region(10 * page, 5, MappingFlags::WRITE, backend));
+    }
+    let flags =
+        [0, 1, 2, 3].map(|page| tree.single_page_flags(GuestPhysAddr::new((10 * page + 4) * PAGE_SIZE)));
+    // Where only a page is missing there is a table, and no room for a larger leaf.
+    assert_eq!(flags, [Some(MappingFlags::WRITE), Some(MappingFlags::WRITE), None, None]);
+    assert_eq!(tree.single_page_flags(GuestPhysAddr::new(5 * PAGE_SIZE)), None, "no region");
+    tree.clear(&hal);
+}
+
+#[test]
+fn a_range_that_is_one_region_is_found_with_its_place() {
+    let hal = HeapHal::new();
+    let mut tree = Tree::<8, 8>::new();
+    put(&mut tree, &hal, lone(1));
+    put(&mut tree, &hal, lone(3));
+    put(&mut tree, &hal, region(10, 4, MappingFlags::READ, ALLOC));
+    let ask = |first, size| {
+        let Cover { owned, alike, exact } = tree.cover(pages(first, size)).expect("covered");
+        (owned, alike, exact.map(|(_, index)| index))
+    };
+    assert_eq!(ask(1, 1), (false, true, None), "the first one of a leaf has its key above");
+    assert_eq!(ask(3, 1), (false, true, Some(1)));
+    assert_eq!(ask(10, 4), (true, false, Some(2)), "not all of it need be populated");
+    assert_eq!(ask(10, 3), (true, false, None));
+    tree.clear(&hal);
 }

@@ -462,3 +462,6 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         1 + below.sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use super::*;
 use crate::addr::PAGE_SIZE;
 use crate::fault::FaultOutcome;
 use crate::space::AllocOptions;
+use crate::test_util::cases;
 use std::collections::BTreeMap;
 
 /// A small generator: xorshift64*, any seed but zero.
@@ -224,12 +225,12 @@ fn check<F: Format>(space: &Space<'_, F>, spec: &BTreeMap<u64, Page>, hal: &Heap
 
 fn random_operations_match<F: Format>(formats: impl IntoIterator<Item = F>) {
     for (index, format) in formats.into_iter().enumerate() {
-        for seed in 1..=6 {
+        for seed in 1..=cases(6) as u64 {
             let hal = HeapHal::new();
             let mut random = Random(seed * 0x9e37_79b9 + index as u64);
             let mut space = Space::with_format(&hal, format, gpa(0), 4 * GIB1, 0).expect("a root");
             let mut spec = BTreeMap::new();
-            for _ in 0..60 {
+            for _ in 0..cases(60).max(20) {
                 step(&mut space, &mut spec, &hal, &mut random);
                 check(&space, &spec, &hal);
             }

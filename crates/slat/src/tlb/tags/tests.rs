@@ -1,7 +1,7 @@
 //! The pool against CPUs that remember everything until they are told to drop it.
 
 use super::*;
-use crate::test_util::HeapHal;
+use crate::test_util::{HeapHal, cases};
 use std::collections::BTreeMap;
 use std::sync::Barrier;
 use std::vec::Vec;
@@ -80,7 +80,7 @@ fn no_cpu_mixes_two_spaces_up_and_invalidations_reach_all_that_run_one() {
 fn cpus_that_activate_at_once_are_told_apart_too() {
     const CPUS: usize = 4;
     let hal = HeapHal::new();
-    for round in 0..20 {
+    for round in 0..cases(20) {
         let pool = TagPool::new(&hal, 3, CPUS).expect("memory");
         let tags: Vec<Tag> = (0..12).map(|_| Tag::new()).collect();
         let start = Barrier::new(CPUS);
@@ -141,6 +141,8 @@ fn wrong_arguments_and_missing_memory_are_errors() {
     assert_eq!(TagPool::new(&hal, 8, 1).map(drop), Err(TagError::OutOfMemory));
     hal.fail_after(None);
     let pool = TagPool::new(&hal, 8, 2).expect("memory");
+    assert_eq!(pool.cpus(), 2);
+    assert_eq!(std::format!("{pool:?}"), "TagPool { tags: 256, cpus: 2, generation: 1 }");
     let error = TagError::NoSuchCpu { cpu: 2, cpus: 2 };
     assert_eq!((pool.activate(2, &Tag::new()), pool.deactivate(2)), (Err(error), Err(error)));
     assert_eq!(hal.in_use(), 1);
