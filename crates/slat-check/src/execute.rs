@@ -13,6 +13,7 @@ use slat::{
     AllocOptions, CollapseError, FaultError, FaultOutcome, GuestPhysAddr, HostPhysAddr, LeafSize, MapError,
     MappingFlags, MigrateError, PAGE_SIZE, PopulateError, ProtectError, UnmapError,
 };
+use slat_model::Source;
 
 /// Host physical address behind which linear mappings lie; there is no RAM, so no access can do harm.
 const LINEAR: u64 = 4 << 30;
@@ -349,12 +350,28 @@ impl<P: Platform> Driver<'_, P> {
         if !right {
             return wrong("a fault", (gpa, access, spec, answer));
         }
+        if matches!(answer, Ok(FaultOutcome::Populated(_) | FaultOutcome::Spurious)) {
+            self.walks(gpa, access)?;
+        }
         if let (Ok(FaultOutcome::Populated(_)), Some(Page { backing: Backing::Alloc { around, .. }, .. })) =
             (&answer, spec)
         {
             self.check_window(index, page, around)?;
         }
         Ok(matches!(answer, Ok(FaultOutcome::Populated(_) | FaultOutcome::Spurious)))
+    }
+
+    /// A fault was answered: also a CPU whose TLB is empty must find the page, or it would fault for ever.
+    fn walks(&self, gpa: u64, access: MappingFlags) -> Result<(), Violation> {
+        for cpu in self.host.watch.borrow().cpus() {
+            for outcome in self.host.possible(*cpu, gpa, model_access(access)) {
+                if let (Source::Walk, Err(fault)) = (outcome.source, outcome.result) {
+                    let detail = format!("a fault was answered, and a walk still ends in {fault}");
+                    return Err(Violation::new(Check::Progress, detail));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Unless the host refused a frame, all of the window around a fault is populated.

@@ -69,3 +69,20 @@ fn every_removed_table_is_invalidated() {
         ],
     );
 }
+
+/// A large leaf of host memory was split, and the debt forgotten: the new table waited for an invalidation that never came, and
+/// the answer to a fault did not link it.
+#[test]
+fn a_fault_in_host_memory_after_a_forgotten_split_makes_progress() {
+    for (name, platform) in platforms() {
+        let shape = Shape::one_block(1 << 30);
+        let (block, page) = (Span { first: 1, length: 1 }, Span { first: 1, length: 0 });
+        let commands = vec![
+            Operation::MapLinear { span: block, flags: RW, shift: 0 },
+            Operation::Batch(vec![Step::Protect(page, MappingFlags::READ)], BatchEnd::Forget),
+            Operation::Fault { cpu: 0, page: 3, access: MappingFlags::WRITE },
+        ];
+        println!("{name}");
+        run(&platform, &shape, commands);
+    }
+}

@@ -68,6 +68,8 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
             return Err(FaultError::Permission { gpa, access, region, allowed });
         }
         let Backend::Alloc { largest_leaf, fault_around } = region.backend else {
+            // Mapped for good, but the table of a split may wait for a debt that was forgotten.
+            self.table.link_waiting(gpa);
             return Ok(self.spurious(gpa, access));
         };
         let want = Want { gpa, region: region.range, flags: region.flags, largest: largest_leaf };

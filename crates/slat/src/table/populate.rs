@@ -159,6 +159,16 @@ impl<H: Hal, F: Format> Table<H, F> {
         Ok(done)
     }
 
+    /// Links the tables above `gpa` that wait for an invalidation.
+    #[cold]
+    pub(crate) fn link_waiting(&self, gpa: GuestPhysAddr) {
+        loop {
+            let (slot, entry) = self.walk(gpa);
+            let View::Soft(Soft::NewTable(table)) = self.view(slot.level, entry) else { return };
+            self.link_early(gpa, slot, entry, table);
+        }
+    }
+
     /// Links a table that waits for an invalidation, because its debt was forgotten and a guest must go on. Several CPUs
     /// may do so at once.
     #[cold]

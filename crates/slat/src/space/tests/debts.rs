@@ -36,6 +36,26 @@ fn a_forgotten_split_does_not_keep_the_guest_waiting() {
 }
 
 #[test]
+fn a_forgotten_split_of_host_memory_does_not_keep_the_guest_waiting() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    space.map_linear(gpa(0), HostPhysAddr::new(0), MIB2, RW).expect("free");
+    let mut debt = space.defer();
+    debt.protect(gpa(0x1000), KIB4, MappingFlags::READ).expect("mapped");
+    std::mem::forget(debt);
+    hal.record();
+    assert_eq!(space.handle_page_fault(gpa(0x9123), MappingFlags::WRITE), Ok(FaultOutcome::Spurious));
+    let events = hal.events();
+    let first = events.iter().position(is_invalidation).expect("an invalidation");
+    let linked = events.iter().position(|event| matches!(event, Event::Store(..))).expect("the table");
+    assert!(first < linked, "the TLBs forget the block before the table takes its place: {events:?}");
+    hal.record();
+    assert_eq!(space.handle_page_fault(gpa(0x9123), MappingFlags::WRITE), Ok(FaultOutcome::Spurious));
+    assert_eq!(count(&hal.events(), |event| matches!(event, Event::Store(..))), 0, "it is linked once");
+    assert_eq!(space.translate(gpa(0x9000)), Some(HostPhysAddr::new(0x9000)));
+}
+
+#[test]
 fn a_forgotten_table_does_not_keep_the_guest_waiting() {
     let hal = HeapHal::new();
     let mut space = space(&hal);
