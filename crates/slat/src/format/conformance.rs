@@ -1,8 +1,9 @@
 //! What every format must hold, stamped on each by [`conformance!`].
 
-use super::{Format, Kind};
+use super::{CacheEvent, Format, Kind};
 use crate::addr::{GuestPhysAddr, HostPhysAddr};
-use crate::flags::{LeafSize, MappingFlags, level_bytes};
+use crate::flags::{LeafSize, MappingFlags, MemoryType, level_bytes};
+use crate::hal::CacheActions;
 use crate::table::{Leaf, Soft};
 
 /// Stamps the suite on the formats that the expression yields (an iterable of values of one format type).
@@ -200,5 +201,23 @@ pub(crate) fn a_leaf_never_jumps_to_another_frame<F: Format>(format: F) {
         let [one, other] = [0, level_bytes(level)]
             .map(|hpa| format.leaf(level, HostPhysAddr::new(hpa), MappingFlags::READ | MappingFlags::WRITE));
         assert!(format.needs_break(level, one, other), "{one:#x} to {other:#x} at level {level}");
+    }
+}
+
+/// For formats whose hardware asks for no break-before-make where the address stays what it is.
+pub(crate) fn a_table_and_a_leaf_take_each_others_place_at_once<F: Format>(format: F) {
+    if format.largest_leaf() != LeafSize::Size4K {
+        let flags = MappingFlags::READ | MappingFlags::WRITE;
+        let leaf = format.leaf(1, HostPhysAddr::new(0), flags);
+        let table = format.table(HostPhysAddr::new(0x5000));
+        assert!(!format.needs_break(1, leaf, table) && !format.needs_break(1, table, leaf));
+    }
+}
+
+/// For formats whose hardware keeps its data caches coherent with the guest's accesses.
+pub(crate) fn the_hardware_keeps_its_caches_coherent_for_data<F: Format>(format: F) {
+    let flags = MappingFlags::READ | MappingFlags::WRITE;
+    for event in [CacheEvent::ToGuest(flags), CacheEvent::FromGuest(MemoryType::WriteBack)] {
+        assert_eq!(format.cache_actions(event), CacheActions::empty());
     }
 }

@@ -1,6 +1,7 @@
 //! RISC-V G-stage against the manual.
 
 use super::*;
+use crate::format::conformance as suite;
 use MappingFlags as M;
 
 fn formats() -> Vec<Gstage> {
@@ -170,18 +171,10 @@ fn instructions_are_fetched_anew_where_they_can_be_executed() {
 
 #[test]
 fn a_table_and_a_leaf_take_each_others_place_at_once() {
-    for format in formats().into_iter().filter(|format| format.largest_leaf() != LeafSize::Size4K) {
-        let leaf = format.leaf(1, HostPhysAddr::new(0), M::READ | M::WRITE);
-        let table = format.table(HostPhysAddr::new(0x5000));
-        assert!(!format.needs_break(1, leaf, table) && !format.needs_break(1, table, leaf), "{format:?}");
-    }
+    formats().into_iter().for_each(suite::a_table_and_a_leaf_take_each_others_place_at_once);
 }
 
 #[test]
 fn the_hardware_keeps_its_caches_coherent_for_data() {
-    for format in formats() {
-        let to_guest = format.cache_actions(CacheEvent::ToGuest(M::READ | M::WRITE));
-        let from_guest = format.cache_actions(CacheEvent::FromGuest(MemoryType::WriteBack));
-        assert_eq!((to_guest, from_guest), (CacheActions::empty(), CacheActions::empty()));
-    }
+    formats().into_iter().for_each(suite::the_hardware_keeps_its_caches_coherent_for_data);
 }

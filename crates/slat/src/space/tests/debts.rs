@@ -5,6 +5,13 @@ use super::*;
 use crate::fault::FaultOutcome;
 use crate::test_util::Event;
 
+/// The TLBs forget the block before the table takes its place.
+fn assert_linked_after_invalidation(events: &[Event]) {
+    let first = events.iter().position(is_invalidation).expect("an invalidation");
+    let linked = events.iter().position(|event| matches!(event, Event::Store(..))).expect("the table");
+    assert!(first < linked, "{events:?}");
+}
+
 #[test]
 fn a_forgotten_split_does_not_keep_the_guest_waiting() {
     let hal = HeapHal::new();
@@ -20,9 +27,7 @@ fn a_forgotten_split_does_not_keep_the_guest_waiting() {
     hal.record();
     assert_eq!(space.handle_page_fault(gpa(0x9123), MappingFlags::WRITE), Ok(FaultOutcome::Spurious));
     let events = hal.events();
-    let first = events.iter().position(is_invalidation).expect("an invalidation");
-    let linked = events.iter().position(|event| matches!(event, Event::Store(..))).expect("the table");
-    assert!(first < linked, "the TLBs forget the block before the table takes its place: {events:?}");
+    assert_linked_after_invalidation(&events);
     assert_eq!(space.translate(gpa(0x9000)), Some(frame), "with its contents");
     assert_eq!(
         count(&events, |event| matches!(event, Event::Dealloc(..))),
@@ -45,10 +50,7 @@ fn a_forgotten_split_of_host_memory_does_not_keep_the_guest_waiting() {
     std::mem::forget(debt);
     hal.record();
     assert_eq!(space.handle_page_fault(gpa(0x9123), MappingFlags::WRITE), Ok(FaultOutcome::Spurious));
-    let events = hal.events();
-    let first = events.iter().position(is_invalidation).expect("an invalidation");
-    let linked = events.iter().position(|event| matches!(event, Event::Store(..))).expect("the table");
-    assert!(first < linked, "the TLBs forget the block before the table takes its place: {events:?}");
+    assert_linked_after_invalidation(&hal.events());
     hal.record();
     assert_eq!(space.handle_page_fault(gpa(0x9123), MappingFlags::WRITE), Ok(FaultOutcome::Spurious));
     assert_eq!(count(&hal.events(), |event| matches!(event, Event::Store(..))), 0, "it is linked once");

@@ -50,18 +50,20 @@ impl Maintenance for Counted {
         let native = steps(invalidation, mistake).filter_map(|step| {
             *counts.entry(step.mnemonic()).or_default() += 1;
             let (operation, operand) = step.recorded();
+            let event = Event::Maintenance { operation, operand };
             match step {
                 // Before its record, so that nothing counts as complete too early.
                 Step::Native(barrier) if step.is_barrier() => {
                     slat::isa::aarch64::execute(barrier);
-                    record(Event::Maintenance { operation, operand });
-                    return None;
+                    record(event);
+                    None
                 }
-                _ => record(Event::Maintenance { operation, operand }),
-            }
-            match step {
-                Step::Native(instruction) => Some(instruction),
+                Step::Native(instruction) => {
+                    record(event);
+                    Some(instruction)
+                }
                 Step::Vae2is(operand) => {
+                    record(event);
                     // SAFETY: forgets a translation of the hypervisor, whose table never changes.
                     unsafe { asm!("tlbi vae2is, {}", in(reg) operand, options(nostack, preserves_flags)) };
                     None
