@@ -243,6 +243,10 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.retried);
                 self.nothing_done(cpu, vcpu, &format!("{info}"))
             }
+            Ok(FaultOutcome::Trap(access)) => {
+                let description = line(vcpu, &format!("{info}: nobody emulates {}", access.device));
+                Err(Left::Ended(End::Unsupported { description }))
+            }
             Err(error @ FaultError::OutOfMemory(_)) => {
                 self.count(cpu, |faults| &mut faults.unanswered);
                 let description = line(vcpu, &format!("{info}: {error}"));
@@ -251,7 +255,9 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             Err(
                 error @ (FaultError::Permission { .. }
                 | FaultError::OutsideSpace { .. }
-                | FaultError::NoRegion(_)),
+                | FaultError::NoRegion(_)
+                | FaultError::NoSuchPage(_)
+                | FaultError::BadFrame { .. }),
             ) => self.unanswered(cpu, vcpu, info, &error),
         }
     }

@@ -134,100 +134,113 @@ pub enum RangeError {
     Wraps,
 }
 
-/// A non-empty, non-wrapping range of guest-physical addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GuestPhysRange {
-    start: GuestPhysAddr,
-    size: u64,
+macro_rules! range {
+    ($(#[$doc:meta])* $name:ident of $address:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct $name {
+            start: $address,
+            size: u64,
+        }
+
+        impl $name {
+            /// The range of `size` bytes that begins at `start`.
+            ///
+            /// # Errors
+            /// [`RangeError::Empty`] if `size` is zero, [`RangeError::Wraps`] if `start + size` exceeds `u64::MAX`.
+            pub const fn new(start: $address, size: u64) -> Result<Self, RangeError> {
+                if size == 0 {
+                    return Err(RangeError::Empty);
+                }
+                match start.checked_add(size) {
+                    Some(_) => Ok(Self { start, size }),
+                    None => Err(RangeError::Wraps),
+                }
+            }
+
+            /// The range from `start` up to, not including, `end`; `None` if that is empty.
+            #[must_use]
+            pub const fn between(start: $address, end: $address) -> Option<Self> {
+                match end.checked_offset_from(start) {
+                    None | Some(0) => None,
+                    Some(size) => Some(Self { start, size }),
+                }
+            }
+
+            /// First address.
+            #[must_use]
+            pub const fn start(self) -> $address {
+                self.start
+            }
+
+            /// Length in bytes, at least 1.
+            #[must_use]
+            pub const fn size(self) -> u64 {
+                self.size
+            }
+
+            /// The address after the last one.
+            #[must_use]
+            pub const fn end(self) -> $address {
+                $address(self.start.0 + self.size)
+            }
+
+            /// Whether `address` lies inside.
+            #[must_use]
+            pub const fn contains(self, address: $address) -> bool {
+                match address.checked_offset_from(self.start) {
+                    Some(offset) => offset < self.size,
+                    None => false,
+                }
+            }
+
+            /// Whether all of `other` lies inside.
+            #[must_use]
+            pub const fn contains_range(self, other: Self) -> bool {
+                self.start.0 <= other.start.0 && other.end().0 <= self.end().0
+            }
+
+            /// What the two ranges have in common, or `None`.
+            #[must_use]
+            pub fn intersection(self, other: Self) -> Option<Self> {
+                Self::between(self.start.max(other.start), self.end().min(other.end()))
+            }
+
+            /// The smallest range that contains both.
+            #[must_use]
+            pub fn hull(self, other: Self) -> Self {
+                let start = self.start.min(other.start);
+                Self { start, size: self.end().max(other.end()).0 - start.0 }
+            }
+
+            /// Whether start and size are multiples of `align` bytes, a power of two.
+            #[must_use]
+            pub const fn is_aligned(self, align: u64) -> bool {
+                self.start.is_aligned(align) && self.size & (align - 1) == 0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:#x}..{:#x}", self.start, self.end())
+            }
+        }
+    };
 }
 
-impl GuestPhysRange {
-    /// The range of `size` bytes that begins at `start`.
-    ///
-    /// # Errors
-    /// [`RangeError::Empty`] if `size` is zero, [`RangeError::Wraps`] if `start + size` exceeds `u64::MAX`.
-    pub const fn new(start: GuestPhysAddr, size: u64) -> Result<Self, RangeError> {
-        if size == 0 {
-            return Err(RangeError::Empty);
-        }
-        match start.checked_add(size) {
-            Some(_) => Ok(Self { start, size }),
-            None => Err(RangeError::Wraps),
-        }
-    }
-
-    /// The range from `start` up to, not including, `end`; `None` if that is empty.
-    #[must_use]
-    pub const fn between(start: GuestPhysAddr, end: GuestPhysAddr) -> Option<Self> {
-        match end.checked_offset_from(start) {
-            None | Some(0) => None,
-            Some(size) => Some(Self { start, size }),
-        }
-    }
-
-    /// First address.
-    #[must_use]
-    pub const fn start(self) -> GuestPhysAddr {
-        self.start
-    }
-
-    /// Length in bytes, at least 1.
-    #[must_use]
-    pub const fn size(self) -> u64 {
-        self.size
-    }
-
-    /// The address after the last one.
-    #[must_use]
-    pub const fn end(self) -> GuestPhysAddr {
-        GuestPhysAddr(self.start.0 + self.size)
-    }
-
-    /// Whether `address` lies inside.
-    #[must_use]
-    pub const fn contains(self, address: GuestPhysAddr) -> bool {
-        match address.checked_offset_from(self.start) {
-            Some(offset) => offset < self.size,
-            None => false,
-        }
-    }
-
-    /// Whether all of `other` lies inside.
-    #[must_use]
-    pub const fn contains_range(self, other: Self) -> bool {
-        self.start.0 <= other.start.0 && other.end().0 <= self.end().0
-    }
-
-    /// What the two ranges have in common, or `None`.
-    #[must_use]
-    pub fn intersection(self, other: Self) -> Option<Self> {
-        Self::between(self.start.max(other.start), self.end().min(other.end()))
-    }
-
-    /// The smallest range that contains both.
-    #[must_use]
-    pub fn hull(self, other: Self) -> Self {
-        let start = self.start.min(other.start);
-        Self { start, size: self.end().max(other.end()).0 - start.0 }
-    }
-
-    /// Whether start and size are multiples of `align` bytes, a power of two.
-    #[must_use]
-    pub const fn is_aligned(self, align: u64) -> bool {
-        self.start.is_aligned(align) && self.size & (align - 1) == 0
-    }
+range! {
+    /// A non-empty, non-wrapping range of guest-physical addresses.
+    GuestPhysRange of GuestPhysAddr
 }
-
-impl fmt::Debug for GuestPhysRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GuestPhysRange({self})")
-    }
-}
-
-impl fmt::Display for GuestPhysRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}..{:#x}", self.start, self.end())
-    }
+range! {
+    /// A non-empty, non-wrapping range of host physical addresses.
+    HostPhysRange of HostPhysAddr
 }
 
 #[cfg(test)]

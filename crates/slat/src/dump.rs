@@ -3,17 +3,17 @@
 use crate::addr::GuestPhysRange;
 use crate::format::Format;
 use crate::hal::Hal;
-use crate::space::{AddrSpace, Backend};
+use crate::space::{AddrSpace, Backend, CustomBackend, NoBackend};
 use crate::table::Mapping;
 use core::fmt;
 
 /// A space as text: a line for the space, one for each region, and below it one for each run of leaves that
 /// continue each other. Made by [`AddrSpace::dump`].
-pub struct Dump<'s, H: Hal, F: Format> {
-    space: &'s AddrSpace<H, F>,
+pub struct Dump<'s, H: Hal, F: Format, B: CustomBackend = NoBackend> {
+    space: &'s AddrSpace<H, F, B>,
 }
 
-impl<H: Hal, F: Format> AddrSpace<H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// The space as text, regions and table:
     ///
     /// ```
@@ -25,7 +25,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     /// assert!(text.contains("0x9000..0xc000 -> 0x4000 r--- 3 x 4K"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn dump(&self) -> Dump<'_, H, F> {
+    pub fn dump(&self) -> Dump<'_, H, F, B> {
         Dump { space: self }
     }
 }
@@ -62,7 +62,7 @@ impl fmt::Display for Run {
     }
 }
 
-impl<H: Hal, F: Format> fmt::Display for Dump<'_, H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> fmt::Display for Dump<'_, H, F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let space = self.space;
         let levels = space.format().geometry().levels;
@@ -76,8 +76,15 @@ impl<H: Hal, F: Format> fmt::Display for Dump<'_, H, F> {
         for region in space.regions() {
             write!(f, "  {} {} ", region.range, region.flags)?;
             match region.backend {
-                Backend::Linear { hpa } => writeln!(f, "linear -> {hpa:#x}")?,
-                Backend::Alloc { largest_leaf, .. } => writeln!(f, "alloc, leaves up to {largest_leaf}")?,
+                Backend::Linear { hpa } => write!(f, "linear -> {hpa:#x}")?,
+                Backend::Alloc { largest_leaf, .. } => write!(f, "alloc, leaves up to {largest_leaf}")?,
+                Backend::Shared { memory, offset } => write!(f, "shared memory {} + {offset:#x}", memory.0)?,
+                Backend::Trap { device, offset } => write!(f, "{device} + {offset:#x}")?,
+                Backend::Custom { source, offset } => write!(f, "custom {source} + {offset:#x}")?,
+            }
+            match region.pins {
+                0 => writeln!(f)?,
+                pins => writeln!(f, ", pinned {pins} x")?,
             }
             let mut run: Option<Run> = None;
             for mapping in space.mappings(region.range) {

@@ -86,6 +86,14 @@ pub enum MapError {
     /// The flags cannot be expressed.
     #[error(transparent)]
     UnsupportedFlags(#[from] UnsupportedFlags),
+    /// The range is larger than a region of its kind can be.
+    #[error("{range} is larger than the {most:#x} bytes that such a region can have")]
+    TooLarge {
+        /// The range that was given.
+        range: GuestPhysRange,
+        /// The most bytes.
+        most: u64,
+    },
     /// Part of the range is mapped already.
     #[error("{wanted} overlaps the region {existing}")]
     AlreadyMapped {
@@ -139,7 +147,7 @@ pub enum MigrateError {
     /// No region covers this address.
     #[error("guest-physical address {0:#x} is not mapped")]
     NotMapped(GuestPhysAddr),
-    /// The region does not own its frames (it is linear), so they cannot be exchanged.
+    /// The region's frames are not the space's own, so they cannot be exchanged.
     #[error("the region {0} does not own its frames")]
     NotOwned(GuestPhysRange),
     /// The host has no frame left.
@@ -226,6 +234,18 @@ pub enum FaultError {
         region: GuestPhysRange,
         /// What the region allows, and its memory type.
         allowed: MappingFlags,
+    },
+    /// The custom backend: it has no page there.
+    #[error("the backend has no page at address {0:#x}")]
+    NoSuchPage(GuestPhysAddr),
+    /// The custom backend: it gave a frame that is not 4 KiB aligned, exceeds the format or is the host's own. It got it
+    /// back.
+    #[error("the backend gave {hpa:#x} for address {gpa:#x}, which no guest can have")]
+    BadFrame {
+        /// The address that the guest used.
+        gpa: GuestPhysAddr,
+        /// What the backend gave.
+        hpa: HostPhysAddr,
     },
     /// The host: no frame is left. Nothing changed; the same fault can be answered again later.
     #[error("out of memory for address {0:#x}")]

@@ -1,6 +1,7 @@
 //! What an exit for a nested page fault says, in the same words on every ISA.
 
 use crate::addr::{GuestPhysAddr, GuestVirtAddr};
+use crate::device::{AccessWidth, DeviceAccess};
 use crate::flags::{LeafSize, MappingFlags};
 use core::fmt;
 
@@ -30,6 +31,8 @@ pub struct NestedPageFaultInfo {
     pub cause: FaultCause,
     /// Whether the guest's own page-table walk faulted, and not the access itself.
     pub walk: bool,
+    /// How many bytes the access moves, where the hardware reports that.
+    pub width: Option<AccessWidth>,
 }
 
 impl fmt::Display for NestedPageFaultInfo {
@@ -63,6 +66,9 @@ pub enum FaultOutcome {
     Spurious,
     /// The page is being replaced at this moment. Re-enter the guest.
     Retry,
+    /// The address lies in a region of [`map_trap`](crate::AddrSpace::map_trap): the emulator of the device answers, and
+    /// the guest goes on behind the instruction.
+    Trap(DeviceAccess),
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@
 struct Readme;
 
 mod addr;
+pub mod device;
 mod dump;
 mod error;
 mod fault;
@@ -41,7 +42,9 @@ mod loom_tests;
 #[cfg(any(test, feature = "std"))]
 pub mod test_util;
 
-pub use addr::{GuestPhysAddr, GuestPhysRange, GuestVirtAddr, HostPhysAddr, PAGE_SIZE, RangeError};
+pub use addr::{
+    GuestPhysAddr, GuestPhysRange, GuestVirtAddr, HostPhysAddr, HostPhysRange, PAGE_SIZE, RangeError,
+};
 pub use dump::Dump;
 pub use error::{
     BadRange, CollapseError, CreateError, FaultError, MapError, MigrateError, PopulateError, ProtectError,
@@ -51,6 +54,9 @@ pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 pub use flags::{LeafSize, MappingFlags, MemoryType};
 pub use format::Native;
 pub use hal::{CacheActions, CacheMaintenance, Hal};
-pub use space::{AddrSpace, AllocOptions, Backend, Debt, Region, Stats};
+pub use space::{
+    AddrSpace, AllocOptions, Backend, BackendError, BackendPage, CustomBackend, Debt, NoBackend, Region,
+    SharedId, Stats,
+};
 pub use table::{Census, Mapping};
 pub use tlb::{Invalidation, Reach, Scope, TableKind, Tag, TagError, TagPool, TlbFeatures};

@@ -11,6 +11,7 @@ fn a_fault_says_what_was_tried_and_why_it_was_refused() {
         access: MappingFlags::READ,
         cause: FaultCause::NotPresent,
         walk: false,
+        width: None,
     };
     let tried = |access| NestedPageFaultInfo { access, ..plain }.to_string();
     assert_eq!(tried(MappingFlags::READ), "read of GPA 0x1000, not present");

@@ -1,9 +1,10 @@
 //! The structural operations: each checks, plans, then commits.
 
 use super::debt::Debt;
-use super::regions::Regions;
-use super::{AddrSpace, Backend, Region};
+use super::regions::{OFFSET_LIMIT, Regions};
+use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
+use crate::device::DeviceId;
 use crate::error::{MapError, MigrateError, ProtectError, UnmapError};
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::Format;
@@ -32,7 +33,7 @@ impl Default for AllocOptions {
     }
 }
 
-impl<H: Hal, F: Format> AddrSpace<H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Maps `size` bytes at `gpa` to the caller's host physical memory at `hpa`; all three are multiples of 4 KiB.
     ///
     /// The caller keeps the memory; its caches are the caller's business too. The largest leaves that the alignment
@@ -64,7 +65,8 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
         self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
         self.table.fill(range, flags, &mut source, &mut tables);
-        self.regions.insert(self.table.hal(), Region { range, flags, backend: Backend::Linear { hpa } });
+        self.regions
+            .insert(self.table.hal(), Region { range, flags, backend: Backend::Linear { hpa }, pins: 0 });
         debug!("map_linear {range} -> {hpa:#x} {flags}");
         Ok(())
     }
@@ -113,9 +115,32 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         }
         self.regions.insert(
             self.table.hal(),
-            Region { range, flags, backend: Backend::Alloc { largest_leaf, fault_around } },
+            Region { range, flags, backend: Backend::Alloc { largest_leaf, fault_around }, pins: 0 },
         );
         debug!("map_alloc {range} {flags} {options:?}");
+        Ok(())
+    }
+
+    /// Makes `size` bytes at `gpa`, both multiples of 4 KiB, the registers of `device`: no memory is there, and an
+    /// access of the guest is for its emulator ([`FaultOutcome::Trap`](crate::FaultOutcome::Trap)), which is told how
+    /// far from `gpa` it falls. Reads and writes are expected; [`protect`](Self::protect) can forbid either, and a
+    /// fetch is refused.
+    ///
+    /// Takes no table. Nothing is to be invalidated.
+    ///
+    /// # Errors
+    /// [`MapError`]: a bad range, [`MapError::TooLarge`] beyond 256 TiB, [`MapError::AlreadyMapped`],
+    /// [`MapError::OutOfMemory`] for the region.
+    pub fn map_trap(&mut self, gpa: GuestPhysAddr, size: u64, device: DeviceId) -> Result<(), MapError> {
+        let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
+        let range = self.check_map(gpa, size, flags)?;
+        if size > OFFSET_LIMIT {
+            return Err(MapError::TooLarge { range, most: OFFSET_LIMIT });
+        }
+        self.regions.reserve(self.table.hal(), 1).map_err(|OutOfMemory| MapError::OutOfMemory)?;
+        let backend = Backend::Trap { device, offset: 0 };
+        self.regions.insert(self.table.hal(), Region { range, flags, backend, pins: 0 });
+        debug!("map_trap {range} {device}");
         Ok(())
     }
 
@@ -164,8 +189,8 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         if let Some(hole) = self.regions.first_hole(range) {
             return Err(MigrateError::NotMapped(hole));
         }
-        let linear = |region: &Region| matches!(region.backend, Backend::Linear { .. });
-        if let Some(region) = self.regions.overlapping(range).find(linear) {
+        let not_owned = |region: &Region| !matches!(region.backend, Backend::Alloc { .. });
+        if let Some(region) = self.regions.overlapping(range).find(not_owned) {
             return Err(MigrateError::NotOwned(region.range));
         }
         self.table.settle(&mut self.pending);
@@ -189,7 +214,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     }
 
     /// Begins a batch of operations whose invalidation is deferred: see [`Debt`].
-    pub fn defer(&mut self) -> Debt<'_, H, F> {
+    pub fn defer(&mut self) -> Debt<'_, H, F, B> {
         Debt::new(self)
     }
 

@@ -1,6 +1,6 @@
 //! Several operations with one invalidation.
 
-use super::AddrSpace;
+use super::{AddrSpace, CustomBackend, NoBackend};
 use crate::addr::GuestPhysAddr;
 use crate::error::{ProtectError, UnmapError};
 use crate::flags::MappingFlags;
@@ -28,12 +28,12 @@ use crate::hal::Hal;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "until it is discharged, CPUs may use stale translations"]
-pub struct Debt<'s, H: Hal, F: Format> {
-    space: &'s mut AddrSpace<H, F>,
+pub struct Debt<'s, H: Hal, F: Format, B: CustomBackend = NoBackend> {
+    space: &'s mut AddrSpace<H, F, B>,
 }
 
-impl<'s, H: Hal, F: Format> Debt<'s, H, F> {
-    pub(super) fn new(space: &'s mut AddrSpace<H, F>) -> Self {
+impl<'s, H: Hal, F: Format, B: CustomBackend> Debt<'s, H, F, B> {
+    pub(super) fn new(space: &'s mut AddrSpace<H, F, B>) -> Self {
         Self { space }
     }
 
@@ -63,7 +63,7 @@ impl<'s, H: Hal, F: Format> Debt<'s, H, F> {
     pub fn discharge(self) {}
 }
 
-impl<H: Hal, F: Format> Drop for Debt<'_, H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> Drop for Debt<'_, H, F, B> {
     fn drop(&mut self) {
         self.space.table.settle(&mut self.space.pending);
     }

@@ -1,7 +1,8 @@
 //! Answering a guest's faults, on any number of CPUs at once.
 
-use super::{AddrSpace, Backend};
+use super::{AddrSpace, Backend, CustomBackend};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
+use crate::device::DeviceAccess;
 use crate::error::FaultError;
 use crate::fault::FaultOutcome;
 use crate::flags::{LeafSize, MappingFlags};
@@ -10,7 +11,7 @@ use crate::hal::Hal;
 use crate::table::{Populated, Want};
 use log::{trace, warn};
 
-impl<H: Hal, F: Format> AddrSpace<H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Answers an access `access` (`READ`, `WRITE` or `EXECUTE`; with `USER` if it was a fetch of user mode) of the
     /// guest to `gpa` that the hardware refused. On `Ok` the guest is to be re-entered.
     ///
@@ -67,10 +68,18 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
             let (region, allowed) = (region.range, region.flags);
             return Err(FaultError::Permission { gpa, access, region, allowed });
         }
-        let Backend::Alloc { largest_leaf, fault_around } = region.backend else {
-            // Mapped for good, but the table of a split may wait for a debt that was forgotten.
-            self.table.link_waiting(gpa);
-            return Ok(self.spurious(gpa, access));
+        let (largest_leaf, fault_around) = match region.backend {
+            Backend::Alloc { largest_leaf, fault_around } => (largest_leaf, fault_around),
+            Backend::Linear { .. } | Backend::Shared { .. } => {
+                // Mapped for good, but the table of a split may wait for a debt that was forgotten.
+                self.table.link_waiting(gpa);
+                return Ok(self.spurious(gpa, access));
+            }
+            Backend::Trap { device, offset } => {
+                let offset = offset + (gpa.as_u64() - region.range.start().as_u64());
+                return Ok(FaultOutcome::Trap(DeviceAccess { device, offset, access, width: None }));
+            }
+            Backend::Custom { .. } => return Err(FaultError::NoSuchPage(gpa)),
         };
         let want = Want { gpa, region: region.range, flags: region.flags, largest: largest_leaf };
         match self.table.populate(&want, init) {

@@ -7,6 +7,7 @@
 //!
 //! [`handle_page_fault`]: AddrSpace::handle_page_fault
 
+mod backend;
 mod change;
 mod debt;
 mod faults;
@@ -14,10 +15,11 @@ mod populate;
 mod query;
 mod regions;
 
+pub use backend::{Backend, BackendError, BackendPage, CustomBackend, NoBackend, SharedId};
 pub use change::AllocOptions;
 pub use debt::Debt;
 pub use query::Stats;
-pub use regions::{Backend, Region};
+pub use regions::Region;
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::error::{BadRange, CreateError};
@@ -55,7 +57,8 @@ use regions::Regions;
 /// # Ok(())
 /// # }
 /// ```
-pub struct AddrSpace<H: Hal, F: Format = Native> {
+pub struct AddrSpace<H: Hal, F: Format = Native, B: CustomBackend = NoBackend> {
+    backend: B,
     table: Table<H, F>,
     regions: Regions,
     pending: Pending,
@@ -90,6 +93,24 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
         size: u64,
         tag: u16,
     ) -> Result<Self, CreateError> {
+        Self::with_backend(hal, format, base, size, tag, NoBackend)
+    }
+}
+
+impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
+    /// As [`with_format`](AddrSpace::with_format), with a backend of the caller's own for
+    /// [`map_custom`](Self::map_custom): a value that the space owns, or a reference, also a `&dyn CustomBackend`.
+    ///
+    /// # Errors
+    /// As [`with_format`](AddrSpace::with_format).
+    pub fn with_backend(
+        hal: H,
+        format: F,
+        base: GuestPhysAddr,
+        size: u64,
+        tag: u16,
+        backend: B,
+    ) -> Result<Self, CreateError> {
         let range = aligned_range(base, size)?;
         let geometry = format.geometry();
         if range.end() > geometry.limit() {
@@ -99,7 +120,7 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
             return Err(CreateError::TagTooWide { tag, tag_bits: format.tag_bits() });
         }
         let table = Table::new(hal, format, tag).ok_or(CreateError::OutOfMemory)?;
-        Ok(Self { table, regions: Regions::new(), pending: Pending::NONE, range })
+        Ok(Self { backend, table, regions: Regions::new(), pending: Pending::NONE, range })
     }
 
     /// The host.
@@ -177,14 +198,14 @@ impl<H: Hal, F: Format> AddrSpace<H, F> {
     }
 }
 
-impl<H: Hal, F: Format> Drop for AddrSpace<H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> Drop for AddrSpace<H, F, B> {
     fn drop(&mut self) {
         // The table invalidates the whole space and frees itself when it is dropped, after this.
         self.regions.clear(self.table.hal());
     }
 }
 
-impl<H: Hal, F: Format> fmt::Debug for AddrSpace<H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> fmt::Debug for AddrSpace<H, F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AddrSpace")
             .field("range", &self.range)

@@ -1,6 +1,6 @@
 //! Populating ahead, and joining leaves again: neither changes what the guest sees.
 
-use super::{AddrSpace, Backend};
+use super::{AddrSpace, Backend, CustomBackend};
 use crate::addr::{GuestPhysAddr, PAGE_SIZE};
 use crate::error::{CollapseError, PopulateError, TopUpError};
 use crate::format::Format;
@@ -8,7 +8,7 @@ use crate::hal::Hal;
 use crate::table::{Populated, Want};
 use log::{debug, trace};
 
-impl<H: Hal, F: Format> AddrSpace<H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Populates what is not yet populated of `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped, as
     /// the faults of a guest would: so that it does not have to fault. Returns the number of 4 KiB pages added.
     /// Lock-free, beside faults; linear regions and pages without access are passed over.

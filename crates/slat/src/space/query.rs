@@ -1,6 +1,6 @@
 //! Asking a space what it maps.
 
-use super::{AddrSpace, Region};
+use super::{AddrSpace, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
 use crate::error::QueryError;
 use crate::format::Format;
@@ -20,7 +20,7 @@ pub struct Stats {
     pub spare_frames: usize,
 }
 
-impl<H: Hal, F: Format> AddrSpace<H, F> {
+impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// The host physical address of `gpa`, or `None` if the guest has no access to it now. One walk.
     #[inline]
     pub fn translate(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {

@@ -46,6 +46,7 @@ impl Ept {
             },
             cause: if has(ALLOWED | user) { FaultCause::Permission } else { FaultCause::NotPresent },
             walk: has(LINEAR_VALID) && !has(FINAL),
+            width: None,
         }
     }
 }

@@ -59,5 +59,6 @@ pub fn decode_fault(trap: &Trap) -> Result<NestedPageFaultInfo, NotAGuestPageFau
         access,
         cause: FaultCause::NotPresent,
         walk,
+        width: None,
     })
 }

@@ -38,5 +38,6 @@ pub fn decode_fault(exitinfo1: u64, exitinfo2: u64) -> Result<NestedPageFaultInf
         },
         cause: if has(PRESENT) { FaultCause::Permission } else { FaultCause::NotPresent },
         walk,
+        width: None,
     })
 }

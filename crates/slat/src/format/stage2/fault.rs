@@ -82,6 +82,7 @@ impl Fault {
             access: self.access,
             cause: self.cause,
             walk: self.walk,
+            width: None,
         }
     }
 }

@@ -9,10 +9,12 @@
 mod node;
 mod tree;
 
-use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
-use crate::flags::{LeafSize, MappingFlags};
+use super::backend::Backend;
+use crate::addr::{GuestPhysAddr, GuestPhysRange};
+use crate::flags::MappingFlags;
 use crate::hal::Hal;
 use core::fmt;
+pub(super) use node::OFFSET_LIMIT;
 use tree::{Place, Tree};
 
 /// Regions in a leaf: 24 bytes each, and 16 of the node.
@@ -23,23 +25,6 @@ const INNER: usize = 255;
 /// The regions of a space.
 pub(crate) type Regions = Tree<LEAF, INNER>;
 
-/// Where the frames of a region come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// A run of host physical memory of the caller.
-    Linear {
-        /// Host physical address of the region's first byte.
-        hpa: HostPhysAddr,
-    },
-    /// Frames taken from the host, at once or on the first access, and given back with the region.
-    Alloc {
-        /// The largest leaf to use.
-        largest_leaf: LeafSize,
-        /// What a fault populates, if that is more than a leaf.
-        fault_around: LeafSize,
-    },
-}
-
 /// A range of guest-physical addresses with one backend and one set of flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -49,33 +34,25 @@ pub struct Region {
     pub flags: MappingFlags,
     /// Where the frames come from.
     pub backend: Backend,
+    /// How many pins hold it: see [`pin`](crate::AddrSpace::pin).
+    pub pins: u16,
 }
 
 impl Region {
     /// The part of this region that lies in `range`.
     pub(crate) fn part(&self, range: GuestPhysRange) -> Option<Self> {
         let part = self.range.intersection(range)?;
-        let backend = match self.backend {
-            Backend::Linear { hpa } => {
-                let offset = part.start().as_u64() - self.range.start().as_u64();
-                Backend::Linear { hpa: HostPhysAddr::new(hpa.as_u64() + offset) }
-            }
-            alloc @ Backend::Alloc { .. } => alloc,
-        };
+        let backend = self.backend.advanced(part.start().as_u64() - self.range.start().as_u64());
         Some(Self { range: part, backend, ..*self })
     }
 
     /// This region and `next`, if the two are really one.
     fn joined(&self, next: &Self) -> Option<Self> {
-        if self.range.end() != next.range.start() || self.flags != next.flags {
+        let alike = self.flags == next.flags && self.pins == next.pins;
+        if self.range.end() != next.range.start() || !alike {
             return None;
         }
-        let continues = match (self.backend, next.backend) {
-            (Backend::Linear { hpa }, Backend::Linear { hpa: other }) => {
-                hpa.checked_add(self.range.size()) == Some(other)
-            }
-            (one, other) => one == other,
-        };
+        let continues = self.backend.advanced(self.range.size()) == next.backend;
         continues.then(|| Self { range: self.range.hull(next.range), ..*self })
     }
 }
@@ -130,7 +107,8 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         if let Some(region) = leaf.region(index).filter(|region| region.range.contains_range(range)) {
             let owned = matches!(region.backend, Backend::Alloc { .. });
             let exact = (index > 0 && region.range == range).then_some((place, index));
-            return Ok(Cover { owned, alike: !owned, exact });
+            let alike = matches!(region.backend, Backend::Linear { .. });
+            return Ok(Cover { owned, alike, exact });
         }
         self.cover_by_many(range)
     }

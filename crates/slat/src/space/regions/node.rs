@@ -6,9 +6,11 @@
 
 #![expect(unsafe_code, reason = "keeps the regions in frames of the host")]
 
-use super::{Backend, Region};
+use super::Region;
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
+use crate::device::DeviceId;
 use crate::flags::{LeafSize, MappingFlags};
+use crate::space::backend::{Backend, SharedId};
 use core::ptr::NonNull;
 
 /// Entries sorted by key: regions in a leaf, children in an inner node.
@@ -234,12 +236,13 @@ impl<const N: usize> Leaf<N> {
     }
 }
 
-/// A region without its address: size, flags, kind of the backend, and what the backend is about.
+/// A region without its address: size, flags, kind of the backend, pins, and what the backend is about.
 #[derive(Clone, Copy)]
 pub(super) struct Packed {
-    /// Size in bytes; in its low 12 bits the flags, [`ALLOC`] and [`WINDOW`].
+    /// Size in bytes; in its low 12 bits the flags, [`ALLOC`], [`WINDOW`] and [`KIND`].
     size: u64,
-    /// [`Backend::Linear`]: the host physical address. [`Backend::Alloc`]: the levels of its leaf sizes.
+    /// Above [`PINS_SHIFT`] the pins; below, the host physical address ([`Backend::Linear`]), the levels of the leaf
+    /// sizes ([`Backend::Alloc`]), or a number from [`NUMBER_SHIFT`] on and an offset in pages.
     backend: u64,
 }
 
@@ -247,18 +250,41 @@ pub(super) struct Packed {
 const ALLOC: u64 = 1 << 8;
 /// Bit of [`Packed::size`]: a fault populates more than a leaf of 4 KiB at once.
 const WINDOW: u64 = 1 << 9;
+/// Bits of [`Packed::size`]: which backend it is, if not [`Backend::Alloc`].
+const KIND: u64 = 3 << 10;
+const LINEAR: u64 = 0;
+const SHARED: u64 = 1 << 10;
+const TRAP: u64 = 2 << 10;
+const CUSTOM: u64 = 3 << 10;
+/// Where the pins stand in [`Packed::backend`].
+const PINS_SHIFT: u32 = 52;
+/// Where a number stands, with an offset in pages below it.
+const NUMBER_SHIFT: u32 = 36;
+
+/// Offsets in a backend are below this many bytes.
+pub(in crate::space) const OFFSET_LIMIT: u64 = PAGE_SIZE << NUMBER_SHIFT;
+
+/// A number, and an offset below [`OFFSET_LIMIT`], a multiple of 4 KiB.
+const fn numbered(number: u16, offset: u64) -> u64 {
+    (number as u64) << NUMBER_SHIFT | offset / PAGE_SIZE
+}
 
 impl Packed {
     pub(super) fn new(region: &Region) -> Self {
         debug_assert!(region.range.is_aligned(PAGE_SIZE), "the low bits are taken");
-        let size = region.range.size() | u64::from(region.flags.bits());
-        match region.backend {
-            Backend::Linear { hpa } => Self { size, backend: hpa.as_u64() },
+        let (kind, backend) = match region.backend {
+            Backend::Linear { hpa } => (LINEAR, hpa.as_u64()),
             Backend::Alloc { largest_leaf, fault_around } => {
-                let levels = u64::from(largest_leaf.level()) | u64::from(fault_around.level()) << 8;
                 let window = if fault_around > LeafSize::Size4K { WINDOW } else { 0 };
-                Self { size: size | ALLOC | window, backend: levels }
+                (ALLOC | window, u64::from(largest_leaf.level()) | u64::from(fault_around.level()) << 8)
             }
+            Backend::Shared { memory, offset } => (SHARED, numbered(memory.0, offset)),
+            Backend::Trap { device, offset } => (TRAP, numbered(device.0, offset)),
+            Backend::Custom { source, offset } => (CUSTOM, numbered(source, offset)),
+        };
+        Self {
+            size: region.range.size() | u64::from(region.flags.bits()) | kind,
+            backend: u64::from(region.pins) << PINS_SHIFT | backend,
         }
     }
 
@@ -284,18 +310,25 @@ impl Packed {
     pub(super) fn unpack(self, start: u64) -> Option<Region> {
         let range = GuestPhysRange::new(GuestPhysAddr::new(start), self.size & !(PAGE_SIZE - 1)).ok()?;
         let flags = self.flags();
-        let backend = if self.size & ALLOC == 0 {
-            Backend::Linear { hpa: HostPhysAddr::new(self.backend) }
-        } else {
-            let [largest_leaf, fault_around] =
-                [self.backend, self.backend >> 8].map(|level| match level & 3 {
+        let pins = (self.backend >> PINS_SHIFT) as u16;
+        let about = self.backend & ((1 << PINS_SHIFT) - 1);
+        let number = (about >> NUMBER_SHIFT) as u16;
+        let offset = (about & ((1 << NUMBER_SHIFT) - 1)) * PAGE_SIZE;
+        let backend = match (self.size & ALLOC, self.size & KIND) {
+            (0, LINEAR) => Backend::Linear { hpa: HostPhysAddr::new(about) },
+            (0, SHARED) => Backend::Shared { memory: SharedId(number), offset },
+            (0, TRAP) => Backend::Trap { device: DeviceId(number), offset },
+            (0, _) => Backend::Custom { source: number, offset },
+            _ => {
+                let [largest_leaf, fault_around] = [about, about >> 8].map(|level| match level & 3 {
                     0 => LeafSize::Size4K,
                     1 => LeafSize::Size2M,
                     _ => LeafSize::Size1G,
                 });
-            Backend::Alloc { largest_leaf, fault_around }
+                Backend::Alloc { largest_leaf, fault_around }
+            }
         };
-        Some(Region { range, flags, backend })
+        Some(Region { range, flags, backend, pins })
     }
 }
 

@@ -1,7 +1,9 @@
 //! The tree against a map from page to what is there, with small nodes (so that it is high) and with those of a frame.
 
 use super::*;
+use crate::addr::HostPhysAddr;
 use crate::addr::PAGE_SIZE;
+use crate::flags::LeafSize;
 use crate::test_util::{HeapHal, cases};
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -31,7 +33,7 @@ fn pages(start: u64, pages: u64) -> GuestPhysRange {
 }
 
 fn region(start: u64, size: u64, flags: MappingFlags, backend: Backend) -> Region {
-    Region { range: pages(start, size), flags, backend }
+    Region { range: pages(start, size), flags, backend, pins: 0 }
 }
 
 /// A page of its own: it is not one with its neighbours.
