@@ -359,7 +359,7 @@ fn every_region_survives_packing() {
             LeafSize::ALL.map(|fault_around| Backend::Alloc { largest_leaf, fault_around })
         });
         let linear =
-            [0, 0x1000, 0xfff_ffff_ffff_f000].map(|hpa| Backend::Linear { hpa: HostPhysAddr::new(hpa) });
+            [0, 0x1000, 0xf_ffff_ffff_f000].map(|hpa| Backend::Linear { hpa: HostPhysAddr::new(hpa) });
         for backend in leaves.into_iter().flatten().chain(linear) {
             for (start, size) in [(0, 1), (0, (1 << 52) - 1), ((1 << 52) - 2, 1), (1 << 40, 1 << 50)] {
                 let region = region(start, size, flags, backend);
