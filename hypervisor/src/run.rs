@@ -133,13 +133,13 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
     /// # Errors
     /// One line if a CPU did not leave; then nothing was given back.
     pub fn close(&self, end: End, wake: fn()) -> Result<Outcome, String> {
-        let table = self.space.write().as_mut().map(|space| {
-            let table = space.stats().table;
+        let mut table = None;
+        if let Some(space) = self.space.write().as_mut() {
+            table = Some(space.stats().table);
             if self.cpus.count() > 1 {
-                space.clear();
+                space.clear().map_err(|error| error.to_string())?;
             }
-            table
-        });
+        }
         if !self.cpus.wait_for_all(PATIENCE, wake) {
             return Err("a CPU did not leave the guest".to_string());
         }
@@ -227,7 +227,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             }
             outcome => outcome,
         };
-        if !matches!(outcome, Ok(FaultOutcome::Spurious | FaultOutcome::Retry)) {
+        if !matches!(outcome, Ok(FaultOutcome::Spurious | FaultOutcome::Retry | FaultOutcome::Wait)) {
             self.books.of(cpu, |counts| counts.idle_faults = 0);
         }
         match outcome {
@@ -239,7 +239,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.spurious);
                 self.nothing_done(cpu, vcpu, &format!("{info}, although it is mapped"))
             }
-            Ok(FaultOutcome::Retry) => {
+            Ok(FaultOutcome::Retry | FaultOutcome::Wait) => {
                 self.count(cpu, |faults| &mut faults.retried);
                 self.nothing_done(cpu, vcpu, &format!("{info}"))
             }

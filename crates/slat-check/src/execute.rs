@@ -56,7 +56,7 @@ impl<P: Platform> Driver<'_, P> {
                 if result.is_err() && self.host.refused() == 0 { wrong("top_up", result) } else { Ok(()) }
             }
             Operation::Clear => {
-                self.subjects[index].space_mut().clear();
+                self.subjects[index].space_mut().clear().expect("nothing is pinned");
                 self.subjects[index].specification.pages.clear();
                 Ok(())
             }
@@ -447,7 +447,7 @@ impl<P: Platform> Driver<'_, P> {
             Err(MigrateError::NotMapped(at)) => Some(at.as_u64()) == hole,
             Err(MigrateError::NotOwned(_)) => hole.is_none() && linear,
             Err(MigrateError::OutOfMemory) => hole.is_none() && !linear && self.host.refused() > 0,
-            Err(MigrateError::BadRange(_)) => false,
+            Err(MigrateError::BadRange(_) | MigrateError::Pinned(_)) => false,
         };
         if !right {
             return wrong("migrate", (hole, linear, count, result));
@@ -506,7 +506,7 @@ impl<P: Platform> Driver<'_, P> {
             Ok(added) => hole.is_none() && (!self.shape.complete || *added == missing),
             Err(PopulateError::NotMapped(at)) => Some(at.as_u64()) == hole,
             Err(PopulateError::OutOfMemory(_)) => hole.is_none() && self.host.refused() > 0,
-            Err(PopulateError::BadRange(_)) => false,
+            Err(PopulateError::BadRange(_) | PopulateError::Refused(_)) => false,
         };
         if !right {
             return wrong("populate", (hole, missing, result));

@@ -1,7 +1,7 @@
 //! One small error type per operation. Every error names the argument or the page that is at fault, and leaves the
 //! space as it was.
 
-use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, RangeError};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, HostPhysRange, RangeError};
 use crate::flags::MappingFlags;
 use thiserror::Error;
 
@@ -83,16 +83,30 @@ pub enum MapError {
         /// Width of a host physical address in this format.
         bits: u32,
     },
+    /// Some of the host physical range is the host's own ([`Hal::is_protected`](crate::Hal::is_protected)).
+    #[error("host physical range {0} is protected by the host")]
+    HostProtected(HostPhysRange),
     /// The flags cannot be expressed.
     #[error(transparent)]
     UnsupportedFlags(#[from] UnsupportedFlags),
-    /// The range is larger than a region of its kind can be.
-    #[error("{range} is larger than the {most:#x} bytes that such a region can have")]
-    TooLarge {
-        /// The range that was given.
-        range: GuestPhysRange,
-        /// The most bytes.
+    /// An offset into a backend is no multiple of 4 KiB.
+    #[error("offset {0:#x} is not 4 KiB aligned")]
+    UnalignedOffset(u64),
+    /// The part of the backend that is to be mapped goes beyond its end.
+    #[error("{size:#x} bytes at offset {offset:#x} exceed the {most:#x} bytes that the backend has")]
+    BeyondBackend {
+        /// The offset that was given.
+        offset: u64,
+        /// The size that was given.
+        size: u64,
+        /// The bytes that there are.
         most: u64,
+    },
+    /// The space maps as many different shared memories as it can.
+    #[error("the space maps {most} shared memories, and can have no more")]
+    TooManyShared {
+        /// The most.
+        most: usize,
     },
     /// Part of the range is mapped already.
     #[error("{wanted} overlaps the region {existing}")]
@@ -116,6 +130,9 @@ pub enum UnmapError {
     /// No region covers this address.
     #[error("guest-physical address {0:#x} is not mapped")]
     NotMapped(GuestPhysAddr),
+    /// Something is pinned there: see [`pin`](crate::AddrSpace::pin).
+    #[error("{0} is pinned")]
+    Pinned(GuestPhysRange),
     /// The host has no frame left for the table or the region that the operation must split.
     #[error("out of memory for splitting")]
     OutOfMemory,
@@ -138,6 +155,68 @@ pub enum ProtectError {
     OutOfMemory,
 }
 
+/// Why the frames of a range could not be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DiscardError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// The region's frames are neither the space's own nor a custom backend's.
+    #[error("the region {0} does not own its frames")]
+    NotOwned(GuestPhysRange),
+    /// Something is pinned there: see [`pin`](crate::AddrSpace::pin).
+    #[error("{0} is pinned")]
+    Pinned(GuestPhysRange),
+    /// The host has no frame left for the table of a large leaf that must be split.
+    #[error("out of memory for splitting")]
+    OutOfMemory,
+}
+
+/// Why a range could not be pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PinError {
+    /// The range is unusable, or its pages cannot be populated.
+    #[error(transparent)]
+    Populate(#[from] PopulateError),
+    /// There is no memory: the region is a device's.
+    #[error("the region {0} has no memory")]
+    NoMemory(GuestPhysRange),
+    /// The page has no frame, and the guest may not have one: the region allows no access.
+    #[error("guest-physical address {0:#x} has no frame and allows no access")]
+    NoAccess(GuestPhysAddr),
+    /// As many pins hold the region as can be counted.
+    #[error("the region {0} has as many pins as can be")]
+    TooMany(GuestPhysRange),
+    /// The host has no frame left.
+    #[error("out of memory")]
+    OutOfMemory,
+}
+
+/// Why a range could not be unpinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum UnpinError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// Some of it is not pinned, or not mapped at all: the first such address.
+    #[error("guest-physical address {0:#x} is not pinned")]
+    NotPinned(GuestPhysAddr),
+    /// The host has no frame left for the region that must be divided.
+    #[error("out of memory for the regions")]
+    OutOfMemory,
+}
+
+/// The space cannot be emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ClearError {
+    /// Something is pinned: see [`pin`](crate::AddrSpace::pin).
+    #[error("{0} is pinned")]
+    Pinned(GuestPhysRange),
+}
+
 /// Why pages could not be moved to other frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum MigrateError {
@@ -150,6 +229,9 @@ pub enum MigrateError {
     /// The region's frames are not the space's own, so they cannot be exchanged.
     #[error("the region {0} does not own its frames")]
     NotOwned(GuestPhysRange),
+    /// Something is pinned there: see [`pin`](crate::AddrSpace::pin).
+    #[error("{0} is pinned")]
+    Pinned(GuestPhysRange),
     /// The host has no frame left.
     #[error("out of memory")]
     OutOfMemory,
@@ -164,6 +246,9 @@ pub enum PopulateError {
     /// No region covers this address.
     #[error("guest-physical address {0:#x} is not mapped")]
     NotMapped(GuestPhysAddr),
+    /// The backend gives no frame for this page now.
+    #[error("the backend has no frame for guest-physical address {0:#x}")]
+    Refused(GuestPhysAddr),
     /// The host has no frame left for this page.
     #[error("out of memory for guest-physical address {0:#x}")]
     OutOfMemory(GuestPhysAddr),

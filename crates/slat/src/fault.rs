@@ -66,6 +66,9 @@ pub enum FaultOutcome {
     Spurious,
     /// The page is being replaced at this moment. Re-enter the guest.
     Retry,
+    /// The backend is still fetching the page ([`BackendError::NotYet`](crate::BackendError::NotYet)). Let something else
+    /// run, then re-enter the guest.
+    Wait,
     /// The address lies in a region of [`map_trap`](crate::AddrSpace::map_trap): the emulator of the device answers, and
     /// the guest goes on behind the instruction.
     Trap(DeviceAccess),

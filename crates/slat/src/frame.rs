@@ -9,7 +9,7 @@
     reason = "gives frames back to the host, and links free frames through their own memory"
 )]
 
-use crate::addr::{HostPhysAddr, PAGE_SIZE};
+use crate::addr::{HostPhysAddr, HostPhysRange, PAGE_SIZE};
 use crate::hal::Hal;
 use crate::sync::{AtomicU64, Ordering, make_words};
 
@@ -30,7 +30,14 @@ impl<'h, H: Hal> OwnedFrames<'h, H> {
     pub(crate) fn alloc(hal: &'h H, count: usize, align: usize) -> Option<Self> {
         let start = hal.alloc_frames(count, align)?;
         debug_assert!(start.is_aligned(align as u64 * PAGE_SIZE), "the host ignored the alignment");
-        Some(Self { hal, start, count })
+        let frames = Self { hal, start, count };
+        let protected = |range| hal.is_protected(range);
+        // Dropping them gives them back.
+        if HostPhysRange::new(start, count as u64 * PAGE_SIZE).is_ok_and(protected) {
+            None
+        } else {
+            Some(frames)
+        }
     }
 
     /// Takes the frames behind one leaf of `level`.

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "declares the contract between slat and its host")]
 
-use crate::addr::HostPhysAddr;
+use crate::addr::{HostPhysAddr, HostPhysRange};
 use crate::isa;
 use crate::tlb::Invalidation;
 use bitflags::bitflags;
@@ -115,6 +115,14 @@ pub unsafe trait Hal {
         unsafe { isa::zero(self.phys_to_virt(start), count * crate::addr::PAGE_SIZE as usize) };
     }
 
+    /// Whether any of `range` is the host's own: memory that no guest may ever reach, such as the hypervisor's image and
+    /// heaps. No backend can map it, and a run of frames that overlaps it counts as not there. The default has none.
+    #[inline(always)]
+    fn is_protected(&self, range: HostPhysRange) -> bool {
+        let _ = range;
+        false
+    }
+
     /// Told of every store to table memory, after it: the host physical address of the 8-byte entry and its new
     /// value. For tests and tracing; the default does nothing and costs nothing.
     #[inline(always)]
@@ -154,6 +162,11 @@ unsafe impl<H: Hal + ?Sized> Hal for &H {
     #[inline]
     fn publish(&self) {
         (**self).publish();
+    }
+
+    #[inline]
+    fn is_protected(&self, range: HostPhysRange) -> bool {
+        (**self).is_protected(range)
     }
 
     #[inline]

@@ -47,8 +47,8 @@ pub use addr::{
 };
 pub use dump::Dump;
 pub use error::{
-    BadRange, CollapseError, CreateError, FaultError, MapError, MigrateError, PopulateError, ProtectError,
-    QueryError, TopUpError, UnmapError, UnsupportedFlags,
+    BadRange, ClearError, CollapseError, CreateError, DiscardError, FaultError, MapError, MigrateError,
+    PinError, PopulateError, ProtectError, QueryError, TopUpError, UnmapError, UnpinError, UnsupportedFlags,
 };
 pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 pub use flags::{LeafSize, MappingFlags, MemoryType};
@@ -56,7 +56,7 @@ pub use format::Native;
 pub use hal::{CacheActions, CacheMaintenance, Hal};
 pub use space::{
     AddrSpace, AllocOptions, Backend, BackendError, BackendPage, CustomBackend, Debt, NoBackend, Region,
-    SharedId, Stats,
+    SharedId, SharedMemory, SharedMemoryError, Stats,
 };
 pub use table::{Census, Mapping};
 pub use tlb::{Invalidation, Reach, Scope, TableKind, Tag, TagError, TagPool, TlbFeatures};

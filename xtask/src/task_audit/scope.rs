@@ -15,7 +15,7 @@ const EXCLUDED: [&str; 6] = [
     "crates/slat/src/isa/**",
     "**/tests.rs",
     "**/tests/**",
-    "crates/slat/src/test_util.rs",
+    "crates/slat/src/test_util/**",
     "crates/slat/src/loom_tests.rs",
     "crates/slat/src/format/conformance.rs",
 ];

@@ -1,16 +1,16 @@
 //! The structural operations: each checks, plans, then commits.
 
 use super::debt::Debt;
-use super::regions::{OFFSET_LIMIT, Regions};
+use super::regions::{Cover, OFFSET_LIMIT, Regions};
 use super::{AddrSpace, Backend, CustomBackend, Region};
-use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, HostPhysRange, PAGE_SIZE};
 use crate::device::DeviceId;
-use crate::error::{MapError, MigrateError, ProtectError, UnmapError};
+use crate::error::{ClearError, MapError, MigrateError, ProtectError, UnmapError};
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
-use crate::table::{Frames, Linear, OutOfMemory, Table};
+use crate::table::{Frames, Linear, OutOfMemory, Ownership, Table};
 use crate::tlb::Pending;
 use log::{debug, trace};
 
@@ -42,7 +42,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ///
     /// # Errors
     /// [`MapError`]: a bad range, [`MapError::UnalignedHost`], [`MapError::HostTooWide`] for addresses that the
-    /// format cannot output, flags that it cannot express, [`MapError::AlreadyMapped`], [`MapError::OutOfMemory`].
+    /// format cannot output, [`MapError::HostProtected`], flags that it cannot express, [`MapError::AlreadyMapped`],
+    /// [`MapError::OutOfMemory`].
     pub fn map_linear(
         &mut self,
         gpa: GuestPhysAddr,
@@ -57,6 +58,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let bits = self.format().hpa_bits();
         if hpa.checked_add(size).is_none_or(|end| (end.as_u64() - 1) >> bits != 0) {
             return Err(MapError::HostTooWide { start: hpa, bits });
+        }
+        if let Ok(run) = HostPhysRange::new(hpa, size) {
+            if self.hal().is_protected(run) {
+                return Err(MapError::HostProtected(run));
+            }
         }
         let largest = self.format().largest_leaf().level();
         let mut source = Linear { gpa, hpa, end: range.end(), largest };
@@ -129,13 +135,13 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Takes no table. Nothing is to be invalidated.
     ///
     /// # Errors
-    /// [`MapError`]: a bad range, [`MapError::TooLarge`] beyond 256 TiB, [`MapError::AlreadyMapped`],
+    /// [`MapError`]: a bad range, [`MapError::BeyondBackend`] above 256 TiB, [`MapError::AlreadyMapped`],
     /// [`MapError::OutOfMemory`] for the region.
     pub fn map_trap(&mut self, gpa: GuestPhysAddr, size: u64, device: DeviceId) -> Result<(), MapError> {
         let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
         let range = self.check_map(gpa, size, flags)?;
         if size > OFFSET_LIMIT {
-            return Err(MapError::TooLarge { range, most: OFFSET_LIMIT });
+            return Err(MapError::BeyondBackend { offset: 0, size, most: OFFSET_LIMIT });
         }
         self.regions.reserve(self.table.hal(), 1).map_err(|OutOfMemory| MapError::OutOfMemory)?;
         let backend = Backend::Trap { device, offset: 0 };
@@ -149,7 +155,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ///
     /// # Errors
     /// [`UnmapError`]: a bad range, [`UnmapError::NotMapped`] with the first address that no region covers,
-    /// [`UnmapError::OutOfMemory`] if a split needs a frame that the host does not have.
+    /// [`UnmapError::Pinned`], [`UnmapError::OutOfMemory`] if a split needs a frame that the host does not have.
     pub fn unmap(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
         self.defer().unmap(gpa, size)
     }
@@ -182,16 +188,17 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// the new page with the same contents.
     ///
     /// # Errors
-    /// [`MigrateError`]: a bad range, [`MigrateError::NotMapped`], [`MigrateError::NotOwned`] for a linear region,
-    /// [`MigrateError::OutOfMemory`] if the host does not have as many frames again.
+    /// [`MigrateError`]: a bad range, [`MigrateError::NotMapped`], [`MigrateError::NotOwned`] unless the region is one
+    /// of [`map_alloc`](Self::map_alloc), [`MigrateError::Pinned`], [`MigrateError::OutOfMemory`] if the host does not have as many frames again.
     pub fn migrate(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, MigrateError> {
         let range = self.checked_range(gpa, size)?;
-        if let Some(hole) = self.regions.first_hole(range) {
-            return Err(MigrateError::NotMapped(hole));
-        }
+        let cover = self.regions.cover(range).map_err(MigrateError::NotMapped)?;
         let not_owned = |region: &Region| !matches!(region.backend, Backend::Alloc { .. });
         if let Some(region) = self.regions.overlapping(range).find(not_owned) {
             return Err(MigrateError::NotOwned(region.range));
+        }
+        if let Some(pinned) = self.pinned_in(range, &cover) {
+            return Err(MigrateError::Pinned(pinned));
         }
         self.table.settle(&mut self.pending);
         let tables = self.table.plan_split(range);
@@ -204,13 +211,21 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         Ok(pages)
     }
 
-    /// Unmaps everything. Every frame but the root's goes back to the host, after one invalidation. Cannot fail.
-    pub fn clear(&mut self) {
-        self.table.retire(&mut self.pending, self.range, true);
+    /// Unmaps everything. Every frame but the root's goes back to where it came from, after one invalidation.
+    ///
+    /// # Errors
+    /// [`ClearError::Pinned`] with the first region that has a pin; nothing has changed then.
+    pub fn clear(&mut self) -> Result<(), ClearError> {
+        if let Some(region) = self.regions.iter().find(|region| region.pins > 0) {
+            return Err(ClearError::Pinned(region.range));
+        }
+        self.take_back_all();
+        self.table.retire(&mut self.pending, self.range, Ownership::Owned);
         self.table.settle(&mut self.pending);
         self.regions.clear(self.table.hal());
         self.table.drop_spares();
         debug!("clear {}", self.range);
+        Ok(())
     }
 
     /// Begins a batch of operations whose invalidation is deferred: see [`Debt`].
@@ -218,7 +233,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         Debt::new(self)
     }
 
-    fn check_map(
+    pub(super) fn check_map(
         &mut self,
         gpa: GuestPhysAddr,
         size: u64,
@@ -234,12 +249,25 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         Ok(range)
     }
 
+    /// The first region in `range` that is pinned.
+    pub(super) fn pinned_in(&self, range: GuestPhysRange, cover: &Cover) -> Option<GuestPhysRange> {
+        let mut regions = cover.pinned.then(|| self.regions.overlapping(range))?;
+        regions.find(|region| region.pins > 0).map(|region| region.range)
+    }
+
     pub(super) fn unmap_deferred(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(UnmapError::NotMapped)?;
+        if let Some(pinned) = self.pinned_in(range, &cover) {
+            return Err(UnmapError::Pinned(pinned));
+        }
         let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
         split.map_err(|OutOfMemory| UnmapError::OutOfMemory)?;
-        self.table.retire(&mut self.pending, range, cover.owned);
+        self.table.retire(&mut self.pending, range, cover.ownership());
+        if cover.lent {
+            self.take_back(range);
+            self.let_go(range);
+        }
         self.regions.remove(self.table.hal(), range, cover);
         debug!("unmap {range}");
         Ok(())

@@ -1,6 +1,7 @@
 //! Answering a guest's faults, on any number of CPUs at once.
 
-use super::{AddrSpace, Backend, CustomBackend};
+use super::backend::{Custom, Shared, page_of};
+use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::device::DeviceAccess;
 use crate::error::FaultError;
@@ -8,7 +9,7 @@ use crate::fault::FaultOutcome;
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::{Format, allows};
 use crate::hal::Hal;
-use crate::table::{Populated, Want};
+use crate::table::{Populated, Refused, Want};
 use log::{trace, warn};
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -68,35 +69,72 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             let (region, allowed) = (region.range, region.flags);
             return Err(FaultError::Permission { gpa, access, region, allowed });
         }
-        let (largest_leaf, fault_around) = match region.backend {
-            Backend::Alloc { largest_leaf, fault_around } => (largest_leaf, fault_around),
-            Backend::Linear { .. } | Backend::Shared { .. } => {
+        match region.backend {
+            Backend::Linear { .. } => {
                 // Mapped for good, but the table of a split may wait for a debt that was forgotten.
                 self.table.link_waiting(gpa);
                 return Ok(self.spurious(gpa, access));
             }
             Backend::Trap { device, offset } => {
                 let offset = offset + (gpa.as_u64() - region.range.start().as_u64());
+                trace!("fault `{access}` at {gpa:#x}: {device} + {offset:#x}");
                 return Ok(FaultOutcome::Trap(DeviceAccess { device, offset, access, width: None }));
             }
-            Backend::Custom { .. } => return Err(FaultError::NoSuchPage(gpa)),
-        };
-        let want = Want { gpa, region: region.range, flags: region.flags, largest: largest_leaf };
-        match self.table.populate(&want, init) {
+            Backend::Alloc { .. } | Backend::Shared { .. } | Backend::Custom { .. } => {}
+        }
+        match self.supply(&region, gpa, init) {
             Ok(Populated::New(size)) => {
-                if fault_around > size {
-                    self.populate_around(&want, fault_around, init);
+                if let Backend::Alloc { largest_leaf: largest, fault_around } = region.backend {
+                    if fault_around > size {
+                        let want = Want { gpa, region: region.range, flags: region.flags, largest };
+                        self.populate_around(&want, fault_around, init);
+                    }
                 }
                 trace!("fault `{access}` at {gpa:#x}: populated {size}");
                 Ok(FaultOutcome::Populated(size))
             }
             Ok(Populated::Present(_)) => Ok(self.spurious(gpa, access)),
             Ok(Populated::Unsettled) => Ok(FaultOutcome::Retry),
-            Err(_) => {
-                warn!("fault `{access}` at {gpa:#x}: out of memory");
-                Err(FaultError::OutOfMemory(gpa))
-            }
+            Err(Refused::NotYet) => Ok(FaultOutcome::Wait),
+            Err(refused) => Err(self.refused(gpa, access, refused)),
         }
+    }
+
+    /// Maps the leaf around `gpa`, in a region that has frames to be mapped on demand and allows some access.
+    pub(super) fn supply(
+        &self,
+        region: &Region,
+        gpa: GuestPhysAddr,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<Populated, Refused> {
+        let Region { range, flags, .. } = *region;
+        match region.backend {
+            Backend::Alloc { largest_leaf: largest, .. } => {
+                self.table.populate(&Want { gpa, region: range, flags, largest }, init)
+            }
+            Backend::Shared { memory, offset } => {
+                let Some(memory) = self.shared.get(memory) else { return Err(Refused::NoSuchPage) };
+                let mut shared = Shared { table: &self.table, memory, region: *region, offset, gpa };
+                self.table.populate_from(gpa, flags, &mut shared)
+            }
+            Backend::Custom { .. } => {
+                let Some(page) = page_of(region, gpa) else { return Err(Refused::NoSuchPage) };
+                let mut custom = Custom { table: &self.table, backend: &self.backend, page };
+                self.table.populate_from(gpa, flags, &mut custom)
+            }
+            Backend::Linear { .. } | Backend::Trap { .. } => Err(Refused::NoSuchPage),
+        }
+    }
+
+    #[cold]
+    fn refused(&self, gpa: GuestPhysAddr, access: MappingFlags, refused: Refused) -> FaultError {
+        let error = match refused {
+            Refused::OutOfMemory => FaultError::OutOfMemory(gpa),
+            Refused::NoSuchPage | Refused::NotYet => FaultError::NoSuchPage(gpa),
+            Refused::BadFrame(hpa) => FaultError::BadFrame { gpa, hpa },
+        };
+        warn!("fault `{access}` at {gpa:#x}: {error}");
+        error
     }
 
     #[cold]

@@ -10,12 +10,17 @@
 mod backend;
 mod change;
 mod debt;
+mod discard;
 mod faults;
+mod lend;
+mod pins;
 mod populate;
 mod query;
 mod regions;
 
-pub use backend::{Backend, BackendError, BackendPage, CustomBackend, NoBackend, SharedId};
+pub use backend::{
+    Backend, BackendError, BackendPage, CustomBackend, NoBackend, SharedId, SharedMemory, SharedMemoryError,
+};
 pub use change::AllocOptions;
 pub use debt::Debt;
 pub use query::Stats;
@@ -27,13 +32,14 @@ use crate::format::{Format, Native};
 use crate::hal::Hal;
 use crate::table::Table;
 use crate::tlb::{Pending, TagError, TagPool};
+use backend::Attached;
 use core::fmt;
 use regions::Regions;
 
 /// A guest-physical address space behind second-level address translation.
 ///
 /// `H` is the host, `F` the table format. Dropping the space invalidates it on every CPU and gives every frame back
-/// to the host; no CPU may have its root loaded any more.
+/// to the host or backend that it came from; no CPU may have its root loaded any more. Pins do not outlive it.
 ///
 /// ```
 /// use slat::{AddrSpace, GuestPhysAddr, MappingFlags, test_util::HeapHal};
@@ -59,6 +65,9 @@ use regions::Regions;
 /// ```
 pub struct AddrSpace<H: Hal, F: Format = Native, B: CustomBackend = NoBackend> {
     backend: B,
+    shared: Attached<H>,
+    /// Whether a region ever had frames that go back elsewhere than to the host.
+    lent: bool,
     table: Table<H, F>,
     regions: Regions,
     pending: Pending,
@@ -120,7 +129,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             return Err(CreateError::TagTooWide { tag, tag_bits: format.tag_bits() });
         }
         let table = Table::new(hal, format, tag).ok_or(CreateError::OutOfMemory)?;
-        Ok(Self { backend, table, regions: Regions::new(), pending: Pending::NONE, range })
+        let (shared, regions) = (Attached::new(), Regions::new());
+        Ok(Self { backend, shared, lent: false, table, regions, pending: Pending::NONE, range })
     }
 
     /// The host.
@@ -131,6 +141,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// The format.
     pub fn format(&self) -> &F {
         self.table.format()
+    }
+
+    /// The backend of [`map_custom`](Self::map_custom) regions.
+    pub fn backend(&self) -> &B {
+        &self.backend
     }
 
     /// First guest-physical address of the space.
@@ -200,6 +215,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
 
 impl<H: Hal, F: Format, B: CustomBackend> Drop for AddrSpace<H, F, B> {
     fn drop(&mut self) {
+        self.take_back_all();
         // The table invalidates the whole space and frees itself when it is dropped, after this.
         self.regions.clear(self.table.hal());
     }

@@ -5,19 +5,20 @@ use crate::addr::{GuestPhysAddr, PAGE_SIZE};
 use crate::error::{CollapseError, PopulateError, TopUpError};
 use crate::format::Format;
 use crate::hal::Hal;
-use crate::table::{Populated, Want};
+use crate::table::{Populated, Refused};
 use log::{debug, trace};
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Populates what is not yet populated of `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped, as
     /// the faults of a guest would: so that it does not have to fault. Returns the number of 4 KiB pages added.
-    /// Lock-free, beside faults; linear regions and pages without access are passed over.
+    /// Lock-free, beside faults; linear and trap regions and pages without access are passed over.
     ///
     /// Nothing is to be invalidated. Costs one walk for each leaf.
     ///
     /// # Errors
     /// [`PopulateError`]: a bad range, [`PopulateError::NotMapped`], [`PopulateError::OutOfMemory`] with the page at
-    /// which the host ran out; what was populated before stays.
+    /// which the host ran out, [`PopulateError::Refused`] with the one that a custom backend did not give; what was
+    /// populated before stays.
     pub fn populate(&self, gpa: GuestPhysAddr, size: u64) -> Result<u64, PopulateError> {
         let range = self.checked_range(gpa, size)?;
         if let Some(hole) = self.regions.first_hole(range) {
@@ -28,18 +29,17 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         while at < range.end() {
             let Some(region) = self.region(at) else { return Err(PopulateError::NotMapped(at)) };
             let mut next = region.range.end();
-            if let (Backend::Alloc { largest_leaf, .. }, true) =
-                (region.backend, region.flags.is_accessible())
-            {
-                let want = Want { gpa: at, region: region.range, flags: region.flags, largest: largest_leaf };
-                let step = match self.table.populate(&want, &mut |_, _| {}) {
+            let on_demand = !matches!(region.backend, Backend::Linear { .. } | Backend::Trap { .. });
+            if on_demand && region.flags.is_accessible() {
+                let step = match self.supply(&region, at, &mut |_, _| {}) {
                     Ok(Populated::New(size)) => {
                         pages += size.bytes() / PAGE_SIZE;
                         size.bytes()
                     }
                     Ok(Populated::Present(_)) => self.query(at).map_or(PAGE_SIZE, |leaf| leaf.size.bytes()),
                     Ok(Populated::Unsettled) => PAGE_SIZE,
-                    Err(_) => return Err(PopulateError::OutOfMemory(at)),
+                    Err(Refused::OutOfMemory) => return Err(PopulateError::OutOfMemory(at)),
+                    Err(_) => return Err(PopulateError::Refused(at)),
                 };
                 next = at.align_down(step).checked_add(step).map_or(next, |end| end.min(next));
             }

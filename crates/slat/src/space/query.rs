@@ -16,6 +16,9 @@ pub struct Stats {
     pub regions: usize,
     /// Frames of 4 KiB that hold the regions.
     pub region_frames: usize,
+    /// Frames of 4 KiB that hold what is known of the shared memories that are mapped: 0 or 1. Their own frames are those
+    /// of [`SharedMemory::frames`](crate::SharedMemory::frames).
+    pub shared_frames: usize,
     /// Frames of 4 KiB that are kept ready for tables.
     pub spare_frames: usize,
 }
@@ -84,6 +87,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             table: self.table.census(),
             regions: self.regions.len(),
             region_frames: self.regions.frames(),
+            shared_frames: self.shared.frames(),
             spare_frames: self.table.spares(),
         }
     }

@@ -1,6 +1,8 @@
 //! Address spaces on hosts on the heap. A [`HeapHal`] panics when a frame comes back twice or never.
 
+mod custom;
 mod debts;
+mod discard;
 mod edges;
 mod errors;
 mod faults;
@@ -8,6 +10,9 @@ mod lifetimes;
 mod marks;
 mod naive;
 mod operations;
+mod pins;
+mod shared;
+mod traps;
 
 use super::*;
 use crate::flags::{LeafSize, MappingFlags};
@@ -64,6 +69,27 @@ pub(crate) fn npt_formats() -> [Npt; 2] {
 pub(crate) fn gstage_formats() -> [Gstage; 3] {
     [(gstage::Mode::Sv39x4, false), (gstage::Mode::Sv48x4, true), (gstage::Mode::Sv57x4, true)]
         .map(|(mode, svpbmt)| Gstage::new(mode, gstage::Capabilities { svpbmt, vmid_bits: 14 }))
+}
+
+/// Calls a function that is generic over the format with each format of each ISA.
+macro_rules! on_all_formats {
+    ($check:ident) => {
+        formats().into_iter().for_each($check);
+        ept_formats().into_iter().for_each($check);
+        npt_formats().into_iter().for_each($check);
+        gstage_formats().into_iter().for_each($check);
+    };
+}
+use on_all_formats;
+
+/// The leaves of a range: first address, frame, flags, level, whether owned.
+fn leaves<F: Format, B: CustomBackend>(
+    space: &AddrSpace<&HeapHal, F, B>,
+    start: u64,
+    size: u64,
+) -> Vec<(u64, HostPhysAddr, u8)> {
+    let range = GuestPhysRange::new(gpa(start), size).expect("valid");
+    space.mappings(range).map(|leaf| (leaf.gpa.as_u64(), leaf.hpa, leaf.size.level())).collect()
 }
 
 /// A space of 8 GiB from zero on.

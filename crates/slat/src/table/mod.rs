@@ -14,14 +14,16 @@ mod migrate;
 mod populate;
 mod protect;
 mod retire;
+mod retired;
 mod soft;
 mod split;
 
 pub use leaves::Census;
 pub use leaves::Mapping;
-pub(crate) use map::{Frames, Linear, OutOfMemory};
+pub(crate) use map::{Frames, Linear, OutOfMemory, Source};
 pub(crate) use memory::Slot;
-pub(crate) use populate::{Populated, Want};
+pub(crate) use populate::{Populated, Refused, Supplier, Want};
+pub(crate) use retire::Ownership;
 pub(crate) use soft::{Leaf, Soft};
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
@@ -44,6 +46,8 @@ pub(crate) struct Table<H: Hal, F: Format> {
     root_entries: usize,
     tag: Tag,
     spares: Spares,
+    /// Whether a CPU may ever have walked it.
+    walked: bool,
 }
 
 /// What an entry means.
@@ -64,7 +68,15 @@ impl<H: Hal, F: Format> Table<H, F> {
         root.zero_table();
         let root = root.into_raw();
         let root_entries = geometry.entries(geometry.root_level());
-        Some(Self { hal, format, geometry, root, root_entries, tag: Tag::fixed(tag), spares: Spares::new() })
+        let (tag, spares) = (Tag::fixed(tag), Spares::new());
+        Some(Self { hal, format, geometry, root, root_entries, tag, spares, walked: true })
+    }
+
+    /// As [`new`](Self::new), a table that no CPU will ever walk: it only keeps frames.
+    pub(crate) fn new_unwalked(hal: H, format: F) -> Option<Self> {
+        let mut table = Self::new(hal, format, 0)?;
+        table.walked = false;
+        Some(table)
     }
 
     pub(crate) fn hal(&self) -> &H {
@@ -343,7 +355,7 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Cache maintenance of the frames of a leaf for one or more events.
     #[inline]
-    fn maintain(&self, level: u8, hpa: HostPhysAddr, events: &[CacheEvent]) {
+    pub(crate) fn maintain(&self, level: u8, hpa: HostPhysAddr, events: &[CacheEvent]) {
         let actions = events.iter().map(|event| self.format.cache_actions(*event));
         let actions = actions.fold(CacheActions::empty(), CacheActions::union);
         if !actions.is_empty() {
@@ -374,10 +386,17 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Discharges the debt: one invalidation, then everything that waited for it is given back or takes its place.
     pub(crate) fn settle(&self, pending: &mut Pending) {
+        self.settle_with(pending, |_| {});
+    }
+
+    /// As [`settle`](Self::settle); between the two, when no CPU can reach what was taken out and all of it still
+    /// stands in the table, `look` looks at the table.
+    pub(crate) fn settle_with(&self, pending: &mut Pending, look: impl FnOnce(&Self)) {
         if pending.is_empty() {
-            return;
+            return look(self);
         }
         self.invalidate(pending.scope(), Reach::AllCpus);
+        look(self);
         if pending.has_unfinished() {
             for range in pending.ranges() {
                 self.reap(*range);
@@ -418,8 +437,10 @@ impl<H: Hal, F: Format> Table<H, F> {
 
 impl<H: Hal, F: Format> Drop for Table<H, F> {
     fn drop(&mut self) {
-        // Whatever a CPU still caches under our tag must be gone before the frames have another owner.
-        self.invalidate(Scope::Space, Reach::AllCpus);
+        if self.walked {
+            // Whatever a CPU still caches under our tag must be gone before the frames have another owner.
+            self.invalidate(Scope::Space, Reach::AllCpus);
+        }
         self.free_root();
         self.drop_spares();
     }

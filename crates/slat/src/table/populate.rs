@@ -24,6 +24,69 @@ pub(crate) struct Want {
     pub(crate) largest: LeafSize,
 }
 
+/// Why a fault gets no frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There are none left, for the leaf or for a table.
+    OutOfMemory,
+    /// They are on their way.
+    NotYet,
+    /// There is no such page.
+    NoSuchPage,
+    /// A custom backend gave what no guest can have.
+    BadFrame(HostPhysAddr),
+}
+
+impl From<OutOfMemory> for Refused {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// Where the frames of a leaf come from that a fault maps.
+pub(crate) trait Supplier {
+    /// Whether the frames belong to the space.
+    const OWNED: bool;
+    /// The frames of one leaf; whoever drops them gives them back.
+    type Frames;
+
+    /// Takes the frames of a leaf of level `most` or below, ready for the guest; also says which level.
+    fn take(&mut self, most: u8) -> Result<(u8, Self::Frames), Refused>;
+
+    /// First host physical address.
+    fn start(frames: &Self::Frames) -> HostPhysAddr;
+
+    /// The guest has them now.
+    fn keep(frames: Self::Frames);
+}
+
+/// Fresh frames of the host.
+struct Fresh<'a, 'h, H: Hal, F: Format, I> {
+    table: &'h Table<H, F>,
+    want: &'a Want,
+    init: &'a mut I,
+}
+
+impl<'h, H: Hal, F: Format, I: FnMut(GuestPhysAddr, &mut [u8])> Supplier for Fresh<'_, 'h, H, F, I> {
+    const OWNED: bool = true;
+    type Frames = OwnedFrames<'h, H>;
+
+    fn take(&mut self, most: u8) -> Result<(u8, Self::Frames), Refused> {
+        let Self { table, want, init } = self;
+        let (level, mut frames) = table.take_leaf(want, most)?;
+        table.prepare(want.gpa, want.flags, level, &mut frames, *init);
+        Ok((level, frames))
+    }
+
+    fn start(frames: &Self::Frames) -> HostPhysAddr {
+        frames.start()
+    }
+
+    fn keep(frames: Self::Frames) {
+        frames.into_raw();
+    }
+}
+
 /// What a fault found or did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Populated {
@@ -83,15 +146,25 @@ impl<H: Hal, F: Format> Table<H, F> {
         &self,
         want: &Want,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
-    ) -> Result<Populated, OutOfMemory> {
-        let mut ready: Option<(u8, OwnedFrames<'_, H>, u64)> = None;
+    ) -> Result<Populated, Refused> {
+        self.populate_from(want.gpa, want.flags, &mut Fresh { table: self, want, init })
+    }
+
+    /// Maps the leaf around `gpa` to frames of `supplier`, unless one is there.
+    pub(crate) fn populate_from<S: Supplier>(
+        &self,
+        gpa: GuestPhysAddr,
+        flags: MappingFlags,
+        supplier: &mut S,
+    ) -> Result<Populated, Refused> {
+        let mut ready: Option<(u8, S::Frames, u64)> = None;
         loop {
-            let (slot, entry) = self.walk(want.gpa);
+            let (slot, entry) = self.walk(gpa);
             if entry != 0 {
                 match self.view(slot.level, entry) {
                     View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
                     View::Soft(Soft::NewTable(table)) => {
-                        self.link_early(want.gpa, slot, entry, table);
+                        self.link_early(gpa, slot, entry, table);
                         continue;
                     }
                     View::Soft(Soft::RetiredTable { hpa, .. }) => {
@@ -104,23 +177,22 @@ impl<H: Hal, F: Format> Table<H, F> {
                     View::Absent | View::Table(_) => {}
                 }
             }
-            // A frame from a lost race serves again if it still fits.
+            // Frames from a lost race serve again if they still fit.
             let (level, frames, leaf) = match ready.take() {
                 Some((level, frames, leaf)) if level <= slot.level => (level, frames, leaf),
                 _ => {
-                    let (level, mut frames) = self.take_leaf(want, slot.level)?;
-                    self.prepare(want.gpa, want.flags, level, &mut frames, init);
-                    let leaf = self.encode(level, Leaf::new(frames.start(), want.flags, true));
+                    let (level, frames) = supplier.take(slot.level)?;
+                    let leaf = self.encode(level, Leaf::new(S::start(&frames), flags, S::OWNED));
                     (level, frames, leaf)
                 }
             };
             let done = if level == slot.level {
                 slot.compare_exchange(&self.hal, entry, leaf)
             } else {
-                self.link_below(want.gpa, slot, entry, level, leaf)?
+                self.link_below(gpa, slot, entry, level, leaf)?
             };
             if done {
-                frames.into_raw();
+                S::keep(frames);
                 self.hal.publish();
                 return Ok(Populated::New(Self::leaf_size(level)));
             }

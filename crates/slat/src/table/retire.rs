@@ -15,17 +15,29 @@ use crate::frame::frames_of_level;
 use crate::hal::Hal;
 use crate::tlb::Pending;
 
+/// Whose the frames of a range are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    /// None is the space's, and nobody wants them back: leaf tables need not be looked at.
+    Foreign,
+    /// Some are the space's.
+    Owned,
+    /// Some are to go back to where they came from, which the table does not know: all leaves stay in it until the
+    /// invalidation.
+    Lent,
+}
+
 impl<H: Hal, F: Format> Table<H, F> {
-    /// Takes everything in `range` out; large leaves at its edges have been split. The invalidation is owed. If
-    /// `owned` is false, no leaf in the range owns its frames, and leaf tables need not be looked at.
-    pub(crate) fn retire(&self, pending: &mut Pending, range: GuestPhysRange, owned: bool) {
-        if !self.retire_pages(pending, range) {
-            self.retire_in(pending, self.geometry.root_level(), self.root, range, owned);
+    /// Takes everything in `range` out, whose leaves are of `ownership`; large leaves at its edges have been split. The
+    /// invalidation is owed.
+    pub(crate) fn retire(&self, pending: &mut Pending, range: GuestPhysRange, ownership: Ownership) {
+        if !self.retire_pages(pending, range, ownership) {
+            self.retire_in(pending, self.geometry.root_level(), self.root, range, ownership);
         }
     }
 
     /// As [`retire`](Self::retire) if `range` lies in one leaf table and others go on living there; says whether.
-    fn retire_pages(&self, pending: &mut Pending, range: GuestPhysRange) -> bool {
+    fn retire_pages(&self, pending: &mut Pending, range: GuestPhysRange, ownership: Ownership) -> bool {
         let Some((slot, count)) = self.page_run(range) else { return false };
         let (entries, indices) = (slot.entries, slot.index..slot.index + count);
         if self.is_empty(0, entries, (indices.end..entries.len()).chain(0..indices.start)) {
@@ -40,8 +52,9 @@ impl<H: Hal, F: Format> Table<H, F> {
                 _ => continue,
             };
             present |= seen;
-            waits |= leaf.owned;
-            slot.store(&self.hal, if leaf.owned { Soft::RetiredLeaf(leaf).encode() } else { 0 });
+            let wait = leaf.owned || ownership == Ownership::Lent;
+            waits |= wait;
+            slot.store(&self.hal, if wait { Soft::RetiredLeaf(leaf).encode() } else { 0 });
         }
         if present {
             pending.add(range, LeafSize::Size4K);
@@ -68,7 +81,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         level: u8,
         table: HostPhysAddr,
         range: GuestPhysRange,
-        owned: bool,
+        ownership: Ownership,
     ) -> bool {
         let entries = self.entries(level, table);
         let mut changed = false;
@@ -84,9 +97,9 @@ impl<H: Hal, F: Format> Table<H, F> {
                         // Its leaves stay as they are, so the range has to be invalidated page by page.
                         pending.add(piece, LeafSize::Size4K);
                     }
-                    if whole || self.retire_in(pending, level - 1, next, piece, owned) {
+                    if whole || self.retire_in(pending, level - 1, next, piece, ownership) {
                         // An emptied table may hold entries of earlier operations that still wait.
-                        let owned = owned || !whole;
+                        let owned = ownership != Ownership::Foreign || !whole;
                         slot.store(&self.hal, Soft::RetiredTable { hpa: next, owned }.encode());
                         pending.add_unfinished(piece);
                         // The walk to the table is dropped by way of one of its pages; it may be the first to be named.
@@ -100,12 +113,12 @@ impl<H: Hal, F: Format> Table<H, F> {
                     }
                 }
                 View::Leaf(leaf) => {
-                    self.retire_leaf(pending, slot, leaf, piece);
+                    self.retire_leaf(pending, slot, leaf, piece, ownership);
                     pending.add(piece, Self::leaf_size(level));
                 }
                 // Nothing to invalidate: the hardware saw nothing there.
                 View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf)) => {
-                    self.retire_leaf(pending, slot, leaf, piece);
+                    self.retire_leaf(pending, slot, leaf, piece, ownership);
                 }
             }
         }
@@ -118,9 +131,16 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.is_empty(level, entries, (behind..entries.len()).chain(0..behind))
     }
 
-    fn retire_leaf(&self, pending: &mut Pending, slot: Slot, leaf: Leaf, piece: GuestPhysRange) {
+    fn retire_leaf(
+        &self,
+        pending: &mut Pending,
+        slot: Slot,
+        leaf: Leaf,
+        piece: GuestPhysRange,
+        ownership: Ownership,
+    ) {
         debug_assert_eq!(piece.size(), level_bytes(slot.level), "a leaf at the edge was not split");
-        if leaf.owned {
+        if leaf.owned || ownership == Ownership::Lent {
             slot.store(&self.hal, Soft::RetiredLeaf(leaf).encode());
             pending.add_unfinished(piece);
         } else {

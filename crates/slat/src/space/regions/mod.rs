@@ -13,8 +13,9 @@ use super::backend::Backend;
 use crate::addr::{GuestPhysAddr, GuestPhysRange};
 use crate::flags::MappingFlags;
 use crate::hal::Hal;
+use crate::table::Ownership;
 use core::fmt;
-pub(super) use node::OFFSET_LIMIT;
+pub(super) use node::{MOST_PINS, OFFSET_LIMIT};
 use tree::{Place, Tree};
 
 /// Regions in a leaf: 24 bytes each, and 16 of the node.
@@ -105,20 +106,27 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         let leaf = self.leaf(place.leaf);
         let index = leaf.count_to(start).checked_sub(1).ok_or(range.start())?;
         if let Some(region) = leaf.region(index).filter(|region| region.range.contains_range(range)) {
-            let owned = matches!(region.backend, Backend::Alloc { .. });
             let exact = (index > 0 && region.range == range).then_some((place, index));
             let alike = matches!(region.backend, Backend::Linear { .. });
-            return Ok(Cover { owned, alike, exact });
+            return Ok(Cover { alike, exact, ..Cover::of(&region) });
         }
         self.cover_by_many(range)
     }
 
     fn cover_by_many(&self, range: GuestPhysRange) -> Result<Cover, GuestPhysAddr> {
-        let owned = |region: Region| matches!(region.backend, Backend::Alloc { .. });
-        match self.first_hole(range) {
-            Some(hole) => Err(hole),
-            None => Ok(Cover { owned: self.overlapping(range).any(owned), alike: false, exact: None }),
+        if let Some(hole) = self.first_hole(range) {
+            return Err(hole);
         }
+        let none = Cover { owned: false, lent: false, pinned: false, alike: false, exact: None };
+        Ok(self.overlapping(range).fold(none, |cover, region| {
+            let other = Cover::of(&region);
+            Cover {
+                owned: cover.owned | other.owned,
+                lent: cover.lent | other.lent,
+                pinned: cover.pinned | other.pinned,
+                ..cover
+            }
+        }))
     }
 
     /// The first address of `range` that no region covers.
@@ -214,11 +222,33 @@ impl<const L: usize, const I: usize> fmt::Debug for Tree<L, I> {
 pub(crate) struct Cover {
     /// Whether some of it is memory of the space.
     pub(crate) owned: bool,
+    /// Whether the frames of some of it are to go back to a backend.
+    pub(crate) lent: bool,
+    /// Whether some of it is pinned.
+    pub(crate) pinned: bool,
     /// Whether all of it is mapped, with the same flags.
     pub(crate) alike: bool,
     /// Where the region is whose addresses are the range, if it is one and has a neighbour before it in its leaf. So
     /// that the most frequent change costs one descent.
     exact: Option<(Place, usize)>,
+}
+
+impl Cover {
+    /// What is to be known of one region that covers a range.
+    fn of(region: &Region) -> Self {
+        let lent = matches!(region.backend, Backend::Shared { .. } | Backend::Custom { .. });
+        let owned = matches!(region.backend, Backend::Alloc { .. });
+        Self { owned, lent, pinned: region.pins > 0, alike: false, exact: None }
+    }
+
+    /// Whose the frames of the range are.
+    pub(crate) fn ownership(&self) -> Ownership {
+        match (self.lent, self.owned) {
+            (true, _) => Ownership::Lent,
+            (false, true) => Ownership::Owned,
+            (false, false) => Ownership::Foreign,
+        }
+    }
 }
 
 /// Regions in ascending order.

@@ -261,6 +261,8 @@ const PINS_SHIFT: u32 = 52;
 /// Where a number stands, with an offset in pages below it.
 const NUMBER_SHIFT: u32 = 36;
 
+/// Most pins of one region.
+pub(in crate::space) const MOST_PINS: u16 = (1 << (64 - PINS_SHIFT)) - 1;
 /// Offsets in a backend are below this many bytes.
 pub(in crate::space) const OFFSET_LIMIT: u64 = PAGE_SIZE << NUMBER_SHIFT;
 

@@ -59,7 +59,7 @@ fn change<const L: usize, const I: usize>(
 
 /// What covers a range, which may have holes here.
 fn cover<const L: usize, const I: usize>(tree: &Tree<L, I>, range: GuestPhysRange) -> Cover {
-    tree.cover(range).unwrap_or(Cover { owned: false, alike: false, exact: None })
+    tree.cover(range).unwrap_or(Cover { owned: false, lent: false, pinned: false, alike: false, exact: None })
 }
 
 /// What is at each page, as a region of that page.
@@ -399,7 +399,7 @@ fn a_range_that_is_one_region_is_found_with_its_place() {
     put(&mut tree, &hal, lone(3));
     put(&mut tree, &hal, region(10, 4, MappingFlags::READ, ALLOC));
     let ask = |first, size| {
-        let Cover { owned, alike, exact } = tree.cover(pages(first, size)).expect("covered");
+        let Cover { owned, alike, exact, .. } = tree.cover(pages(first, size)).expect("covered");
         (owned, alike, exact.map(|(_, index)| index))
     };
     assert_eq!(ask(1, 1), (false, true, None), "the first one of a leaf has its key above");

@@ -205,7 +205,7 @@ fn two_spaces_with_two_hosts_run_side_by_side() {
                 space.handle_page_fault(gpa(page), MappingFlags::READ).expect("mapped");
             }
             space.unmap(gpa(MIB2 / 2), MIB2).expect("mapped");
-            space.clear();
+            space.clear().expect("no pins");
         }
         let empty = space.stats();
         assert_eq!((empty.table.table_frames, empty.table.owned_frames, empty.regions), (2, 0, 0));
@@ -258,7 +258,7 @@ fn a_topped_up_fault_takes_only_the_guests_frame() {
         assert_eq!(space.top_up(usize::MAX), Ok(()), "as many as can be kept");
         let kept = space.stats().spare_frames;
         assert_eq!(kept, 32);
-        space.clear();
+        space.clear().expect("no pins");
         assert_eq!(space.stats().spare_frames, 0);
         space.top_up(2).expect("memory");
     }

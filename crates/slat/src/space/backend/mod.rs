@@ -5,10 +5,21 @@
 
 #![expect(unsafe_code, reason = "declares the contract between slat and a user's own backend")]
 
+mod attached;
+mod custom;
+mod shared;
+
+pub(super) use attached::{Attached, MOST as MOST_SHARED};
+pub(super) use custom::{Custom, page_of};
+pub(super) use shared::{Shared, SharedRun};
+pub use shared::{SharedMemory, SharedMemoryError};
+
 use crate::addr::{GuestPhysAddr, HostPhysAddr};
 use crate::device::DeviceId;
 use crate::flags::{LeafSize, MappingFlags};
 use thiserror::Error;
+
+pub(super) use super::regions::OFFSET_LIMIT;
 
 /// Where the frames of a region come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,11 @@
 
 #![expect(unsafe_code, reason = "implements Hal on the heap")]
 
-use crate::addr::{HostPhysAddr, PAGE_SIZE};
+mod backends;
+
+pub use backends::{FrameBackend, check_backend};
+
+use crate::addr::{HostPhysAddr, HostPhysRange, PAGE_SIZE};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
 use crate::tlb::{Invalidation, Reach, Scope};
 use crate::{GuestPhysRange, LeafSize};
@@ -51,6 +55,7 @@ struct State {
     /// Allocations until one is refused, and whether all later ones are refused too.
     fail_after: Option<usize>,
     largest: Option<usize>,
+    protected: Vec<HostPhysRange>,
     events: Option<Vec<Event>>,
 }
 
@@ -101,6 +106,17 @@ impl HeapHal {
     /// Refuses runs of more than `frames` frames, as a fragmented host does; `None` allows all again.
     pub fn limit_runs(&self, frames: Option<usize>) {
         self.lock().largest = frames;
+    }
+
+    /// Makes `range` the host's own, which no guest may reach.
+    pub fn protect(&self, range: HostPhysRange) {
+        self.lock().protected.push(range);
+    }
+
+    /// The address of the first frame of the next run that is taken, if that asks for no more than 4 KiB of alignment.
+    #[must_use]
+    pub fn next_frame(&self) -> HostPhysAddr {
+        HostPhysAddr::new(self.lock().next.max(FIRST_HPA))
     }
 
     /// Begins to record events.
@@ -231,6 +247,10 @@ unsafe impl Hal for HeapHal {
 
     fn publish(&self) {
         self.note(Event::Publish);
+    }
+
+    fn is_protected(&self, range: HostPhysRange) -> bool {
+        self.lock().protected.iter().any(|other| other.intersection(range).is_some())
     }
 
     fn table_stored(&self, entry: HostPhysAddr, value: u64) {

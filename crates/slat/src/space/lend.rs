@@ -1,0 +1,161 @@
+//! Regions whose frames are lent: shared memory and custom backends.
+//!
+//! **Invariant:** what a backend lent goes back to it after an invalidation, while the region still says where it came
+//! from. So a change that takes such a region out settles its debt at once, also inside a batch.
+
+#![expect(unsafe_code, reason = "gives frames back to the custom backend")]
+
+use super::backend::{MOST_SHARED, OFFSET_LIMIT, SharedMemory, SharedRun, page_of};
+use super::{AddrSpace, Backend, CustomBackend, Region};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
+use crate::error::MapError;
+use crate::flags::{MappingFlags, level_bytes};
+use crate::format::{CacheEvent, Format};
+use crate::frame::FrameStack;
+use crate::hal::Hal;
+use crate::table::{Leaf, OutOfMemory, Ownership};
+use log::debug;
+
+impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
+    /// Maps `size` bytes at `gpa` to those of `memory` from `offset` on, all three multiples of 4 KiB: now if
+    /// `populate` is set, else each page on the first access. Several spaces can map the same memory, each with flags
+    /// of its own, and one space can map it several times. The memory lives as long as any of them maps it.
+    ///
+    /// Leaves of up to 2 MiB are used where `gpa`, `offset` and the frames allow it. Nothing is to be invalidated.
+    ///
+    /// # Errors
+    /// [`MapError`]: a bad range, flags that the format cannot express, [`MapError::AlreadyMapped`],
+    /// [`MapError::UnalignedOffset`], [`MapError::BeyondBackend`], [`MapError::TooManyShared`] (256 different ones),
+    /// [`MapError::OutOfMemory`]. Frames that the memory took meanwhile stay in it.
+    pub fn map_shared(
+        &mut self,
+        gpa: GuestPhysAddr,
+        memory: &SharedMemory<H>,
+        offset: u64,
+        size: u64,
+        flags: MappingFlags,
+        populate: bool,
+    ) -> Result<(), MapError> {
+        let range = self.check_map(gpa, size, flags)?;
+        check_offset(offset, size, memory.size())?;
+        let result = self.map_shared_checked(range, memory, offset, flags, populate);
+        self.shared.trim(self.table.hal());
+        if result.is_ok() {
+            debug!("map_shared {range} {flags} + {offset:#x}");
+        }
+        result
+    }
+
+    fn map_shared_checked(
+        &mut self,
+        range: GuestPhysRange,
+        memory: &SharedMemory<H>,
+        offset: u64,
+        flags: MappingFlags,
+        populate: bool,
+    ) -> Result<(), MapError> {
+        let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
+        self.shared.reserve(self.table.hal()).map_err(out_of_memory)?;
+        let too_many = MapError::TooManyShared { most: MOST_SHARED };
+        let id = self.shared.number(memory).ok_or(too_many)?;
+        if populate {
+            memory.inner().populate(offset, range.size()).map_err(out_of_memory)?;
+            let mut run = SharedRun { table: &self.table, memory: memory.inner(), range, offset, flags };
+            let tables = self.table.plan(range, &mut run).map_err(out_of_memory)?;
+            let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
+            self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+            self.table.fill(range, flags, &mut run, &mut tables);
+        } else {
+            self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+        }
+        self.shared.add(id, memory, range.size() / PAGE_SIZE);
+        let backend = Backend::Shared { memory: id, offset };
+        self.regions.insert(self.table.hal(), Region { range, flags, backend, pins: 0 });
+        self.lent = true;
+        Ok(())
+    }
+
+    /// Maps `size` bytes at `gpa` to pages of the space's own backend ([`with_backend`](Self::with_backend)), each on
+    /// the first access: those of `source`, a number of the caller's, from `offset` on. `gpa`, `size` and `offset` are
+    /// multiples of 4 KiB.
+    ///
+    /// Takes no table and asks the backend for nothing yet. Nothing is to be invalidated. The frames go back to the
+    /// backend, each after an invalidation, when they are unmapped or discarded, and with the space.
+    ///
+    /// # Errors
+    /// [`MapError`]: a bad range, flags that the format cannot express, [`MapError::AlreadyMapped`],
+    /// [`MapError::UnalignedOffset`], [`MapError::BeyondBackend`] above 256 TiB, [`MapError::OutOfMemory`] for the
+    /// region.
+    pub fn map_custom(
+        &mut self,
+        gpa: GuestPhysAddr,
+        source: u16,
+        offset: u64,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), MapError> {
+        let range = self.check_map(gpa, size, flags)?;
+        check_offset(offset, size, OFFSET_LIMIT)?;
+        self.regions.reserve(self.table.hal(), 1).map_err(|OutOfMemory| MapError::OutOfMemory)?;
+        let backend = Backend::Custom { source, offset };
+        self.regions.insert(self.table.hal(), Region { range, flags, backend, pins: 0 });
+        self.lent = true;
+        debug!("map_custom {range} {flags} {source} + {offset:#x}");
+        Ok(())
+    }
+
+    /// Settles what is owed and gives the frames of `range` back to the backends that lent them. All of it was retired
+    /// as [`Ownership::Lent`]; its regions are still there.
+    pub(super) fn take_back(&mut self, range: GuestPhysRange) {
+        let Self { table, regions, pending, backend, .. } = self;
+        table.settle_with(pending, |table| {
+            table.visit_retired(range, &mut |level, gpa, leaf: Leaf| {
+                let Some(region) = regions.find(gpa) else { return };
+                if matches!(region.backend, Backend::Shared { .. } | Backend::Custom { .. }) {
+                    table.maintain(level, leaf.hpa, &[CacheEvent::FromGuest(leaf.flags.memory_type())]);
+                }
+                let written = leaf.dirty || table.format().dirty_bit() == 0;
+                for offset in (0..level_bytes(level)).step_by(PAGE_SIZE as usize) {
+                    let at = (gpa.checked_add(offset), leaf.hpa.checked_add(offset));
+                    let (Some(gpa), Some(frame)) = at else { return };
+                    let Some(page) = page_of(&region, gpa) else { return };
+                    // SAFETY: this backend gave the frame for this page of the region, the only one that it can be of;
+                    // its leaf was retired, so it is given back once, and after the invalidation no CPU can reach it.
+                    unsafe { backend.give_back(&page, frame, written) };
+                }
+            });
+        });
+    }
+
+    /// Counts the pages of shared memory in `range` as unmapped; no CPU can reach them any more.
+    pub(super) fn let_go(&mut self, range: GuestPhysRange) {
+        let Self { regions, shared, .. } = self;
+        for region in regions.overlapping(range) {
+            let part = region.range.intersection(range);
+            if let (Backend::Shared { memory, .. }, Some(part)) = (region.backend, part) {
+                shared.remove(memory, part.size() / PAGE_SIZE);
+            }
+        }
+        shared.trim(self.table.hal());
+    }
+
+    /// Gives everything back that backends lent, if anything is.
+    pub(super) fn take_back_all(&mut self) {
+        if self.lent {
+            self.table.retire(&mut self.pending, self.range, Ownership::Lent);
+            self.take_back(self.range);
+            self.let_go(self.range);
+            self.lent = false;
+        }
+    }
+}
+
+fn check_offset(offset: u64, size: u64, most: u64) -> Result<(), MapError> {
+    if offset % PAGE_SIZE != 0 {
+        return Err(MapError::UnalignedOffset(offset));
+    }
+    if offset.checked_add(size).is_none_or(|end| end > most) {
+        return Err(MapError::BeyondBackend { offset, size, most });
+    }
+    Ok(())
+}
