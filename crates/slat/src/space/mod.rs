@@ -11,6 +11,7 @@ mod backend;
 mod change;
 mod debt;
 mod faults;
+mod holdings;
 mod populate;
 mod query;
 mod regions;
