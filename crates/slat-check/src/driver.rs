@@ -8,7 +8,9 @@ use crate::random::Random;
 use crate::shape::Shape;
 use crate::specification::{Architecture, Backing, Frame, Page, Specification};
 use crate::watch::{Expected, Target};
-use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError};
+use slat::{
+    AddrSpace, AuditRecord, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError,
+};
 use slat_model::{Access, AccessKind, Source};
 
 /// Room around the shape in which the space is and nothing is ever mapped.
@@ -58,6 +60,8 @@ pub struct Driver<'h, P: Platform> {
     pub(crate) random: Random,
     /// Where the frame of each page may come from in this operation, if not from before it.
     pub(crate) planned: Vec<Option<Target>>,
+    /// What audits are made with.
+    pub(crate) scratch: Vec<AuditRecord>,
 }
 
 impl<'h, P: Platform> Driver<'h, P> {
@@ -68,7 +72,8 @@ impl<'h, P: Platform> Driver<'h, P> {
     pub fn new(host: &'h Host<P>, shape: Shape, settings: Settings) -> Result<Self, Violation> {
         let planned = vec![None; shape.pages.len()];
         let random = Random::new(settings.seed ^ 0x1234);
-        let mut driver = Self { host, shape, subjects: vec![], settings, random, planned };
+        let scratch = vec![];
+        let mut driver = Self { host, shape, subjects: vec![], settings, random, planned, scratch };
         for index in 0..settings.spaces {
             let tag = index as u16 + 1;
             let specification = Specification::default();
@@ -243,6 +248,8 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         self.check_limit(index)?;
         self.check_frames()?;
+        self.host.check_counters()?;
+        self.audit_in_turn()?;
         let reports = self.host.machine.borrow_mut().take_reports();
         ensure(reports.is_empty(), Check::Architecture, || format!("{:x?}", reports.first()))?;
         self.host.violation().map_or(Ok(()), Err)
@@ -384,6 +391,7 @@ impl<'h, P: Platform> Driver<'h, P> {
     /// # Errors
     /// The violation.
     pub fn finish(mut self) -> Result<(), Violation> {
+        self.audit()?;
         self.host.begin(0);
         for cpu in 0..self.settings.cpus {
             self.host.machine.borrow_mut().unload_root(cpu);
@@ -392,6 +400,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         self.subjects.clear();
         self.host.end();
         self.host.violation().map_or(Ok(()), Err)?;
+        self.host.check_counters()?;
         let taken = self.host.taken();
         ensure(taken == 0, Check::Balance, || format!("{taken} frames never came back"))
     }

@@ -1,6 +1,7 @@
 //! Carries out each operation: says beforehand what may be seen, calls slat, judges its answer, and does the same to the
 //! specification.
 
+use crate::audited::LINEAR;
 use crate::checks::{Check, Violation, ensure};
 use crate::driver::{Driver, leaf_at, model_access};
 use crate::mistakes::{Mistake, distort_range};
@@ -15,8 +16,6 @@ use slat::{
 };
 use slat_model::Source;
 
-/// Host physical address behind which linear mappings lie; there is no RAM, so no access can do harm.
-const LINEAR: u64 = 4 << 30;
 const GIB1: u64 = 1 << 30;
 
 fn wrong<T>(what: &str, answer: impl std::fmt::Debug) -> Result<T, Violation> {
@@ -107,6 +106,7 @@ impl<P: Platform> Driver<'_, P> {
         let (gpa, size) = self.shape.range(span);
         let start = gpa.as_u64();
         let hpa = LINEAR + start - (self.shape.start() & !(GIB1 - 1)) + u64::from(shift) * PAGE_SIZE;
+        let (hpa, flags) = self.distort_linear(index, size, hpa, flags);
         if self.subjects[index].specification.is_free(&self.shape, start, size) && self.takes(index, flags) {
             for page in self.shape.pages_in(start, size) {
                 let target = hpa + (self.shape.pages[page] - start);
@@ -121,6 +121,20 @@ impl<P: Platform> Driver<'_, P> {
             return Ok(());
         }
         self.untouched(before)
+    }
+
+    /// What a mistaken caller maps instead of its own memory.
+    fn distort_linear(&self, index: usize, size: u64, hpa: u64, flags: MappingFlags) -> (u64, MappingFlags) {
+        let subject = &self.subjects[index];
+        let owned = subject.specification.pages.values().find_map(Page::owned);
+        match (self.host.mistake(), owned) {
+            // Nothing that the guest can spoil, so that only an audit tells.
+            (Some(Mistake::TableMapped), _) if size == PAGE_SIZE => {
+                (subject.space().root().as_u64(), MappingFlags::READ)
+            }
+            (Some(Mistake::OwnedFrameMapped), Some(frame)) if size == PAGE_SIZE => (frame.hpa, flags),
+            _ => (hpa, flags),
+        }
     }
 
     fn map_alloc(
@@ -332,6 +346,7 @@ impl<P: Platform> Driver<'_, P> {
         } else {
             space.handle_page_fault(at, access)
         };
+        self.host.answered(&answer);
         let rules = self.host.rules();
         let right = match (&answer, spec) {
             (Err(FaultError::NoRegion(fault)), None) => fault.as_u64() == gpa + 0x238,

@@ -122,6 +122,12 @@ mistakes! {
     PopulatedTooEarly,
     /// An address of a guest that is too wide is taken for a narrower one.
     WideAddressAliases,
+    /// The caller maps the root of the space as if it were memory of its own.
+    TableMapped,
+    /// The caller maps a frame that the space owns as if it were memory of its own.
+    OwnedFrameMapped,
+    /// Now and then the host has no counters.
+    CountMissing,
 }
 
 /// What becomes of ranges and stride.

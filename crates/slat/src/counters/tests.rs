@@ -256,7 +256,7 @@ fn the_window_around_a_fault_and_pages_populated_ahead_are_no_faults() {
 fn a_reference_to_a_counted_host_counts_and_a_plain_host_does_not() {
     let hal = HeapHal::new();
     assert!(hal.counters().is_none());
-    assert!((&hal).counters().is_none());
+    assert!(<&HeapHal as Hal>::counters(&&hal).is_none());
     let counted: Counted<&HeapHal, 1> = Counted::new(&hal, || 7);
     let by_reference = &counted;
     by_reference.counters().expect("counted").invalidation(Scope::Space, Reach::AllCpus);
