@@ -74,7 +74,7 @@ impl<P: Platform> Driver<'_, P> {
                     shared += first.hpa.size() / PAGE_SIZE;
                     self.shape.complete && first.hpa == second.hpa && first.hpa.start().as_u64() >= LINEAR
                 }
-                AuditViolation::Unsettled { space, .. } => self.subjects[*space].owed.is_some(),
+                AuditViolation::Unsettled { space, .. } => self.subjects[*space].forgot,
                 _ => false,
             };
             ensure(meant, Check::Audit, || violation.to_string())?;

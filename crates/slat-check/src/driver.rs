@@ -39,6 +39,8 @@ pub(crate) struct Subject<'h, P: Platform> {
     pub(crate) specification: Specification,
     /// What CPUs may still use because a debt was forgotten.
     pub(crate) owed: Option<Vec<Vec<Expected>>>,
+    /// A debt was forgotten, and no operation that may discharge it has invalidated since.
+    pub(crate) forgot: bool,
 }
 
 impl<'h, P: Platform> Subject<'h, P> {
@@ -77,7 +79,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         for index in 0..settings.spaces {
             let tag = index as u16 + 1;
             let specification = Specification::default();
-            driver.subjects.push(Subject { space: None, tag, specification, owed: None });
+            driver.subjects.push(Subject { space: None, tag, specification, owed: None, forgot: false });
             driver.make_space(index)?;
         }
         for cpu in 0..settings.cpus {
@@ -197,8 +199,14 @@ impl<'h, P: Platform> Driver<'h, P> {
                 allowed.filter(|expected| matches!(expected.target, Target::Exact(_))).collect()
             };
             subject.owed = Some((0..watch.pages()).map(exact).collect());
+            subject.forgot = true;
         } else if self.host.invalidated() {
             subject.owed = None;
+            // Those make way for the guest, and leave the rest to the next change.
+            subject.forgot &= matches!(
+                operation,
+                Operation::Fault { .. } | Operation::Access { .. } | Operation::Populate { .. }
+            );
         }
     }
 

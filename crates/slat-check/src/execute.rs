@@ -548,6 +548,7 @@ impl<P: Platform> Driver<'_, P> {
         subject.space = None;
         subject.specification.pages.clear();
         subject.owed = None;
+        subject.forgot = false;
         self.make_space(index)?;
         for cpu in 0..self.settings.cpus {
             if self.host.machine.borrow().root(cpu).is_none() {
