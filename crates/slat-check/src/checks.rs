@@ -25,7 +25,9 @@ pub enum Check {
     Zeroed,
     /// Frames taken are frames of guest memory, of tables and of regions.
     Balance,
-    /// The statistics are true.
+    /// slat's audit of all spaces finds what is there to be found, and nothing else.
+    Audit,
+    /// The statistics and the counters are true.
     Statistics,
     /// An operation that fails changes nothing.
     Untouched,

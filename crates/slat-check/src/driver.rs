@@ -2,13 +2,16 @@
 
 use crate::checks::{Check, Violation, ensure};
 use crate::host::{FIRST_FRAME, Host};
+use crate::lending::SharedState;
 use crate::operation::{Command, Operation, encode};
 use crate::platform::{Platform, memory, permissions};
 use crate::random::Random;
 use crate::shape::Shape;
 use crate::specification::{Architecture, Backing, Frame, Page, Specification};
 use crate::watch::{Expected, Target};
-use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError};
+use slat::{
+    AddrSpace, AuditRecord, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError,
+};
 use slat_model::{Access, AccessKind, Source};
 
 /// Room around the shape in which the space is and nothing is ever mapped.
@@ -30,21 +33,26 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// A space under test; its custom backend is the host too.
+pub(crate) type Space<'h, P> = AddrSpace<&'h Host<P>, P, &'h Host<P>>;
+
 /// One space with its specification.
 pub(crate) struct Subject<'h, P: Platform> {
-    pub(crate) space: Option<AddrSpace<&'h Host<P>, P>>,
+    pub(crate) space: Option<Space<'h, P>>,
     pub(crate) tag: u16,
     pub(crate) specification: Specification,
     /// What CPUs may still use because a debt was forgotten.
     pub(crate) owed: Option<Vec<Vec<Expected>>>,
+    /// A debt was forgotten, and no operation that may discharge it has invalidated since.
+    pub(crate) forgot: bool,
 }
 
 impl<'h, P: Platform> Subject<'h, P> {
-    pub(crate) fn space(&self) -> &AddrSpace<&'h Host<P>, P> {
+    pub(crate) fn space(&self) -> &Space<'h, P> {
         self.space.as_ref().expect("a space is missing only while it is replaced")
     }
 
-    pub(crate) fn space_mut(&mut self) -> &mut AddrSpace<&'h Host<P>, P> {
+    pub(crate) fn space_mut(&mut self) -> &mut Space<'h, P> {
         self.space.as_mut().expect("a space is missing only while it is replaced")
     }
 }
@@ -58,6 +66,10 @@ pub struct Driver<'h, P: Platform> {
     pub(crate) random: Random,
     /// Where the frame of each page may come from in this operation, if not from before it.
     pub(crate) planned: Vec<Option<Target>>,
+    /// What several spaces can map.
+    pub(crate) shared: [Option<SharedState<'h, P>>; 2],
+    /// What audits are made with.
+    pub(crate) scratch: Vec<AuditRecord>,
 }
 
 impl<'h, P: Platform> Driver<'h, P> {
@@ -68,11 +80,13 @@ impl<'h, P: Platform> Driver<'h, P> {
     pub fn new(host: &'h Host<P>, shape: Shape, settings: Settings) -> Result<Self, Violation> {
         let planned = vec![None; shape.pages.len()];
         let random = Random::new(settings.seed ^ 0x1234);
-        let mut driver = Self { host, shape, subjects: vec![], settings, random, planned };
+        let scratch = vec![];
+        let mut driver =
+            Self { host, shape, subjects: vec![], settings, random, planned, shared: [None, None], scratch };
         for index in 0..settings.spaces {
             let tag = index as u16 + 1;
             let specification = Specification::default();
-            driver.subjects.push(Subject { space: None, tag, specification, owed: None });
+            driver.subjects.push(Subject { space: None, tag, specification, owed: None, forgot: false });
             driver.make_space(index)?;
         }
         for cpu in 0..settings.cpus {
@@ -85,9 +99,15 @@ impl<'h, P: Platform> Driver<'h, P> {
         let base = self.shape.start() - MARGIN;
         let size = self.shape.end() + MARGIN - base;
         let tag = self.subjects[index].tag;
-        let space =
-            AddrSpace::with_format(self.host, *self.host.platform(), GuestPhysAddr::new(base), size, tag)
-                .map_err(|error| Violation::new(Check::Verdict, format!("a new space: {error}")))?;
+        let space = AddrSpace::with_backend(
+            self.host,
+            *self.host.platform(),
+            GuestPhysAddr::new(base),
+            size,
+            tag,
+            self.host,
+        )
+        .map_err(|error| Violation::new(Check::Verdict, format!("a new space: {error}")))?;
         self.host.watch_root(space.root().as_u64());
         self.subjects[index].space = Some(space);
         Ok(())
@@ -192,8 +212,14 @@ impl<'h, P: Platform> Driver<'h, P> {
                 allowed.filter(|expected| matches!(expected.target, Target::Exact(_))).collect()
             };
             subject.owed = Some((0..watch.pages()).map(exact).collect());
+            subject.forgot = true;
         } else if self.host.invalidated() {
             subject.owed = None;
+            // Those make way for the guest, and leave the rest to the next change.
+            subject.forgot &= matches!(
+                operation,
+                Operation::Fault { .. } | Operation::Access { .. } | Operation::Populate { .. }
+            );
         }
     }
 
@@ -206,6 +232,11 @@ impl<'h, P: Platform> Driver<'h, P> {
             let gpa = watch.gpa(*page);
             let found = leaf_at(space, gpa)
                 .map(|mapping| mapping.hpa.as_u64().wrapping_add(gpa.wrapping_sub(mapping.gpa.as_u64())));
+            if let Backing::Shared { memory, page: number, hpa } = &mut spec.backing {
+                let state = self.shared[*memory].as_mut().expect("it was mapped");
+                state.adopt(self.host, &watch, (*page, self.planned[*page]), *number, (hpa, found))?;
+                continue;
+            }
             let Backing::Alloc { frame, .. } = &mut spec.backing else { continue };
             let changed = match (&frame, found) {
                 (None, None) => None,
@@ -243,6 +274,8 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         self.check_limit(index)?;
         self.check_frames()?;
+        self.host.check_counters()?;
+        self.audit_in_turn()?;
         let reports = self.host.machine.borrow_mut().take_reports();
         ensure(reports.is_empty(), Check::Architecture, || format!("{:x?}", reports.first()))?;
         self.host.violation().map_or(Ok(()), Err)
@@ -308,6 +341,9 @@ impl<'h, P: Platform> Driver<'h, P> {
                 })?;
             }
         }
+        if let Some(Page { backing: Backing::Shared { memory, page, hpa: Some(_) }, .. }) = spec {
+            self.shared[*memory].as_ref().map_or(Ok(()), |shared| shared.check(self.host, *page))?;
+        }
         if let Some(frame) = spec.and_then(Page::owned) {
             let word = self.host.ram().read(frame.hpa);
             ensure(word == Some(frame.word), Check::Contents, || {
@@ -343,17 +379,15 @@ impl<'h, P: Platform> Driver<'h, P> {
         for subject in &self.subjects {
             let stats = subject.space().stats();
             let frames = stats.table.owned_frames + stats.table.table_frames;
-            counted += frames as usize + stats.region_frames + stats.spare_frames;
+            counted += frames as usize + stats.region_frames + stats.shared_frames + stats.spare_frames;
             tables += stats.table.table_frames as usize;
             owned.extend(subject.specification.pages.values().filter_map(Page::owned).map(|frame| frame.hpa));
             let regions = subject.space().regions().count();
             ensure(stats.regions == regions, Check::Statistics, || format!("{regions} regions: {stats:?}"))?;
             if self.shape.complete && subject.owed.is_none() {
                 let pages = subject.specification.pages.values();
-                let leaves = pages
-                    .clone()
-                    .filter(|page| matches!(page.backing, Backing::Linear(_)) || page.owned().is_some());
-                let ours = pages.filter(|page| page.owned().is_some()).count() as u64;
+                let leaves = pages.clone().filter(|page| page.has_leaf());
+                let ours = pages.filter(|page| page.is_owned() && page.has_leaf()).count() as u64;
                 let (leaves, table) = (leaves.count() as u64, stats.table);
                 ensure(
                     (table.leaves_4k, table.leaves_2m, table.leaves_1g) == (leaves, 0, 0)
@@ -362,6 +396,11 @@ impl<'h, P: Platform> Driver<'h, P> {
                     || format!("{table:?} where {leaves} leaves are, {ours} of them owned"),
                 )?;
             }
+        }
+        counted += self.host.lent();
+        for shared in self.shared.iter().flatten() {
+            counted += shared.memory.frames() as usize;
+            owned.extend(shared.frames.values().map(|frame| frame.hpa));
         }
         let taken = self.host.taken();
         ensure(taken == counted, Check::Balance, || {
@@ -384,21 +423,28 @@ impl<'h, P: Platform> Driver<'h, P> {
     /// # Errors
     /// The violation.
     pub fn finish(mut self) -> Result<(), Violation> {
+        self.audit()?;
         self.host.begin(0);
         for cpu in 0..self.settings.cpus {
             self.host.machine.borrow_mut().unload_root(cpu);
         }
         self.host.watch.borrow_mut().begin(&self.shape, vec![]);
+        // Shared memory lives as long as either a handle or a space.
+        if self.settings.seed % 2 == 0 {
+            self.shared = [None, None];
+        }
         self.subjects.clear();
+        self.shared = [None, None];
         self.host.end();
         self.host.violation().map_or(Ok(()), Err)?;
+        self.host.check_counters()?;
         let taken = self.host.taken();
         ensure(taken == 0, Check::Balance, || format!("{taken} frames never came back"))
     }
 }
 
 /// The leaf around an address, also one without access.
-pub(crate) fn leaf_at<P: Platform>(space: &AddrSpace<&Host<P>, P>, gpa: u64) -> Option<Mapping> {
+pub(crate) fn leaf_at<P: Platform>(space: &Space<'_, P>, gpa: u64) -> Option<Mapping> {
     let range = GuestPhysRange::new(GuestPhysAddr::new(gpa), PAGE_SIZE).ok()?;
     space.mappings(range).next()
 }
@@ -417,7 +463,7 @@ fn check_query<P: Platform>(
     let query = space.query(at);
     let right = match (&query, spec, target) {
         (Ok(mapping), Some(spec), Some(target)) => {
-            let owned = matches!(spec.backing, Backing::Alloc { .. });
+            let owned = spec.is_owned();
             let written = spec.owned().is_some_and(|frame| frame.written);
             if written && !mapping.dirty {
                 return Err(Violation::new(Check::Marks, format!("{gpa:#x} was written and is clean")));
@@ -439,8 +485,23 @@ fn check_query<P: Platform>(
     let agrees = match (&region, spec) {
         (None, None) => true,
         (Some(region), Some(spec)) => {
-            let linear = matches!(region.backend, slat::Backend::Linear { .. });
-            region.flags == spec.flags && linear == matches!(spec.backing, Backing::Linear(_))
+            let offset = gpa - region.range.start().as_u64();
+            let backend = match (region.backend, spec.backing) {
+                (slat::Backend::Linear { hpa }, Backing::Linear(wanted)) => hpa.as_u64() + offset == wanted,
+                (slat::Backend::Alloc { .. }, Backing::Alloc { custom: None, .. }) => true,
+                (
+                    slat::Backend::Custom { source, offset: first },
+                    Backing::Alloc { custom: Some(wanted), .. },
+                ) => (source, first + offset) == wanted,
+                (slat::Backend::Shared { offset: first, .. }, Backing::Shared { page, .. }) => {
+                    first + offset == page * PAGE_SIZE
+                }
+                (slat::Backend::Trap { device, offset: first }, Backing::Trap(number, wanted)) => {
+                    (device.0, first + offset) == (number, wanted)
+                }
+                _ => false,
+            };
+            backend && region.flags == spec.flags && region.pins == spec.pins
         }
         _ => false,
     };

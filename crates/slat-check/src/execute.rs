@@ -1,25 +1,26 @@
 //! Carries out each operation: says beforehand what may be seen, calls slat, judges its answer, and does the same to the
 //! specification.
 
+use crate::audited::LINEAR;
 use crate::checks::{Check, Violation, ensure};
 use crate::driver::{Driver, leaf_at, model_access};
-use crate::mistakes::{Mistake, distort_range};
-use crate::operation::{BatchEnd, Operation, Step};
+use crate::host::contents;
+use crate::mistakes::Mistake;
+use crate::operation::{Operation, Step};
 use crate::platform::Platform;
 use crate::shape::Span;
 use crate::specification::{Backing, Page};
 use crate::watch::{Expected, Target};
+use slat::device::DeviceId;
 use slat::{
     AllocOptions, CollapseError, FaultError, FaultOutcome, GuestPhysAddr, HostPhysAddr, LeafSize, MapError,
-    MappingFlags, MigrateError, PAGE_SIZE, PopulateError, ProtectError, UnmapError,
+    MappingFlags, MigrateError, PAGE_SIZE, PopulateError,
 };
 use slat_model::Source;
 
-/// Host physical address behind which linear mappings lie; there is no RAM, so no access can do harm.
-const LINEAR: u64 = 4 << 30;
 const GIB1: u64 = 1 << 30;
 
-fn wrong<T>(what: &str, answer: impl std::fmt::Debug) -> Result<T, Violation> {
+pub(crate) fn wrong<T>(what: &str, answer: impl std::fmt::Debug) -> Result<T, Violation> {
     Err(Violation::new(Check::Verdict, format!("{what} says {answer:x?}")))
 }
 
@@ -55,18 +56,22 @@ impl<P: Platform> Driver<'_, P> {
                 let result = self.subjects[index].space().top_up(usize::from(*faults % 4));
                 if result.is_err() && self.host.refused() == 0 { wrong("top_up", result) } else { Ok(()) }
             }
-            Operation::Clear => {
-                self.subjects[index].space_mut().clear().expect("nothing is pinned");
-                self.subjects[index].specification.pages.clear();
-                Ok(())
-            }
+            Operation::Clear => self.clear(index),
             Operation::Drop => self.replace(index),
             Operation::Refused(which) => self.refused(index, *which),
+            Operation::MapTrap(span, device) => self.map_trap(index, *span, *device),
+            Operation::MapCustom { span, flags, source } => self.map_custom(index, *span, *flags, *source),
+            Operation::MapShared { span, flags, memory, page } => {
+                self.map_shared(index, *span, *flags, *memory, *page)
+            }
+            Operation::Pin(span) => self.pin(index, *span),
+            Operation::Unpin(span) => self.unpin(index, *span),
+            Operation::Discard(span) => self.discard(index, *span),
         }
     }
 
     /// Whether a mapping can have these flags. Without any permission there is nothing to express.
-    fn takes(&self, index: usize, flags: MappingFlags) -> bool {
+    pub(crate) fn takes(&self, index: usize, flags: MappingFlags) -> bool {
         if flags.is_accessible() {
             self.host.rules().expressible(flags)
         } else {
@@ -74,11 +79,11 @@ impl<P: Platform> Driver<'_, P> {
         }
     }
 
-    fn allow(&self, page: usize, flags: MappingFlags, target: Target) {
+    pub(crate) fn allow(&self, page: usize, flags: MappingFlags, target: Target) {
         self.host.watch.borrow_mut().allow(page, Expected { flags, target });
     }
 
-    fn judge_map(
+    pub(crate) fn judge_map(
         &self,
         index: usize,
         (start, size): (u64, u64),
@@ -107,6 +112,7 @@ impl<P: Platform> Driver<'_, P> {
         let (gpa, size) = self.shape.range(span);
         let start = gpa.as_u64();
         let hpa = LINEAR + start - (self.shape.start() & !(GIB1 - 1)) + u64::from(shift) * PAGE_SIZE;
+        let (hpa, flags) = self.distort_linear(index, size, hpa, flags);
         if self.subjects[index].specification.is_free(&self.shape, start, size) && self.takes(index, flags) {
             for page in self.shape.pages_in(start, size) {
                 let target = hpa + (self.shape.pages[page] - start);
@@ -121,6 +127,20 @@ impl<P: Platform> Driver<'_, P> {
             return Ok(());
         }
         self.untouched(before)
+    }
+
+    /// What a mistaken caller maps instead of its own memory.
+    fn distort_linear(&self, index: usize, size: u64, hpa: u64, flags: MappingFlags) -> (u64, MappingFlags) {
+        let subject = &self.subjects[index];
+        let owned = subject.specification.pages.values().find_map(Page::owned);
+        match (self.host.mistake(), owned) {
+            // Nothing that the guest can spoil, so that only an audit tells.
+            (Some(Mistake::TableMapped), _) if size == PAGE_SIZE => {
+                (subject.space().root().as_u64(), MappingFlags::READ)
+            }
+            (Some(Mistake::OwnedFrameMapped), Some(frame)) if size == PAGE_SIZE => (frame.hpa, flags),
+            _ => (hpa, flags),
+        }
     }
 
     fn map_alloc(
@@ -163,7 +183,12 @@ impl<P: Platform> Driver<'_, P> {
     }
 
     /// Every page of a range that can have a frame has one.
-    fn populated(&self, index: usize, (start, size): (u64, u64), what: &str) -> Result<(), Violation> {
+    pub(crate) fn populated(
+        &self,
+        index: usize,
+        (start, size): (u64, u64),
+        what: &str,
+    ) -> Result<(), Violation> {
         for page in self.shape.pages_in(start, size) {
             let gpa = self.shape.pages[page];
             let there = leaf_at(self.subjects[index].space(), gpa).is_some();
@@ -172,109 +197,50 @@ impl<P: Platform> Driver<'_, P> {
         Ok(())
     }
 
-    /// Unmaps and protects, as single operations (`end` is `None`) or as a batch.
-    fn batch(&mut self, index: usize, steps: &[Step], end: Option<BatchEnd>) -> Result<(), Violation> {
-        // What may be seen: every state in between, for the CPUs may remember each of them.
-        let mut ahead = self.subjects[index].specification.clone();
-        for step in steps {
-            let (Step::Unmap(span) | Step::Protect(span, _)) = step;
-            let (gpa, size) = self.shape.range(*span);
-            let start = gpa.as_u64();
-            if ahead.first_hole(&self.shape, start, size).is_some() {
-                continue;
+    /// Says what may be seen where `page` is populated, with `word` in front if the frame is the space's own.
+    fn plan_page(&mut self, index: usize, page: usize, word: u64) {
+        let Some(spec) = self.subjects[index].specification.page(page).copied() else { return };
+        let target = match spec.backing {
+            Backing::Shared { memory, page: number, .. } => {
+                return self.plan_shared(page, spec.flags, memory, number);
             }
-            match step {
-                Step::Unmap(_) => ahead.unmap(&self.shape, start, size),
-                Step::Protect(_, flags) if self.takes(index, *flags) => {
-                    ahead.protect(&self.shape, start, size, *flags);
-                    for page in self.shape.pages_in(start, size) {
-                        if let Some(hpa) = ahead.page(page).and_then(Page::target) {
-                            self.allow(page, *flags, Target::Exact(hpa));
-                        }
-                    }
-                }
-                Step::Protect(..) => {}
-            }
-        }
-        let Some(end) = end else {
-            return steps.iter().try_for_each(|step| self.single(index, *step));
+            Backing::Alloc { custom: Some((source, offset)), .. } => Target::Fresh(contents(source, offset)),
+            _ => Target::Fresh(word),
         };
-        let (host, mistake) = (self.host, self.host.mistake());
-        let shape = self.shape.clone();
-        let takes: Vec<bool> = steps
-            .iter()
-            .map(|step| if let Step::Protect(_, flags) = step { self.takes(index, *flags) } else { true })
-            .collect();
-        let subject = &mut self.subjects[index];
-        let space = subject.space.as_mut().expect("there");
-        let mut debt = space.defer();
-        for (step, takes) in steps.iter().zip(takes) {
-            let (Step::Unmap(span) | Step::Protect(span, _)) = step;
-            let (gpa, size) = shape.range(*span);
-            let (start, hole) = (gpa.as_u64(), subject.specification.first_hole(&shape, gpa.as_u64(), size));
-            match step {
-                Step::Unmap(_) => {
-                    let (gpa, given) = distort_range(mistake, true, gpa, size);
-                    let result = debt.unmap(gpa, given);
-                    judge_unmap(&result, hole, host.refused())?;
-                    if result.is_ok() {
-                        subject.specification.unmap(&shape, start, size);
-                    }
-                }
-                Step::Protect(_, flags) => {
-                    let (gpa, given) = distort_range(mistake, false, gpa, size);
-                    let result = debt.protect(gpa, given, *flags);
-                    judge_protect(&result, hole, takes, host.refused())?;
-                    if result.is_ok() {
-                        subject.specification.protect(&shape, start, size, *flags);
-                    }
-                }
-            }
-        }
-        match end {
-            BatchEnd::Discharge => debt.discharge(),
-            BatchEnd::Forget => std::mem::forget(debt),
-        }
-        Ok(())
+        self.planned[page] = Some(target);
+        self.allow(page, spec.flags, target);
     }
 
-    fn single(&mut self, index: usize, step: Step) -> Result<(), Violation> {
-        let (Step::Unmap(span) | Step::Protect(span, _)) = step;
-        let (gpa, size) = self.shape.range(span);
-        let start = gpa.as_u64();
-        let hole = self.subjects[index].specification.first_hole(&self.shape, start, size);
-        let (mistake, refused) = (self.host.mistake(), |driver: &Self| driver.host.refused());
-        let before = self.fingerprint(index);
-        let done = match step {
-            Step::Unmap(_) => {
-                let (gpa, given) = distort_range(mistake, true, gpa, size);
-                let result = self.subjects[index].space_mut().unmap(gpa, given);
-                judge_unmap(&result, hole, refused(self))?;
-                if result.is_ok() {
-                    self.subjects[index].specification.unmap(&self.shape, start, size);
-                }
-                result.is_ok()
+    /// As [`plan_page`](Self::plan_page) for a range that is populated ahead; returns the pages that are missing.
+    pub(crate) fn plan_populate(
+        &mut self,
+        index: usize,
+        start: u64,
+        size: u64,
+        hole: Option<u64>,
+    ) -> Vec<usize> {
+        let pages: Vec<usize> = self.shape.pages_in(start, size).filter(|_| hole.is_none()).collect();
+        let mut missing = vec![];
+        for page in pages {
+            let window = self.window(index, page);
+            if !window.is_empty() {
+                missing.push(page);
             }
-            Step::Protect(_, flags) => {
-                let takes = self.takes(index, flags);
-                let (gpa, given) = distort_range(mistake, false, gpa, size);
-                let result = self.subjects[index].space_mut().protect(gpa, given, flags);
-                judge_protect(&result, hole, takes, refused(self))?;
-                if result.is_ok() {
-                    self.subjects[index].specification.protect(&self.shape, start, size, flags);
-                }
-                result.is_ok()
+            for other in window {
+                self.plan_page(index, other, 0);
             }
-        };
-        if done { Ok(()) } else { self.untouched(before) }
+        }
+        missing
     }
 
     /// The pages that a fault on `page` may populate, the page itself among them.
     fn window(&self, index: usize, page: usize) -> Vec<usize> {
-        let Some(Page { flags, backing: Backing::Alloc { largest, around, frame: None } }) =
-            self.subjects[index].specification.page(page).copied()
-        else {
-            return vec![];
+        let Some(spec) = self.subjects[index].specification.page(page).copied() else { return vec![] };
+        let flags = spec.flags;
+        let (largest, around) = match spec.backing {
+            Backing::Alloc { largest, around, frame: None, .. } => (largest, around),
+            Backing::Shared { hpa: None, .. } if flags.is_accessible() => return vec![page],
+            _ => return vec![],
         };
         if !flags.is_accessible() {
             return vec![];
@@ -282,9 +248,10 @@ impl<P: Platform> Driver<'_, P> {
         let bytes = largest.min(self.host.rules().largest).max(around).bytes();
         let start = self.shape.pages[page] & !(bytes - 1);
         let lazy = |other: &usize| {
-            let spec = self.subjects[index].specification.page(*other);
-            spec.is_some_and(|spec| {
-                spec.flags == flags && matches!(spec.backing, Backing::Alloc { frame: None, .. })
+            let other = self.subjects[index].specification.page(*other);
+            other.is_some_and(|other| {
+                let kind = other.flags == flags && other.is_owned() == spec.is_owned();
+                kind && matches!(other.backing, Backing::Alloc { frame: None, .. })
             })
         };
         self.shape.pages_in(start, bytes).filter(lazy).collect()
@@ -303,16 +270,12 @@ impl<P: Platform> Driver<'_, P> {
         let window = self.window(index, page);
         let word_of = |gpa: u64| if contents { gpa ^ 0x0123_4567_89ab_cdef } else { 0 };
         for page in &window {
-            let target = Target::Fresh(word_of(self.shape.pages[*page]));
-            self.planned[*page] = Some(target);
-            if let Some(spec) = spec {
-                self.allow(*page, spec.flags, target);
-            }
+            self.plan_page(index, *page, word_of(self.shape.pages[*page]));
         }
         let replaces = self.host.mistake() == Some(Mistake::FaultReplaces);
         let pages = self.shape.pages.clone();
         let space = self.subjects[index].space_mut();
-        if let (true, Some(Page { flags, backing: Backing::Alloc { .. } })) = (replaces, spec) {
+        if let (true, Some(Page { flags, backing: Backing::Alloc { .. }, .. })) = (replaces, spec) {
             if space.translate(GuestPhysAddr::new(gpa)).is_some() {
                 _ = space.unmap(GuestPhysAddr::new(gpa), PAGE_SIZE);
                 _ = space.map_alloc(GuestPhysAddr::new(gpa), PAGE_SIZE, flags, false);
@@ -332,6 +295,7 @@ impl<P: Platform> Driver<'_, P> {
         } else {
             space.handle_page_fault(at, access)
         };
+        self.host.answered(&answer);
         let rules = self.host.rules();
         let right = match (&answer, spec) {
             (Err(FaultError::NoRegion(fault)), None) => fault.as_u64() == gpa + 0x238,
@@ -345,6 +309,13 @@ impl<P: Platform> Driver<'_, P> {
                 rules.allows(spec.flags, access) && !window.is_empty() && !already && fits(&spec, *size)
             }
             (Ok(FaultOutcome::Spurious), Some(spec)) => rules.allows(spec.flags, access) && already,
+            (
+                Ok(FaultOutcome::Trap(told)),
+                Some(Page { flags, backing: Backing::Trap(device, offset), .. }),
+            ) => {
+                let expected = (DeviceId(device), offset + 0x238, access, None);
+                rules.allows(flags, access) && (told.device, told.offset, told.access, told.width) == expected
+            }
             _ => false,
         };
         if !right {
@@ -421,12 +392,10 @@ impl<P: Platform> Driver<'_, P> {
         let specification = &self.subjects[index].specification;
         let hole = specification.first_hole(&self.shape, start, size);
         let pages = self.shape.pages_in(start, size);
-        let linear = specification
-            .pages
-            .range(pages.clone())
-            .any(|(_, page)| matches!(page.backing, Backing::Linear(_)));
+        let linear = specification.any(&self.shape, start, size, |page| !page.is_owned());
+        let pinned = self.pinned(index, start, size);
         let mut count = 0;
-        for page in pages.filter(|_| hole.is_none() && !linear) {
+        for page in pages.filter(|_| hole.is_none() && !linear && !pinned) {
             let Some(spec) = self.subjects[index].specification.page(page).copied() else { continue };
             if let Some(frame) = spec.owned() {
                 count += 1;
@@ -443,11 +412,12 @@ impl<P: Platform> Driver<'_, P> {
             ours.map(|hpa| self.host.ram().write(hpa.as_u64(), 0x00bad));
         }
         let right = match &result {
-            Ok(moved) => hole.is_none() && !linear && (!self.shape.complete || *moved == count),
+            Ok(moved) => hole.is_none() && !linear && !pinned && (!self.shape.complete || *moved == count),
             Err(MigrateError::NotMapped(at)) => Some(at.as_u64()) == hole,
             Err(MigrateError::NotOwned(_)) => hole.is_none() && linear,
-            Err(MigrateError::OutOfMemory) => hole.is_none() && !linear && self.host.refused() > 0,
-            Err(MigrateError::BadRange(_) | MigrateError::Pinned(_)) => false,
+            Err(MigrateError::Pinned(_)) => hole.is_none() && !linear && pinned,
+            Err(MigrateError::OutOfMemory) => hole.is_none() && !linear && !pinned && self.host.refused() > 0,
+            Err(MigrateError::BadRange(_)) => false,
         };
         if !right {
             return wrong("migrate", (hole, linear, count, result));
@@ -480,23 +450,9 @@ impl<P: Platform> Driver<'_, P> {
     fn populate(&mut self, index: usize, span: Span) -> Result<(), Violation> {
         let (gpa, size) = self.shape.range(span);
         let start = gpa.as_u64();
-        let specification = &self.subjects[index].specification;
-        let hole = specification.first_hole(&self.shape, start, size);
-        let mut missing = 0;
-        let pages: Vec<usize> = self.shape.pages_in(start, size).filter(|_| hole.is_none()).collect();
-        let mut wanted = vec![];
-        for page in pages {
-            let window = self.window(index, page);
-            missing += u64::from(!window.is_empty());
-            if !window.is_empty() {
-                wanted.push(page);
-            }
-            for other in window {
-                let Some(spec) = self.subjects[index].specification.page(other).copied() else { continue };
-                self.planned[other] = Some(Target::Fresh(0));
-                self.allow(other, spec.flags, Target::Fresh(0));
-            }
-        }
+        let hole = self.subjects[index].specification.first_hole(&self.shape, start, size);
+        let wanted = self.plan_populate(index, start, size, hole);
+        let missing = wanted.len() as u64;
         if size >= GIB1 {
             // More than the host has, page by page: that only costs time.
             return Ok(());
@@ -533,6 +489,7 @@ impl<P: Platform> Driver<'_, P> {
         subject.space = None;
         subject.specification.pages.clear();
         subject.owed = None;
+        subject.forgot = false;
         self.make_space(index)?;
         for cpu in 0..self.settings.cpus {
             if self.host.machine.borrow().root(cpu).is_none() {
@@ -544,14 +501,14 @@ impl<P: Platform> Driver<'_, P> {
 
     /// What everything in the frames amounts to, where an error is to be seen to leave it alone: looked at where that
     /// is cheap, and not while a debt is pending, which any operation may discharge.
-    fn fingerprint(&self, index: usize) -> Option<(usize, u64)> {
+    pub(crate) fn fingerprint(&self, index: usize) -> Option<(usize, u64)> {
         let small = self.host.taken() < 200;
         let look = small && self.subjects[index].owed.is_none() && self.settings.failing;
         look.then(|| (self.host.taken(), self.host.fingerprint()))
     }
 
     /// An operation failed: everything is as before. The guest may have written meanwhile.
-    fn untouched(&self, before: Option<(usize, u64)>) -> Result<(), Violation> {
+    pub(crate) fn untouched(&self, before: Option<(usize, u64)>) -> Result<(), Violation> {
         let watch = self.host.watch.borrow();
         let written = (0..watch.pages()).any(|page| watch.word(page).is_some());
         let Some(before) = before.filter(|_| !written && !self.host.rules().marks) else { return Ok(()) };
@@ -561,29 +518,8 @@ impl<P: Platform> Driver<'_, P> {
 }
 
 fn fits(spec: &Page, size: LeafSize) -> bool {
-    matches!(spec.backing, Backing::Alloc { largest, .. } if size <= largest)
-}
-
-fn judge_unmap(result: &Result<(), UnmapError>, hole: Option<u64>, refused: u64) -> Result<(), Violation> {
-    match result {
-        Ok(()) if hole.is_none() => Ok(()),
-        Err(UnmapError::NotMapped(at)) if Some(at.as_u64()) == hole => Ok(()),
-        Err(UnmapError::OutOfMemory) if hole.is_none() && refused > 0 => Ok(()),
-        _ => wrong("unmap", (hole, result)),
-    }
-}
-
-fn judge_protect(
-    result: &Result<(), ProtectError>,
-    hole: Option<u64>,
-    takes: bool,
-    refused: u64,
-) -> Result<(), Violation> {
-    match result {
-        Ok(()) if hole.is_none() && takes => Ok(()),
-        Err(ProtectError::UnsupportedFlags(_)) if !takes => Ok(()),
-        Err(ProtectError::NotMapped(at)) if Some(at.as_u64()) == hole => Ok(()),
-        Err(ProtectError::OutOfMemory) if hole.is_none() && takes && refused > 0 => Ok(()),
-        _ => wrong("protect", (hole, takes, result)),
+    match spec.backing {
+        Backing::Alloc { largest, .. } => size <= largest,
+        _ => size == LeafSize::Size4K,
     }
 }

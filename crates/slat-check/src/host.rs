@@ -4,21 +4,28 @@
 #![expect(unsafe_code, reason = "implements Hal on the model's RAM")]
 
 use crate::checks::{Check, Violation};
+use crate::ledger::Ledger;
 use crate::maintenance;
 use crate::mistakes::Mistake;
 use crate::platform::{Platform, address_in};
 use crate::random::Random;
 use crate::specification::{Architecture, Rules};
 use crate::watch::Watch;
-use slat::{CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE, Reach, TableKind};
+use slat::{
+    CacheMaintenance, Counters, FaultError, FaultOutcome, Hal, HostPhysAddr, HostPhysRange, Invalidation,
+    PAGE_SIZE, Reach, TableKind,
+};
 use slat_model::{
     Access, AccessKind, BarrierAccess, Domain, Fault, Instruction, Machine, Outcome, Policy, Ram, Source,
     Stage1, VirtualFault,
 };
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 /// Host physical address of the first frame.
 pub const FIRST_FRAME: u64 = 0x8000_0000;
+/// Host memory from zero up to here is the host's own.
+pub(crate) const PROTECTED_END: u64 = 0x10_0000;
 /// What a frame holds when it is handed out: what its previous owner left behind.
 const LEFT_BEHIND: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 /// What a frame is filled with when it comes back. As an entry it is present in every format.
@@ -26,7 +33,10 @@ const POISON: u64 = 0xa5a5_a5a5_a5a5_a5a7;
 /// Words of a frame.
 const WORDS: u64 = PAGE_SIZE / 8;
 
+mod backend;
 mod spare;
+
+pub(crate) use backend::contents;
 
 /// What is known of a frame.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +86,9 @@ pub struct Host<P: Platform> {
     /// A table without entries, for invalidating under a tag whose table is gone.
     empty_root: u64,
     random: RefCell<Random>,
+    ledger: Ledger,
+    /// Frames that are out as those of the custom backend, and for which page: source, offset, guest-physical address.
+    lent: RefCell<BTreeMap<u64, (u16, u64, u64)>>,
     stores: Cell<u64>,
     looks: Cell<u64>,
 }
@@ -111,6 +124,8 @@ impl<P: Platform> Host<P> {
             invalidated: Cell::new(false),
             delayed: RefCell::default(),
             random: RefCell::new(Random::new(seed)),
+            ledger: Ledger::default(),
+            lent: RefCell::default(),
             stores: Cell::new(0),
             looks: Cell::new(0),
         }
@@ -173,6 +188,21 @@ impl<P: Platform> Host<P> {
     /// Whether all CPUs were invalidated in this operation.
     pub fn invalidated(&self) -> bool {
         self.invalidated.get()
+    }
+
+    /// The end of the frames that can be taken.
+    pub(crate) fn end_of_frames(&self) -> u64 {
+        FIRST_FRAME + self.allocator.borrow().frames.len() as u64 * PAGE_SIZE
+    }
+
+    /// slat answered a fault.
+    pub(crate) fn answered(&self, answer: &Result<FaultOutcome, FaultError>) {
+        self.ledger.answered(self.cpu.get(), answer);
+    }
+
+    /// Everything was counted.
+    pub(crate) fn check_counters(&self) -> Result<(), Violation> {
+        self.ledger.check()
     }
 
     /// Allocations refused in this operation.
@@ -489,6 +519,7 @@ unsafe impl<P: Platform> Hal for Host<P> {
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
         let cpus = self.machine.borrow().cpus();
         let here = self.cpu.get();
+        self.ledger.invalidated(here, invalidation.scope, invalidation.reach);
         let mut plan = maintenance::plan(&self.platform, invalidation, here, cpus);
         if let Some(mistake) = self.mistake {
             plan = mistake.distort(&self.platform, invalidation, here, cpus, plan);
@@ -502,6 +533,16 @@ unsafe impl<P: Platform> Hal for Host<P> {
             self.invalidated.set(true);
         }
         self.interleave();
+    }
+
+    fn counters(&self) -> Option<&Counters> {
+        let counters = self.ledger.counters(self.cpu.get());
+        let missing = self.mistake == Some(Mistake::CountMissing) && self.ledger.asked() % 5 == 0;
+        (!missing).then_some(counters)
+    }
+
+    fn is_protected(&self, range: HostPhysRange) -> bool {
+        range.start().as_u64() < PROTECTED_END && self.mistake != Some(Mistake::ProtectionMissing)
     }
 
     fn maintain_cache(&self, maintenance: &CacheMaintenance) {

@@ -6,12 +6,16 @@
 //! may reach what went back to the allocator. [`checks::Check`] lists the checks; [`mistakes::Mistake`] lists mistakes that
 //! are made on purpose, so that each check is seen to fail.
 
+mod audited;
+mod changes;
 pub mod checks;
 pub mod driver;
 mod execute;
 pub mod exhaustive;
 pub mod fuzz;
 pub mod host;
+mod ledger;
+mod lending;
 pub mod maintenance;
 pub mod mistakes;
 pub mod operation;

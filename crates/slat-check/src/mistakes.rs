@@ -122,6 +122,24 @@ mistakes! {
     PopulatedTooEarly,
     /// An address of a guest that is too wide is taken for a narrower one.
     WideAddressAliases,
+    /// The caller maps the root of the space as if it were memory of its own.
+    TableMapped,
+    /// The caller maps a frame that the space owns as if it were memory of its own.
+    OwnedFrameMapped,
+    /// Now and then the host has no counters.
+    CountMissing,
+    /// What is pinned is unpinned by whoever unmaps or discards it.
+    PinIgnored,
+    /// What is discarded stays.
+    DiscardKeeps,
+    /// Each space gets memory of its own instead of the shared one.
+    SharedNotShared,
+    /// A custom backend gives the next page.
+    BackendPageMixedUp,
+    /// A trap region names another device.
+    DeviceMixedUp,
+    /// The host does not say which memory is its own.
+    ProtectionMissing,
 }
 
 /// What becomes of ranges and stride.

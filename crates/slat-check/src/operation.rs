@@ -88,6 +88,34 @@ pub enum Operation {
     Drop,
     /// Operations that must be refused for their arguments; the number selects which.
     Refused(u8),
+    /// Makes a range a device.
+    MapTrap(Span, u8),
+    /// Maps pages of the custom backend.
+    MapCustom {
+        /// Where.
+        span: Span,
+        /// With which flags.
+        flags: MappingFlags,
+        /// The number of what is mapped.
+        source: u8,
+    },
+    /// Maps a shared memory.
+    MapShared {
+        /// Where.
+        span: Span,
+        /// With which flags.
+        flags: MappingFlags,
+        /// The memory, and at once if the highest bit is set.
+        memory: u8,
+        /// The first page of it.
+        page: u8,
+    },
+    /// Pins a range.
+    Pin(Span),
+    /// Takes a pin off a range.
+    Unpin(Span),
+    /// Gives up the frames of a range.
+    Discard(Span),
 }
 
 /// An operation and the space that it falls on.
@@ -168,7 +196,7 @@ pub fn decode(bytes: &[u8]) -> Vec<Command> {
 }
 
 fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
-    match code % 14 {
+    match code % 28 {
         0 => Operation::MapLinear { span: bytes.span(), flags: bytes.flags(), shift: bytes.next() % 4 },
         1 => Operation::MapAlloc {
             span: bytes.span(),
@@ -196,6 +224,17 @@ fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
         }
         11 => Operation::Clear,
         12 => Operation::Drop,
+        20 => Operation::MapTrap(bytes.span(), bytes.next()),
+        21 => Operation::MapCustom { span: bytes.span(), flags: bytes.flags(), source: bytes.next() },
+        22 => Operation::MapShared {
+            span: bytes.span(),
+            flags: bytes.flags(),
+            memory: bytes.next(),
+            page: bytes.next(),
+        },
+        23 => Operation::Pin(bytes.span()),
+        24 => Operation::Unpin(bytes.span()),
+        25 => Operation::Discard(bytes.span()),
         _ => Operation::Refused(bytes.next()),
     }
 }
@@ -247,6 +286,16 @@ fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
         Operation::Clear => put(11, &[]),
         Operation::Drop => put(12, &[]),
         Operation::Refused(which) => put(13, &[*which]),
+        Operation::MapTrap(span, device) => put(20, &[span.first, span.length, *device]),
+        Operation::MapCustom { span, flags, source } => {
+            put(21, &[span.first, span.length, flags.bits(), *source]);
+        }
+        Operation::MapShared { span, flags, memory, page } => {
+            put(22, &[span.first, span.length, flags.bits(), *memory, *page]);
+        }
+        Operation::Pin(span) => put(23, &[span.first, span.length]),
+        Operation::Unpin(span) => put(24, &[span.first, span.length]),
+        Operation::Discard(span) => put(25, &[span.first, span.length]),
     }
 }
 
@@ -280,6 +329,9 @@ fn random_leaf(random: &mut Random) -> LeafSize {
 
 fn random_operation(random: &mut Random) -> Operation {
     let (cpu, page) = (random.below(4) as u8, random.below(240) as u8);
+    if random.one_in(8) {
+        return random_lending(random);
+    }
     match random.below(100) {
         0..8 => Operation::MapLinear {
             span: random_span(random),
@@ -316,6 +368,27 @@ fn random_operation(random: &mut Random) -> Operation {
         97 => Operation::Clear,
         98 => Operation::Drop,
         _ => Operation::Refused(random.below(256) as u8),
+    }
+}
+
+/// What has to do with frames that are not simply the space's, or that must stay.
+fn random_lending(random: &mut Random) -> Operation {
+    let (span, flags) = (random_span(random), random_flags(random));
+    match random.below(10) {
+        0 => Operation::MapTrap(span, random.number() as u8),
+        1..4 => Operation::MapCustom { span, flags, source: random.below(3) as u8 },
+        4..7 => {
+            let populate = u8::from(random.one_in(2)) << 7;
+            Operation::MapShared {
+                span,
+                flags,
+                memory: populate | random.below(2) as u8,
+                page: random.below(20) as u8,
+            }
+        }
+        7 => Operation::Pin(span),
+        8 => Operation::Unpin(span),
+        _ => Operation::Discard(span),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::checks::{Check, Violation, ensure};
 use crate::driver::Driver;
+use crate::host::PROTECTED_END;
 use crate::platform::Platform;
 use slat::{
     AddrSpace, BadRange, CollapseError, CreateError, FaultError, GuestPhysAddr, HostPhysAddr, MapError,
@@ -53,6 +54,11 @@ impl<P: Platform> Driver<'_, P> {
             matches!(&end, Err(error) if in_the_way(error) || matches!(error, MapError::HostTooWide { .. })),
         ];
         ensure(hosts == [true; 3], Check::Verdict, || format!("{unaligned:?}, {too_wide:?}, {end:?}"))?;
+        let own = HostPhysAddr::new(u64::from(which) << 12 & (PROTECTED_END - 1));
+        let own = space.map_linear(inside, own, PAGE_SIZE, rw);
+        let own =
+            matches!(&own, Err(error) if in_the_way(error) || matches!(error, MapError::HostProtected(_)));
+        ensure(own, Check::Verdict, || "memory of the host's own is mapped".into())?;
         // Numbers that a guest chooses: outside of the space, too wide for the format, the last of all.
         let alias = self.shape.pages[usize::from(which) % self.shape.pages.len()] + wide;
         let aliases = self.host.mistake() == Some(crate::mistakes::Mistake::WideAddressAliases);
@@ -60,6 +66,7 @@ impl<P: Platform> Driver<'_, P> {
             let gpa = GuestPhysAddr::new(if aliases { gpa & (wide - 1) } else { gpa });
             let space = self.subjects[index].space();
             let fault = space.handle_page_fault(gpa, MappingFlags::READ);
+            self.host.answered(&fault);
             let query = space.query(gpa);
             let nothing = space.translate(gpa).is_none()
                 && space.translate_and_get_limit(gpa).is_none()

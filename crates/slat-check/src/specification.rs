@@ -103,7 +103,20 @@ pub enum Backing {
         around: LeafSize,
         /// The frame, once there is one.
         frame: Option<Frame>,
+        /// The number and offset of a custom backend, which gives the frame.
+        custom: Option<(u16, u64)>,
     },
+    /// A page of a shared memory.
+    Shared {
+        /// Which memory.
+        memory: usize,
+        /// Its page.
+        page: u64,
+        /// Where it is, once the space maps it.
+        hpa: Option<u64>,
+    },
+    /// A device: its number, and the offset of the page.
+    Trap(u16, u64),
 }
 
 /// What the specification knows of a page in a region.
@@ -113,6 +126,8 @@ pub struct Page {
     pub flags: MappingFlags,
     /// Its backing.
     pub backing: Backing,
+    /// How often it is pinned.
+    pub pins: u16,
 }
 
 impl Page {
@@ -125,10 +140,29 @@ impl Page {
         match self.backing {
             Backing::Linear(hpa) => Some(hpa),
             Backing::Alloc { frame, .. } => frame.map(|frame| frame.hpa),
+            Backing::Shared { hpa, .. } => hpa,
+            Backing::Trap(..) => None,
         }
     }
 
-    /// The frame that the space owns there.
+    /// Whether the frames are the space's own.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        matches!(self.backing, Backing::Alloc { custom: None, .. })
+    }
+
+    /// Whether there is a leaf, be it without access.
+    #[must_use]
+    pub fn has_leaf(&self) -> bool {
+        match self.backing {
+            Backing::Linear(_) => true,
+            Backing::Alloc { frame, .. } => frame.is_some(),
+            Backing::Shared { hpa, .. } => hpa.is_some(),
+            Backing::Trap(..) => false,
+        }
+    }
+
+    /// The frame that the space owns there, or that a custom backend lent.
     #[must_use]
     pub fn owned(&self) -> Option<Frame> {
         if let Backing::Alloc { frame, .. } = self.backing { frame } else { None }
@@ -169,11 +203,22 @@ impl Specification {
         self.pages.range(shape.pages_in(start, size)).next().is_none()
     }
 
+    /// Puts a page that is not pinned into a region.
+    pub fn insert(&mut self, index: usize, flags: MappingFlags, backing: Backing) {
+        self.pages.insert(index, Page { flags, backing, pins: 0 });
+    }
+
+    /// Whether any page of a range is what `what` says.
+    #[must_use]
+    pub fn any(&self, shape: &Shape, start: u64, size: u64, what: impl Fn(&Page) -> bool) -> bool {
+        self.pages.range(shape.pages_in(start, size)).any(|(_, page)| what(page))
+    }
+
     /// Maps host memory.
     pub fn map_linear(&mut self, shape: &Shape, start: u64, size: u64, hpa: u64, flags: MappingFlags) {
         for index in shape.pages_in(start, size) {
             let backing = Backing::Linear(hpa + (shape.pages[index] - start));
-            self.pages.insert(index, Page { flags, backing });
+            self.insert(index, flags, backing);
         }
     }
 
@@ -187,8 +232,7 @@ impl Specification {
         around: LeafSize,
     ) {
         for index in shape.pages_in(start, size) {
-            self.pages
-                .insert(index, Page { flags, backing: Backing::Alloc { largest, around, frame: None } });
+            self.insert(index, flags, Backing::Alloc { largest, around, frame: None, custom: None });
         }
     }
 

@@ -16,6 +16,8 @@ pub enum Target {
     Fresh(u64),
     /// One that was taken in this operation, with the contents of the old one, whose first word is this.
     Moved(u64),
+    /// One of a shared memory that no space has mapped before: zeroes, but for the first word.
+    Kept,
 }
 
 /// A mapping that may be seen.
@@ -144,6 +146,11 @@ impl Watch {
             Target::Exact(hpa) if hpa == frame => Ok(()),
             Target::Exact(_) => Err(Check::Store),
             Target::Fresh(_) | Target::Moved(_) if !fresh() => Err(Check::Store),
+            Target::Kept => {
+                let rest = (8..PAGE_SIZE).step_by(8).all(|offset| host.ram().read(frame + offset) == Some(0));
+                let taken = host.born(frame).is_some() && !host.is_table(frame);
+                if taken && rest { Ok(()) } else { Err(Check::Zeroed) }
+            }
             Target::Moved(word) => {
                 let word = self.words[page].unwrap_or(word);
                 if first == Some(word) { Ok(()) } else { Err(Check::Contents) }

@@ -18,8 +18,8 @@ const BY_ADDRESS: &[&str] = &[STAGE2, GSTAGE];
 /// Where a mistake is one, and which checks may be the first to find it.
 fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
     use Check::{
-        Architecture, Balance, Contents, Freed, Marks, Panic, Progress, Query, Root, Stale, Store, Untouched,
-        Verdict, Walk, Zeroed,
+        Architecture, Audit, Balance, Contents, Freed, Marks, Panic, Progress, Query, Root, Stale,
+        Statistics, Store, Untouched, Verdict, Walk, Zeroed,
     };
     match mistake {
         Mistake::InvalidationMissing | Mistake::InvalidationLocal | Mistake::LastCpuForgotten => {
@@ -66,6 +66,13 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::FailureLeavesHalf => (ALL, &[Store, Query, Untouched]),
         Mistake::PopulatedTooEarly => (ALL, &[Store, Query]),
         Mistake::WideAddressAliases => (ALL, &[Verdict]),
+        Mistake::PinIgnored | Mistake::DeviceMixedUp | Mistake::ProtectionMissing => (ALL, &[Verdict, Query]),
+        Mistake::DiscardKeeps => (ALL, &[Query]),
+        Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
+        Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store]),
+        Mistake::TableMapped => (ALL, &[Audit]),
+        Mistake::OwnedFrameMapped => (ALL, &[Audit]),
+        Mistake::CountMissing => (ALL, &[Statistics]),
     }
 }
 

@@ -206,6 +206,12 @@ impl Spares {
         self.places.iter().filter(|place| place.load(Ordering::Relaxed) != Self::EMPTY).count()
     }
 
+    /// Calls `visit` for each that is kept at this moment.
+    pub(crate) fn visit(&self, visit: &mut dyn FnMut(HostPhysAddr)) {
+        let kept = self.places.iter().map(|place| place.load(Ordering::Relaxed));
+        kept.filter(|start| *start != Self::EMPTY).for_each(|start| visit(HostPhysAddr::new(start)));
+    }
+
     /// Takes one out.
     pub(crate) fn take<'h, H: Hal>(&self, hal: &'h H) -> Option<OwnedFrames<'h, H>> {
         for place in &self.places {

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "declares the contract between slat and its host")]
 
 use crate::addr::{HostPhysAddr, HostPhysRange};
+use crate::counters::Counters;
 use crate::isa;
 use crate::tlb::Invalidation;
 use bitflags::bitflags;
@@ -129,6 +130,13 @@ pub unsafe trait Hal {
     fn table_stored(&self, entry: HostPhysAddr, value: u64) {
         let _ = (entry, value);
     }
+
+    /// The counters of the CPU at hand, where faults and invalidations are to be counted: see
+    /// [`Counted`](crate::Counted). The default counts nothing and costs nothing.
+    #[inline(always)]
+    fn counters(&self) -> Option<&Counters> {
+        None
+    }
 }
 
 // SAFETY: every promise is kept by the host behind the reference.
@@ -172,6 +180,11 @@ unsafe impl<H: Hal + ?Sized> Hal for &H {
     #[inline]
     fn table_stored(&self, entry: HostPhysAddr, value: u64) {
         (**self).table_stored(entry, value);
+    }
+
+    #[inline(always)]
+    fn counters(&self) -> Option<&Counters> {
+        (**self).counters()
     }
 
     #[inline]

@@ -23,6 +23,8 @@
 struct Readme;
 
 mod addr;
+mod audit;
+mod counters;
 pub mod device;
 mod dump;
 mod error;
@@ -45,6 +47,10 @@ pub mod test_util;
 pub use addr::{
     GuestPhysAddr, GuestPhysRange, GuestVirtAddr, HostPhysAddr, HostPhysRange, PAGE_SIZE, RangeError,
 };
+pub use audit::{
+    Audit, AuditError, AuditRecord, AuditSite, AuditViolation, Audited, AuditedSpace, Holding, ReachableLeaf,
+};
+pub use counters::{Counted, Counters, Totals};
 pub use dump::Dump;
 pub use error::{
     BadRange, ClearError, CollapseError, CreateError, DiscardError, FaultError, MapError, MigrateError,

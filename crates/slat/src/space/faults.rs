@@ -46,14 +46,29 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         access: MappingFlags,
         mut init: impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<FaultOutcome, FaultError> {
+        let answer = self.answer_fault(gpa, access, &mut init);
+        if let Some(counters) = self.hal().counters() {
+            counters.fault(&answer);
+        }
+        answer
+    }
+
+    /// As [`handle_page_fault_with`](Self::handle_page_fault_with), not counted.
+    #[inline(always)]
+    fn answer_fault(
+        &self,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<FaultOutcome, FaultError> {
         // Nearly all faults find a region and all tables, and miss a page.
         if let Some(flags) = self.regions.single_page_flags(gpa) {
-            if allows(self.format(), flags, access) && self.table.populate_page(gpa, flags, &mut init) {
+            if allows(self.format(), flags, access) && self.table.populate_page(gpa, flags, init) {
                 trace!("fault `{access}` at {gpa:#x}: populated a page");
                 return Ok(FaultOutcome::Populated(LeafSize::Size4K));
             }
         }
-        self.handle_unusual_fault(gpa, access, &mut init)
+        self.handle_unusual_fault(gpa, access, init)
     }
 
     #[inline(never)]

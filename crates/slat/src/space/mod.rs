@@ -12,6 +12,7 @@ mod change;
 mod debt;
 mod discard;
 mod faults;
+mod holdings;
 mod lend;
 mod pins;
 mod populate;

@@ -6,6 +6,7 @@ use crate::error::QueryError;
 use crate::format::Format;
 use crate::hal::Hal;
 use crate::table::{Census, Mapping};
+use core::fmt;
 
 /// What a space consists of at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,20 @@ pub struct Stats {
     pub shared_frames: usize,
     /// Frames of 4 KiB that are kept ready for tables.
     pub spare_frames: usize,
+}
+
+impl fmt::Display for Stats {
+    /// Three lines for people: leaves, tables, regions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Census { leaves_4k, leaves_2m, leaves_1g, table_frames, owned_frames } = self.table;
+        writeln!(
+            f,
+            "leaves: {leaves_4k} x 4K, {leaves_2m} x 2M, {leaves_1g} x 1G; {owned_frames} frames of the space's own"
+        )?;
+        writeln!(f, "tables: {table_frames} frames, {} kept ready", self.spare_frames)?;
+        let frames = self.region_frames + self.shared_frames;
+        writeln!(f, "regions: {} in {frames} frames", self.regions)
+    }
 }
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {

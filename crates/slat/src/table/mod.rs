@@ -7,6 +7,7 @@
 
 mod bbm;
 mod collapse;
+mod inventory;
 mod leaves;
 mod map;
 mod memory;
@@ -18,6 +19,7 @@ mod retired;
 mod soft;
 mod split;
 
+pub(crate) use inventory::Part;
 pub use leaves::Census;
 pub use leaves::Mapping;
 pub(crate) use map::{Frames, Linear, OutOfMemory, Source};
@@ -368,6 +370,9 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     fn invalidate(&self, scope: Scope<'_>, reach: Reach) {
+        if let Some(counters) = self.hal.counters() {
+            counters.invalidation(scope, reach);
+        }
         self.hal.invalidate(&Invalidation {
             root: self.root_register(),
             scope,

@@ -41,6 +41,16 @@ impl<H: Hal> Attached<H> {
         usize::from(self.frame.is_some())
     }
 
+    /// Calls `visit` for all frames that are for the host alone: this one, and those in which the memories keep what they
+    /// know of themselves.
+    pub(in crate::space) fn visit_frames(&self, visit: &mut dyn FnMut(HostPhysAddr, usize)) {
+        if let Some((frame, _)) = self.frame {
+            visit(frame, 1);
+        }
+        let memories = (0..=u16::MAX).take(self.entries().len()).filter_map(|id| self.get(SharedId(id)));
+        memories.for_each(|memory| memory.visit_own_frames(visit));
+    }
+
     fn entries(&self) -> &[Entry<Inner<H>>] {
         match &self.frame {
             // SAFETY: the frame is the space's alone, and was zeroed, which every entry can be; `&self`.

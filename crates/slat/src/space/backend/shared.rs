@@ -15,7 +15,7 @@ use crate::frame::OwnedFrames;
 use crate::hal::Hal;
 use crate::space::Region;
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::table::{OutOfMemory, Populated, Refused, Source, Supplier, Table, Want};
+use crate::table::{OutOfMemory, Part, Populated, Refused, Source, Supplier, Table, Want};
 use core::fmt;
 use core::ptr::NonNull;
 use thiserror::Error;
@@ -177,6 +177,16 @@ impl<H: Hal> Inner<H> {
         let inner = unsafe { this.read() };
         // SAFETY: the frame was taken from this host in `new`; what stood in it has just moved out.
         unsafe { inner.table.hal().dealloc_frames(inner.frame, 1) };
+    }
+
+    /// Calls `visit` for the frames that no space maps.
+    pub(super) fn visit_own_frames(&self, visit: &mut dyn FnMut(HostPhysAddr, usize)) {
+        visit(self.frame, 1);
+        self.table.inventory(&mut |part| {
+            if let Part::Frames(start, count) = part {
+                visit(start, count);
+            }
+        });
     }
 
     /// Takes the frames of `size` bytes at `offset`, both multiples of 4 KiB inside.

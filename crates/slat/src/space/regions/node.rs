@@ -44,6 +44,11 @@ impl<V: Copy, const N: usize> Node<V, N> {
         self.len
     }
 
+    /// The frame that this is.
+    pub(super) fn frame(&self) -> HostPhysAddr {
+        self.frame
+    }
+
     /// The keys in use.
     #[inline]
     pub(super) fn keys(&self) -> &[u64] {

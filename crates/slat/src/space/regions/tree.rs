@@ -11,7 +11,7 @@
 
 use super::Region;
 use super::node::{Balanced, Inner, Leaf, Link, Node, Packed};
-use crate::addr::GuestPhysRange;
+use crate::addr::{GuestPhysRange, HostPhysAddr};
 use crate::hal::Hal;
 use crate::table::OutOfMemory;
 use core::ptr::NonNull;
@@ -51,6 +51,30 @@ impl<const L: usize, const I: usize> Tree<L, I> {
     /// Frames of 4 KiB that the regions take, spare ones included.
     pub(crate) fn frames(&self) -> usize {
         self.frames
+    }
+
+    /// Calls `visit` for each frame that the regions take, spare ones included.
+    pub(crate) fn visit_frames(&self, visit: &mut dyn FnMut(HostPhysAddr)) {
+        if let Some(root) = self.root {
+            self.visit_nodes(root, self.height, visit);
+        }
+        let mut spare = self.spare;
+        while let Some(link) = spare {
+            // SAFETY: the list has spare frames only, and `&self` keeps everyone from taking them.
+            let (frame, next) = unsafe { link.into_spare() };
+            visit(frame);
+            spare = next;
+        }
+    }
+
+    fn visit_nodes(&self, link: Link, height: usize, visit: &mut dyn FnMut(HostPhysAddr)) {
+        if height <= 1 {
+            return visit(self.leaf(link).frame());
+        }
+        visit(self.inner(link).frame());
+        for index in 0..self.inner(link).len() {
+            self.visit_nodes(self.child(link, index), height - 1, visit);
+        }
     }
 
     /// A node of this tree: `V` and `N` are those of its height.

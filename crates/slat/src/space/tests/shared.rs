@@ -45,7 +45,8 @@ fn two_spaces<F: Format>(format: F) {
     drop(other);
     let events = hal.events();
     let invalidated = events.iter().position(lifetimes::is_invalidation).expect("an invalidation");
-    let freed = events.iter().position(|event| matches!(event, Event::Dealloc(..))).expect("frames came back");
+    let freed =
+        events.iter().position(|event| matches!(event, Event::Dealloc(..))).expect("frames came back");
     assert!(invalidated < freed, "{events:?}");
     let root = one.stats().table.table_frames as usize;
     assert_eq!(hal.in_use(), root, "it is gone with the last one");

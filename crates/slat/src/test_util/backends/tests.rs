@@ -64,7 +64,11 @@ fn check(wrong: Wrong) -> Result<(), String> {
 fn wrong_backends_are_told() {
     let what = |wrong| check(wrong).expect_err("it is wrong");
     assert!(what(Wrong::OneFrameForAll).contains("two pages that can be written have one frame"));
-    assert!(what(Wrong::NeverReturns).contains("the backend is gone and kept"), "{}", what(Wrong::NeverReturns));
+    assert!(
+        what(Wrong::NeverReturns).contains("the backend is gone and kept"),
+        "{}",
+        what(Wrong::NeverReturns)
+    );
     assert!(what(Wrong::Unaligned).contains("Refused"), "{}", what(Wrong::Unaligned));
     assert!(what(Wrong::OtherContents).contains("other contents"));
     assert!(what(Wrong::NoPage).contains("pages were populated: Err(Refused("));

@@ -99,3 +99,25 @@ fn one_region_that_is_left_over_is_a_leaf_of_its_own() {
         }
     }
 }
+
+#[test]
+fn every_frame_of_a_tree_is_visited_once() {
+    let hal = HeapHal::new();
+    for (regions, height) in [(0, 0), (3, 1), (60, 2), (100, 3)] {
+        let mut tree = filled(&hal, 0..regions);
+        assert_eq!(tree.height, height);
+        for extra in [0, 2] {
+            if extra > 0 {
+                tree.reserve(&hal, extra).expect("memory");
+            }
+            let mut frames = std::vec::Vec::new();
+            tree.visit_frames(&mut |frame| frames.push(frame));
+            frames.sort_unstable();
+            frames.dedup();
+            assert_eq!((frames.len(), frames.len()), (tree.frames(), hal.in_use()), "{regions} regions");
+            // The host panics where a frame is not taken.
+            frames.iter().for_each(|frame| assert_eq!(hal.read(*frame, 1).len(), 1));
+        }
+        tree.clear(&hal);
+    }
+}
