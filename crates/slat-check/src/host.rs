@@ -11,10 +11,7 @@ use crate::platform::{Platform, address_in};
 use crate::random::Random;
 use crate::specification::{Architecture, Rules};
 use crate::watch::Watch;
-use slat::{
-    CacheMaintenance, Counters, FaultError, FaultOutcome, Hal, HostPhysAddr, Invalidation, PAGE_SIZE, Reach,
-    TableKind,
-};
+use slat::{CacheMaintenance, Counters, Hal, HostPhysAddr, Invalidation, PAGE_SIZE, Reach, TableKind};
 use slat_model::{
     Access, AccessKind, BarrierAccess, Domain, Fault, Instruction, Machine, Outcome, Policy, Ram, Source,
     Stage1, VirtualFault,
@@ -71,7 +68,7 @@ pub struct Host<P: Platform> {
     pub watch: RefCell<Watch>,
     violation: RefCell<Option<Violation>>,
     /// The CPU on which slat runs.
-    cpu: Cell<usize>,
+    pub(crate) cpu: Cell<usize>,
     operation: Cell<u64>,
     /// An invalidation of all CPUs was executed in this operation.
     invalidated: Cell<bool>,
@@ -80,7 +77,7 @@ pub struct Host<P: Platform> {
     /// A table without entries, for invalidating under a tag whose table is gone.
     empty_root: u64,
     random: RefCell<Random>,
-    ledger: Ledger,
+    pub(crate) ledger: Ledger,
     stores: Cell<u64>,
     looks: Cell<u64>,
 }
@@ -184,16 +181,6 @@ impl<P: Platform> Host<P> {
     /// The end of the frames that can be taken.
     pub(crate) fn end_of_frames(&self) -> u64 {
         FIRST_FRAME + self.allocator.borrow().frames.len() as u64 * PAGE_SIZE
-    }
-
-    /// slat answered a fault.
-    pub(crate) fn answered(&self, answer: &Result<FaultOutcome, FaultError>) {
-        self.ledger.answered(self.cpu.get(), answer);
-    }
-
-    /// Everything was counted.
-    pub(crate) fn check_counters(&self) -> Result<(), Violation> {
-        self.ledger.check()
     }
 
     /// Allocations refused in this operation.
