@@ -3,10 +3,12 @@
 use crate::checks::{Check, Violation, ensure};
 use crate::driver::Driver;
 use crate::host::FIRST_FRAME;
+use crate::mistakes::Mistake;
 use crate::platform::{Platform, permissions};
 use crate::specification::Page;
 use slat::{
-    Audit, AuditError, AuditRecord, AuditViolation, AuditedSpace, HostPhysAddr, HostPhysRange, PAGE_SIZE,
+    Audit, AuditError, AuditRecord, AuditViolation, AuditedSpace, HostPhysAddr, HostPhysRange, MappingFlags,
+    PAGE_SIZE,
 };
 use slat_model::Access;
 
@@ -19,6 +21,26 @@ const LINEAR_END: u64 = 1 << 40;
 const OPERATIONS_PER_AUDIT: u64 = 16;
 
 impl<P: Platform> Driver<'_, P> {
+    /// What a mistaken caller maps instead of its own memory.
+    pub(crate) fn distort_linear(
+        &self,
+        index: usize,
+        size: u64,
+        hpa: u64,
+        flags: MappingFlags,
+    ) -> (u64, MappingFlags) {
+        let subject = &self.subjects[index];
+        let owned = subject.specification.pages.values().find_map(Page::owned);
+        match (self.host.mistake(), owned) {
+            // Nothing that the guest can spoil, so that only an audit tells.
+            (Some(Mistake::TableMapped), _) if size == PAGE_SIZE => {
+                (subject.space().root().as_u64(), MappingFlags::READ)
+            }
+            (Some(Mistake::OwnedFrameMapped), Some(frame)) if size == PAGE_SIZE => (frame.hpa, flags),
+            _ => (hpa, flags),
+        }
+    }
+
     /// Audits all spaces after an operation, if it is its turn.
     pub(crate) fn audit_in_turn(&mut self) -> Result<(), Violation> {
         let turn = self.host.operation() % OPERATIONS_PER_AUDIT == 0;

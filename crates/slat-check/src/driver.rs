@@ -274,7 +274,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         self.check_limit(index)?;
         self.check_frames()?;
-        self.host.check_counters()?;
+        self.host.ledger.check()?;
         self.audit_in_turn()?;
         let reports = self.host.machine.borrow_mut().take_reports();
         ensure(reports.is_empty(), Check::Architecture, || format!("{:x?}", reports.first()))?;
@@ -437,7 +437,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         self.shared = [None, None];
         self.host.end();
         self.host.violation().map_or(Ok(()), Err)?;
-        self.host.check_counters()?;
+        self.host.ledger.check()?;
         let taken = self.host.taken();
         ensure(taken == 0, Check::Balance, || format!("{taken} frames never came back"))
     }

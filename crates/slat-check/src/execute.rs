@@ -129,20 +129,6 @@ impl<P: Platform> Driver<'_, P> {
         self.untouched(before)
     }
 
-    /// What a mistaken caller maps instead of its own memory.
-    fn distort_linear(&self, index: usize, size: u64, hpa: u64, flags: MappingFlags) -> (u64, MappingFlags) {
-        let subject = &self.subjects[index];
-        let owned = subject.specification.pages.values().find_map(Page::owned);
-        match (self.host.mistake(), owned) {
-            // Nothing that the guest can spoil, so that only an audit tells.
-            (Some(Mistake::TableMapped), _) if size == PAGE_SIZE => {
-                (subject.space().root().as_u64(), MappingFlags::READ)
-            }
-            (Some(Mistake::OwnedFrameMapped), Some(frame)) if size == PAGE_SIZE => (frame.hpa, flags),
-            _ => (hpa, flags),
-        }
-    }
-
     fn map_alloc(
         &mut self,
         index: usize,
@@ -295,7 +281,7 @@ impl<P: Platform> Driver<'_, P> {
         } else {
             space.handle_page_fault(at, access)
         };
-        self.host.answered(&answer);
+        self.host.ledger.answered(self.host.cpu.get(), &answer);
         let rules = self.host.rules();
         let right = match (&answer, spec) {
             (Err(FaultError::NoRegion(fault)), None) => fault.as_u64() == gpa + 0x238,

@@ -12,8 +12,7 @@ use crate::random::Random;
 use crate::specification::{Architecture, Rules};
 use crate::watch::Watch;
 use slat::{
-    CacheMaintenance, Counters, FaultError, FaultOutcome, Hal, HostPhysAddr, HostPhysRange, Invalidation,
-    PAGE_SIZE, Reach, TableKind,
+    CacheMaintenance, Counters, Hal, HostPhysAddr, HostPhysRange, Invalidation, PAGE_SIZE, Reach, TableKind,
 };
 use slat_model::{
     Access, AccessKind, BarrierAccess, Domain, Fault, Instruction, Machine, Outcome, Policy, Ram, Source,
@@ -77,7 +76,7 @@ pub struct Host<P: Platform> {
     pub watch: RefCell<Watch>,
     violation: RefCell<Option<Violation>>,
     /// The CPU on which slat runs.
-    cpu: Cell<usize>,
+    pub(crate) cpu: Cell<usize>,
     operation: Cell<u64>,
     /// An invalidation of all CPUs was executed in this operation.
     invalidated: Cell<bool>,
@@ -86,7 +85,7 @@ pub struct Host<P: Platform> {
     /// A table without entries, for invalidating under a tag whose table is gone.
     empty_root: u64,
     random: RefCell<Random>,
-    ledger: Ledger,
+    pub(crate) ledger: Ledger,
     /// Frames that are out as those of the custom backend, and for which page: source, offset, guest-physical address.
     lent: RefCell<BTreeMap<u64, (u16, u64, u64)>>,
     stores: Cell<u64>,
@@ -193,16 +192,6 @@ impl<P: Platform> Host<P> {
     /// The end of the frames that can be taken.
     pub(crate) fn end_of_frames(&self) -> u64 {
         FIRST_FRAME + self.allocator.borrow().frames.len() as u64 * PAGE_SIZE
-    }
-
-    /// slat answered a fault.
-    pub(crate) fn answered(&self, answer: &Result<FaultOutcome, FaultError>) {
-        self.ledger.answered(self.cpu.get(), answer);
-    }
-
-    /// Everything was counted.
-    pub(crate) fn check_counters(&self) -> Result<(), Violation> {
-        self.ledger.check()
     }
 
     /// Allocations refused in this operation.

@@ -66,7 +66,7 @@ impl<P: Platform> Driver<'_, P> {
             let gpa = GuestPhysAddr::new(if aliases { gpa & (wide - 1) } else { gpa });
             let space = self.subjects[index].space();
             let fault = space.handle_page_fault(gpa, MappingFlags::READ);
-            self.host.answered(&fault);
+            self.host.ledger.answered(self.host.cpu.get(), &fault);
             let query = space.query(gpa);
             let nothing = space.translate(gpa).is_none()
                 && space.translate_and_get_limit(gpa).is_none()

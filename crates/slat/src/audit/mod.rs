@@ -178,7 +178,7 @@ impl Audit<'_> {
 
     /// What is wrong with a record by itself.
     fn judge(&self, record: &AuditRecord) -> Option<AuditViolation> {
-        let both = Traits::LEAF | Traits::WRITABLE | Traits::EXECUTABLE;
+        let both = Traits::LEAF.union(Traits::WRITABLE).union(Traits::EXECUTABLE);
         let asked = self.spaces.get(record.space as usize).is_some_and(|space| space.write_xor_execute);
         (asked && record.traits.contains(both))
             .then(|| AuditViolation::WriteAndExecute(record.site(record.range())))

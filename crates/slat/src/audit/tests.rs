@@ -254,9 +254,13 @@ fn a_forgotten_debt_is_told_until_it_is_discharged() {
     let mut guest = space(&hal);
     guest.map_alloc(gpa(0), 2 * MIB2, RW, true).expect("free");
     guest.map_alloc(gpa(GIB1), MIB2 + 0x4000, RW, true).expect("free");
+    // A table that is unmapped whole: its leaves stay as they are.
+    let small = AllocOptions { populate: true, largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
+    guest.map_alloc_with(gpa(3 * GIB1), MIB2, RW, small).expect("free");
     let tables = guest.stats().table.table_frames;
     let mut debt = guest.defer();
     debt.unmap(gpa(GIB1), MIB2 + 0x4000).expect("mapped");
+    debt.unmap(gpa(3 * GIB1), MIB2).expect("mapped");
     debt.protect(gpa(0x3000), KIB4, MappingFlags::READ).expect("mapped");
     std::mem::forget(debt);
     let found = violations(&[audited(&space(&hal)), audited(&guest)], &[], &[]);

@@ -53,9 +53,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         answer
     }
 
-    /// As [`handle_page_fault_with`](Self::handle_page_fault_with), not counted.
+    /// As [`handle_page_fault_with`](Self::handle_page_fault_with), not counted: also for accesses that are no faults of
+    /// the guest.
     #[inline(always)]
-    fn answer_fault(
+    pub(super) fn answer_fault(
         &self,
         gpa: GuestPhysAddr,
         access: MappingFlags,

@@ -14,7 +14,7 @@ impl<H: Hal, F: Format, B: CustomBackend> Sealed for AddrSpace<H, F, B> {}
 impl<H: Hal, F: Format, B: CustomBackend> Audited for AddrSpace<H, F, B> {
     fn holdings(&self, visit: &mut dyn FnMut(Holding)) {
         let fetch = if self.format().separates_user_execute() {
-            MappingFlags::EXECUTE | MappingFlags::USER
+            MappingFlags::EXECUTE.union(MappingFlags::USER)
         } else {
             MappingFlags::EXECUTE
         };
