@@ -33,6 +33,7 @@ use crate::frame::{OwnedFrames, Spares, frames_of_level};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
 use crate::tlb::{Invalidation, Pending, Reach, Scope, Tag};
 use memory::Entries;
+use reach::Plain;
 
 /// A page table of format `F` in frames of the host `H`.
 ///
@@ -44,6 +45,8 @@ pub(crate) struct Table<H: Hal, F: Format> {
     geometry: Geometry,
     root: HostPhysAddr,
     root_entries: usize,
+    /// Which leaves the host can use at once, by the bits of the access.
+    plain: [Plain; 4],
     tag: Tag,
     spares: Spares,
 }
@@ -66,7 +69,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         root.zero_table();
         let root = root.into_raw();
         let root_entries = geometry.entries(geometry.root_level());
-        Some(Self { hal, format, geometry, root, root_entries, tag: Tag::fixed(tag), spares: Spares::new() })
+        let (plain, tag) = (Plain::all(&format), Tag::fixed(tag));
+        Some(Self { hal, format, geometry, root, root_entries, plain, tag, spares: Spares::new() })
     }
 
     pub(crate) fn hal(&self) -> &H {

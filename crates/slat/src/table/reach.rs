@@ -4,7 +4,7 @@
 use super::{Slot, Table, View};
 use crate::addr::{GuestPhysAddr, HostPhysAddr};
 use crate::flags::{MappingFlags, level_bytes};
-use crate::format::{Format, Kind};
+use crate::format::Format;
 use crate::hal::Hal;
 
 /// Leaves of one table that continue each other in both address spaces, with the same attributes.
@@ -22,26 +22,59 @@ pub(crate) struct Reached {
     pub(crate) bytes: u64,
 }
 
+/// What tells that a 4 KiB leaf needs no closer look for an access.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain {
+    /// The bits that say so.
+    mask: u64,
+    /// What they are then.
+    value: u64,
+}
+
+impl Plain {
+    /// For each set of the bits of `READ` and `WRITE`; none passes for no access at all.
+    pub(super) fn all<F: Format>(format: &F) -> [Self; 4] {
+        [0, 1, 2, 3].map(|bits| Self::new(format, MappingFlags::from_bits_truncate(bits)))
+    }
+
+    fn new<F: Format>(format: &F, access: MappingFlags) -> Self {
+        if access.is_empty() {
+            return Self { mask: 0, value: 1 };
+        }
+        let leaf = |flags| format.leaf(0, HostPhysAddr::new(0), flags);
+        // Leaves with more permissions are as good, so what differs between them says nothing. Everything else has to be as
+        // in a leaf of write-back memory.
+        let more = (0..16).map(MappingFlags::from_bits_truncate).filter(|flags| flags.contains(access));
+        let any = more.fold(0, |any, flags| any | leaf(flags) ^ leaf(access));
+        let marked = marks(format, access);
+        let all_marks = format.accessed_bit() | format.dirty_bit();
+        Self {
+            mask: !(F::ADDRESS | any | all_marks) | marked,
+            value: leaf(access) & !(F::ADDRESS | any | all_marks) | marked | F::OWNED,
+        }
+    }
+}
+
+/// The bits that the hardware sets in a leaf for `access`.
+fn marks<F: Format>(format: &F, access: MappingFlags) -> u64 {
+    let dirty = if access.contains(MappingFlags::WRITE) { format.dirty_bit() } else { 0 };
+    format.accessed_bit() | dirty
+}
+
 impl<H: Hal, F: Format> Table<H, F> {
-    /// The host physical address of `gpa` and its entry, if it is the usual case: a 4 KiB leaf of write-back memory, the
-    /// frame the space's own, which allows `access` (`READ`, `WRITE` or both) and has all marks that it would leave.
+    /// The entry of `gpa`, if it is the usual case: a 4 KiB leaf of write-back memory, the frame the space's own, which
+    /// allows `access` (`READ`, `WRITE` or both; never for another one) and has all marks that it would leave.
     #[inline(always)]
     pub(crate) fn plain_page(&self, gpa: GuestPhysAddr, access: MappingFlags) -> Option<(Slot, u64)> {
+        let plain = self.plain.get(usize::from(access.bits()))?;
         let slot = self.page_slot(gpa)?;
         let entry = slot.load();
-        let needed = F::OWNED | self.access_marks(access);
-        let judged = access | MappingFlags::DEVICE | MappingFlags::UNCACHED;
-        let plain = entry & needed == needed
-            && self.format.kind(0, entry) == Kind::Leaf
-            && self.format.flags(entry) & judged == access;
-        plain.then_some((slot, entry))
+        (entry & plain.mask == plain.value).then_some((slot, entry))
     }
 
     /// The bits that the hardware sets in a leaf for `access`.
-    #[inline(always)]
     fn access_marks(&self, access: MappingFlags) -> u64 {
-        let dirty = if access.contains(MappingFlags::WRITE) { self.format.dirty_bit() } else { 0 };
-        self.format.accessed_bit() | dirty
+        marks(&self.format, access)
     }
 
     /// Where `most` bytes (at least 1) at `gpa`, an address inside of a region, are, as far as leaves of one table
