@@ -12,6 +12,7 @@ mod execute;
 pub mod exhaustive;
 pub mod fuzz;
 pub mod host;
+pub mod hostile;
 pub mod maintenance;
 pub mod mistakes;
 pub mod operation;
