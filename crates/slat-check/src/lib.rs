@@ -14,6 +14,7 @@ mod execute;
 pub mod exhaustive;
 pub mod fuzz;
 pub mod host;
+pub mod hostile;
 mod ledger;
 mod lending;
 pub mod maintenance;

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use slat_check::run::{Case, Counts, minimise, platforms, random_case, run_random};
-use slat_check::{exhaustive, mistakes::Mistake};
+use slat_check::{exhaustive, hostile, mistakes::Mistake};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -31,10 +31,19 @@ struct Arguments {
     /// Makes this mistake.
     #[arg(long)]
     mistake: Option<String>,
+    /// Hostile accesses of the host instead of operations.
+    #[arg(long)]
+    hostile: bool,
+    /// How many of them.
+    #[arg(long, default_value_t = 1_000_000)]
+    accesses: u64,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.hostile {
+        return be_hostile(arguments.accesses, arguments.seed, arguments.threads.max(1));
+    }
     let mistake = arguments.mistake.as_ref().map(|name| {
         let named = |mistake: &&Mistake| format!("{mistake:?}") == *name;
         *Mistake::ALL.iter().find(named).unwrap_or_else(|| panic!("one of {:?}", Mistake::ALL))
@@ -96,6 +105,33 @@ fn main() -> ExitCode {
     }
     print_rate("all", total, start);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn be_hostile(accesses: u64, seed: u64, threads: u64) -> ExitCode {
+    let began = Instant::now();
+    let share = |thread: u64| accesses / threads + u64::from(thread < accesses % threads);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let run = |thread| scope.spawn(move || hostile::run(share(thread), seed * threads + thread, None));
+        let running: Vec<_> = (0..threads).map(run).collect();
+        running.into_iter().map(|thread| thread.join()).collect()
+    });
+    let (mut done, mut refused, mut failed) = (0, 0, false);
+    for result in results {
+        match result {
+            Ok(Ok((more, of_them))) => (done, refused) = (done + more, refused + of_them),
+            Ok(Err(difference)) => {
+                println!("{difference}");
+                failed = true;
+            }
+            Err(_) => failed = true,
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    if failed {
+        return ExitCode::FAILURE;
+    }
+    println!("all: {done} hostile accesses, {refused} of them refused, no difference, in {seconds:.1} s");
+    ExitCode::SUCCESS
 }
 
 fn print_rate(name: &str, counts: Counts, since: Instant) {

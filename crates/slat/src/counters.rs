@@ -307,6 +307,21 @@ unsafe impl<H: Hal, const CPUS: usize, N: Fn() -> usize> Hal for Counted<H, CPUS
     }
 
     #[inline]
+    fn linear_to_virt(&self, range: HostPhysRange) -> Option<*mut u8> {
+        self.host.linear_to_virt(range)
+    }
+
+    #[inline]
+    fn maintain_linear_cache(&self, start: *mut u8, maintenance: &CacheMaintenance) {
+        self.host.maintain_linear_cache(start, maintenance);
+    }
+
+    #[inline]
+    fn is_same_host(&self, other: &Self) -> bool {
+        self.host.is_same_host(&other.host)
+    }
+
+    #[inline]
     fn publish(&self) {
         self.host.publish();
     }

@@ -102,6 +102,9 @@ pub enum MapError {
         /// The bytes that there are.
         most: u64,
     },
+    /// The shared memory was made on another host ([`Hal::is_same_host`](crate::Hal::is_same_host)).
+    #[error("the shared memory belongs to another host")]
+    OtherHost,
     /// The space maps as many different shared memories as it can.
     #[error("the space maps {most} shared memories, and can have no more")]
     TooManyShared {

@@ -26,7 +26,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// # Errors
     /// [`MapError`]: a bad range, flags that the format cannot express, [`MapError::AlreadyMapped`],
     /// [`MapError::UnalignedOffset`], [`MapError::BeyondBackend`], [`MapError::TooManyShared`] (256 different ones),
-    /// [`MapError::OutOfMemory`]. Frames that the memory took meanwhile stay in it.
+    /// [`MapError::OtherHost`], [`MapError::OutOfMemory`]. Frames that the memory took meanwhile stay in it.
     pub fn map_shared(
         &mut self,
         gpa: GuestPhysAddr,
@@ -38,6 +38,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ) -> Result<(), MapError> {
         let range = self.check_map(gpa, size, flags)?;
         check_offset(offset, size, memory.size())?;
+        if !self.table.hal().is_same_host(memory.host()) {
+            return Err(MapError::OtherHost);
+        }
         let result = self.map_shared_checked(range, memory, offset, flags, populate);
         self.shared.trim(self.table.hal());
         if result.is_ok() {

@@ -14,6 +14,7 @@ mod memory;
 mod migrate;
 mod populate;
 mod protect;
+mod reach;
 mod retire;
 mod retired;
 mod soft;
@@ -25,6 +26,7 @@ pub use leaves::Mapping;
 pub(crate) use map::{Frames, Linear, OutOfMemory, Source};
 pub(crate) use memory::Slot;
 pub(crate) use populate::{Populated, Refused, Supplier, Want};
+pub(crate) use reach::Reached;
 pub(crate) use retire::Ownership;
 pub(crate) use soft::{Leaf, Soft};
 
@@ -35,6 +37,7 @@ use crate::frame::{OwnedFrames, Spares, frames_of_level};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
 use crate::tlb::{Invalidation, Pending, Reach, Scope, Tag};
 use memory::Entries;
+use reach::Plain;
 
 /// A page table of format `F` in frames of the host `H`.
 ///
@@ -46,6 +49,8 @@ pub(crate) struct Table<H: Hal, F: Format> {
     geometry: Geometry,
     root: HostPhysAddr,
     root_entries: usize,
+    /// Which leaves the host can use at once, by the bits of the access.
+    plain: [Plain; 4],
     tag: Tag,
     spares: Spares,
     /// Whether a CPU may ever have walked it.
@@ -70,8 +75,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         root.zero_table();
         let root = root.into_raw();
         let root_entries = geometry.entries(geometry.root_level());
-        let (tag, spares) = (Tag::fixed(tag), Spares::new());
-        Some(Self { hal, format, geometry, root, root_entries, tag, spares, walked: true })
+        let (plain, tag, spares) = (Plain::all(&format), Tag::fixed(tag), Spares::new());
+        Some(Self { hal, format, geometry, root, root_entries, plain, tag, spares, walked: true })
     }
 
     /// As [`new`](Self::new), a table that no CPU will ever walk: it only keeps frames.

@@ -46,8 +46,7 @@ pub(in crate::space) struct Inner<H: Hal> {
 /// anybody holds it: a handle like this one, or a space that maps some of it. Cloning it makes another handle.
 ///
 /// Frames are zeroed and taken from the host that it was made with, each when it is first needed, whichever space that
-/// is for; in runs of 2 MiB where the host has them. All spaces must run on machines with one physical memory, that of
-/// this host.
+/// is for; in runs of 2 MiB where the host has them. Only spaces on that host can map it.
 ///
 /// ```
 /// use slat::{AddrSpace, GuestPhysAddr, MappingFlags, SharedMemory, test_util::HeapHal};
@@ -127,6 +126,11 @@ impl<H: Hal> SharedMemory<H> {
     pub(in crate::space) fn inner(&self) -> &Inner<H> {
         // SAFETY: `new` made it, and it stays until the last holder, of which this is one, lets go.
         unsafe { self.inner.as_ref() }
+    }
+
+    /// The host that it was made with.
+    pub(in crate::space) fn host(&self) -> &H {
+        self.inner().table.hal()
     }
 
     /// The address by which a space remembers it.

@@ -255,3 +255,47 @@ fn protected_memory_is_nobodys() {
     let fault = space.handle_page_fault(gpa(GIB1), MappingFlags::WRITE);
     assert_eq!((fault, hal.in_use()), (Err(FaultError::OutOfMemory(gpa(GIB1))), before));
 }
+
+/// A host that knows by a number what it is.
+#[derive(Clone, Copy)]
+struct Numbered<'h>(&'h HeapHal, u32);
+
+#[expect(unsafe_code, reason = "implements Hal")]
+// SAFETY: every promise is kept by the host inside.
+unsafe impl crate::Hal for Numbered<'_> {
+    fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
+        self.0.alloc_frames(count, align)
+    }
+    unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize) {
+        // SAFETY: the same contract.
+        unsafe { self.0.dealloc_frames(start, count) }
+    }
+    fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+        self.0.phys_to_virt(hpa)
+    }
+    fn invalidate(&self, invalidation: &crate::Invalidation<'_>) {
+        self.0.invalidate(invalidation);
+    }
+}
+
+#[test]
+fn memory_of_another_host_is_refused() {
+    let (hal, other) = (HeapHal::new(), HeapHal::new());
+    let [mut space, _] = spaces(&hal, Stage2::default());
+    let memory = SharedMemory::new(&other, KIB4).expect("memory");
+    assert_eq!(space.map_shared(gpa(0), &memory, 0, KIB4, RW, true), Err(MapError::OtherHost));
+    assert_eq!((space.regions().count(), memory.frames()), (0, 2));
+    // A copy of a host counts as another one unless it says what it is.
+    let memory = SharedMemory::new(Numbered(&hal, 1), KIB4).expect("memory");
+    let numbered = AddrSpace::with_format(Numbered(&hal, 1), Stage2::default(), gpa(0), GIB1, 3);
+    let mut numbered = numbered.expect("a root");
+    assert_eq!(numbered.map_shared(gpa(0), &memory, 0, KIB4, RW, true), Err(MapError::OtherHost));
+    let (one, same) = (Numbered(&hal, 1), &Numbered(&hal, 2));
+    assert!(crate::Hal::is_same_host(&one, &one) && !crate::Hal::is_same_host(&one, same));
+    assert!(crate::Hal::is_same_host(&same, &same) && !crate::Hal::is_same_host(&same, &&one));
+    assert_ne!(one.1, same.1);
+    let counted = crate::Counted::<_, 1>::new(&hal, || 0);
+    let another = crate::Counted::<_, 1>::new(&hal, || 0);
+    assert!(crate::Hal::is_same_host(&counted, &another), "each space has counters of its own");
+    assert!(!crate::Hal::is_same_host(&counted, &crate::Counted::<_, 1>::new(&other, || 0)));
+}
