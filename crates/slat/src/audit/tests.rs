@@ -7,7 +7,7 @@ use crate::format::stage2::Stage2;
 use crate::space::tests::{
     GIB1, KIB4, MIB2, RW, RWX, ept_formats, formats, gpa, gstage_formats, hpa, npt_formats,
 };
-use crate::space::{AddrSpace, AllocOptions, SharedId};
+use crate::space::{AddrSpace, AllocOptions, SharedId, SharedMemory};
 use crate::test_util::HeapHal;
 use std::string::ToString;
 use std::vec::Vec;
@@ -71,6 +71,38 @@ fn nothing_is_found_where_nothing_is_wrong() {
     other.map_linear(gpa(0x10_0000), hpa(0x10_2000), 0x2000, RW).expect("free");
     let reserved = [host_range(0x10_4000, 0x1000), host_range(0xf_f000, 0x1000)];
     assert_eq!(violations(&[audited(&one), audited(&other)], &reserved, &[]), []);
+}
+
+#[test]
+fn shared_memory_has_two_writers_and_frames_of_its_own() {
+    let hal = HeapHal::new();
+    let memory = SharedMemory::new(&hal, 4 * KIB4).expect("memory");
+    let (mut one, mut other) = (space(&hal), space(&hal));
+    one.map_shared(gpa(0), &memory, 0, 4 * KIB4, RW, true).expect("free");
+    other.map_shared(gpa(GIB1), &memory, KIB4, 2 * KIB4, RW, true).expect("free");
+    assert_eq!(violations(&[audited(&one), audited(&other)], &[], &[]), []);
+    // Everything that the host handed out and no guest has is told as the spaces' own.
+    let (mut own, mut guests) = (0, 0);
+    one.holdings(&mut |holding| match holding {
+        Holding::OwnFrames(range) => own += range.size() / PAGE_SIZE,
+        Holding::Leaf(leaf) => guests += leaf.hpa.size() / PAGE_SIZE,
+    });
+    let stats = one.stats();
+    let kept = stats.table.table_frames + stats.region_frames as u64 + stats.shared_frames as u64;
+    assert_eq!((own, guests), (kept + memory.frames() - 4, 4));
+    // What keeps the memory, mapped by mistake.
+    let mut frames = Vec::new();
+    one.holdings(&mut |holding| {
+        if let Holding::OwnFrames(range) = holding {
+            frames.push(range.start());
+        }
+    });
+    for frame in frames {
+        other.map_linear(gpa(0), frame, KIB4, MappingFlags::READ).expect("free");
+        let found = violations(&[audited(&one), audited(&other)], &[], &[]);
+        assert!(matches!(found[..], [AuditViolation::TableReachable { .. }, ..]), "{frame:?}: {found:?}");
+        other.unmap(gpa(0), KIB4).expect("mapped");
+    }
 }
 
 #[test]

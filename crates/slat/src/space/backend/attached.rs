@@ -20,9 +20,12 @@ struct Entry<I> {
     pages: u64,
 }
 
+/// All entries of a space.
+type Entries<H> = [Entry<Inner<H>>; MOST];
+
 /// The shared memories of a space. Each entry with pages holds its memory.
 pub(in crate::space) struct Attached<H: Hal> {
-    frame: Option<(HostPhysAddr, NonNull<[Entry<Inner<H>>; MOST]>)>,
+    frame: Option<(HostPhysAddr, NonNull<Entries<H>>)>,
     used: usize,
 }
 

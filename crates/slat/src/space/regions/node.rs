@@ -273,7 +273,7 @@ pub(in crate::space) const OFFSET_LIMIT: u64 = PAGE_SIZE << NUMBER_SHIFT;
 
 /// A number, and an offset below [`OFFSET_LIMIT`], a multiple of 4 KiB.
 const fn numbered(number: u16, offset: u64) -> u64 {
-    (number as u64) << NUMBER_SHIFT | offset / PAGE_SIZE
+    ((number as u64) << NUMBER_SHIFT) | (offset / PAGE_SIZE)
 }
 
 impl Packed {

@@ -6,7 +6,7 @@ use crate::error::{FaultError, MapError, MigrateError};
 use crate::fault::FaultOutcome;
 use crate::test_util::Event;
 
-fn spaces<'h, F: Format>(hal: &'h HeapHal, format: F) -> [AddrSpace<&'h HeapHal, F>; 2] {
+fn spaces<F: Format>(hal: &HeapHal, format: F) -> [AddrSpace<&HeapHal, F>; 2] {
     [1, 2].map(|tag| AddrSpace::with_format(hal, format, gpa(0), 4 * GIB1, tag).expect("a root"))
 }
 
