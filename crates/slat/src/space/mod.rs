@@ -11,6 +11,7 @@ mod backend;
 mod change;
 mod debt;
 mod faults;
+mod guest_walk;
 mod populate;
 mod query;
 mod regions;
