@@ -1,9 +1,7 @@
 //! RISC-V VS-stage: Privileged ISA, "Supervisor" chapter, "Virtual Address Translation Process", Svnapot, Svpbmt, Svadu.
 
 use super::fault::{GuestPageFault, GuestWalkError, UnsupportedPaging};
-use super::walk::{
-    EntryKind, FirstStage, Mark, RIGHTS, TableMemory, bit, is_sign_extended, ones, rights,
-};
+use super::walk::{EntryKind, FirstStage, Mark, RIGHTS, TableMemory, bit, is_sign_extended, ones, rights};
 use crate::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::flags::MappingFlags;
 

@@ -24,21 +24,30 @@ pub(crate) enum EntryKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TableFault {
     /// Second-level translation refuses this access of the walk.
-    Nested {
-        access: MappingFlags,
-        cause: FaultCause,
-    },
+    Nested { access: MappingFlags, cause: FaultCause },
     /// There is no memory of the guest's.
     NotMemory,
 }
 
 impl TableFault {
     /// As the error of a walk for `gva` that needed the entry at `gpa`.
-    pub(super) fn error(self, gpa: GuestPhysAddr, gva: GuestVirtAddr, fault: GuestPageFault) -> GuestWalkError {
+    pub(super) fn error(
+        self,
+        gpa: GuestPhysAddr,
+        gva: GuestVirtAddr,
+        fault: GuestPageFault,
+    ) -> GuestWalkError {
         match self {
             Self::Nested { access, cause } => {
                 let gva = Some(gva);
-                GuestWalkError::Nested(NestedPageFaultInfo { gpa, gva, access, cause, walk: true, width: None })
+                GuestWalkError::Nested(NestedPageFaultInfo {
+                    gpa,
+                    gva,
+                    access,
+                    cause,
+                    walk: true,
+                    width: None,
+                })
             }
             Self::NotMemory => GuestWalkError::NotMemory { gpa, fault },
         }

@@ -1,9 +1,7 @@
 //! x86 paging: SDM volume 3A, chapter "Paging"; APM volume 2, "Page Translation and Protection".
 
 use super::fault::{GuestPageFault, GuestWalkError};
-use super::walk::{
-    EntryKind, FirstStage, Mark, RIGHTS, TableMemory, bit, is_sign_extended, ones, rights,
-};
+use super::walk::{EntryKind, FirstStage, Mark, RIGHTS, TableMemory, bit, is_sign_extended, ones, rights};
 use crate::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::flags::MappingFlags;
 
