@@ -11,6 +11,7 @@ pub mod driver;
 mod execute;
 pub mod exhaustive;
 pub mod fuzz;
+pub mod guest_walk;
 pub mod host;
 pub mod maintenance;
 pub mod mistakes;

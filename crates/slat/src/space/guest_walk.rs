@@ -169,6 +169,16 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
     }
 
+    /// The page of `gpa` is about to be written: where the hardware would mark its leaf, so does the host.
+    fn mark_written(&self, gpa: GuestPhysAddr) {
+        let marks = self.format().accessed_bit() | self.format().dirty_bit();
+        let (slot, entry) = self.table.walk(gpa);
+        // While the space is borrowed, a leaf that is there stays.
+        if entry & marks != marks {
+            slot.entries.set_bits(self.hal(), slot.index, marks);
+        }
+    }
+
     fn is_trap(&self, gpa: GuestPhysAddr) -> bool {
         self.region(gpa).is_some_and(|region| matches!(region.backend, Backend::Trap { .. }))
     }
@@ -213,6 +223,7 @@ impl<H: Hal, F: Format, B: CustomBackend> TableMemory for AddrSpace<H, F, B> {
         new: u64,
     ) -> Result<bool, TableFault> {
         let pointer = self.entry_pointer(gpa, BOTH)?;
+        self.mark_written(gpa);
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         Ok(if kind == EntryKind::Short {
             // SAFETY: as in `load`.
