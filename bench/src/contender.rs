@@ -35,6 +35,16 @@ pub(crate) trait Contender: Sized {
     /// The host physical address of `gpa`.
     fn translate(&self, gpa: u64) -> Option<u64>;
 
+    /// Reads the 8 bytes at `gpa`, a multiple of 8 in memory that is populated.
+    fn read_obj(&self, _gpa: u64) -> u64 {
+        unreachable!("{} does not read guest memory", Self::NAME)
+    }
+
+    /// Copies memory that is populated, from `gpa` on, into `to`.
+    fn copy(&self, _gpa: u64, _to: &mut [u8]) {
+        unreachable!("{} does not copy guest memory", Self::NAME)
+    }
+
     /// Declares a range to be populated page by page.
     fn declare(&mut self, _gpa: u64, _bytes: u64) {}
 

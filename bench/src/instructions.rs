@@ -20,11 +20,12 @@ const SAME_EVERYWHERE: (&str, &str) =
     ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM");
 
 /// The most instructions per unit that slat is meant to take, the mock allocator included.
-const TARGETS: [(Work, f64); 5] = [
+const TARGETS: [(Work, f64); 6] = [
     (Work::Map4k, 8.0),
     (Work::Map2m, 8.0),
     (Work::TranslateIndependent, 40.0),
     (Work::TranslateDependent, 40.0),
+    (Work::ReadObj, 52.0),
     (Work::Fault, 130.0),
 ];
 

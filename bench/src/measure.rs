@@ -56,6 +56,8 @@ pub(crate) fn run<C: Contender>(work: Work, sizes: &Sizes) -> Option<Sample> {
         Work::Map2m => map::<C>(sizes.large, 2 << 20, HPA_2M),
         Work::TranslateIndependent => translate::<C>(sizes, |_| 0),
         Work::TranslateDependent => translate::<C>(sizes, |result| result),
+        Work::ReadObj => read_obj::<C>(sizes),
+        Work::Copy1m => copy::<C>(sizes),
         Work::LazyDeclare => lazy_declare::<C>(sizes),
         Work::Fault => fault::<C>(sizes, C::fault),
         Work::FaultZeroed => fault::<C::OnZeroingHost>(sizes, C::OnZeroingHost::fault_zeroed),
@@ -117,6 +119,61 @@ fn translate<C: Contender>(sizes: &Sizes, feedback: impl Fn(u64) -> u64) -> Samp
     sample
 }
 
+/// A space of `bytes` bytes in populated 4 KiB leaves of scattered frames; every page holds its own number, in each word.
+fn with_contents<C: Contender>(bytes: u64) -> C {
+    let mut space = C::new();
+    space.populate(GPA, bytes);
+    for page in (GPA..GPA + bytes).step_by(PAGE as usize) {
+        let frame = space.translate(page).expect("the page was populated");
+        // SAFETY: host physical addresses are addresses of this process, and the space owns the frame.
+        let words = unsafe { std::slice::from_raw_parts_mut(frame as *mut u64, 512) };
+        words.fill(page / PAGE);
+    }
+    space
+}
+
+/// A multiple of 8 below `bytes`.
+#[inline]
+fn aligned_below(state: u64, bytes: u64) -> u64 {
+    GPA + (state >> (64 - bytes.ilog2()) & !7)
+}
+
+fn read_obj<C: Contender>(sizes: &Sizes) -> Sample {
+    let (bytes, count) = (sizes.small, sizes.translations);
+    let space = with_contents::<C>(bytes);
+    let (mut state, mut sum) = (1u64, 0u64);
+    let sample = timed(count, || {
+        for _ in 0..count {
+            sum = sum.wrapping_add(space.read_obj(aligned_below(state, bytes)));
+            state = random(state);
+        }
+    });
+    let (mut state, mut expected) = (1u64, 0u64);
+    for _ in 0..count {
+        expected = expected.wrapping_add(aligned_below(state, bytes) / PAGE);
+        state = random(state);
+    }
+    assert_eq!(sum, expected, "{}: every object is right", C::NAME);
+    sample
+}
+
+fn copy<C: Contender>(sizes: &Sizes) -> Sample {
+    const MIB: usize = 1 << 20;
+    let space = with_contents::<C>(4 << 20);
+    let mut to = vec![0u8; MIB];
+    let at = |index: u64| GPA + (index % 4 << 20);
+    let sample = timed(sizes.copies, || {
+        for index in 0..sizes.copies {
+            space.copy(black_box(at(index)), black_box(&mut to));
+        }
+    });
+    for (page, bytes) in (at(sizes.copies - 1) / PAGE..).zip(to.chunks(PAGE as usize)) {
+        let right = bytes.chunks(8).all(|word| word == page.to_le_bytes());
+        assert!(right, "{}: the bytes of page {page} are right", C::NAME);
+    }
+    sample
+}
+
 /// The loop of a work that calls the contender for every unit, with calls that do nothing; `None` for other works. So
 /// that the instructions of an operation can be told from those of the benchmark.
 pub(crate) fn run_loop(work: Work, sizes: &Sizes) -> Option<Sample> {
@@ -124,6 +181,11 @@ pub(crate) fn run_loop(work: Work, sizes: &Sizes) -> Option<Sample> {
     fn translate_nothing(_space: &u64, gpa: u64) -> Option<u64> {
         black_box(());
         Some(gpa)
+    }
+    #[inline(never)]
+    fn read_nothing(_space: &u64, gpa: u64) -> u64 {
+        black_box(());
+        gpa
     }
     #[inline(never)]
     fn answer_nothing(_space: &mut u64, _gpa: u64) {
@@ -144,6 +206,17 @@ pub(crate) fn run_loop(work: Work, sizes: &Sizes) -> Option<Sample> {
     match work {
         Work::TranslateIndependent => Some(translate(|_| 0)),
         Work::TranslateDependent => Some(translate(|result| result)),
+        Work::ReadObj => {
+            let (mut state, mut sum) = (1u64, 0u64);
+            let gpa = |state| aligned_below(state, sizes.small);
+            Some(timed(sizes.translations, || {
+                for _ in 0..sizes.translations {
+                    sum = sum.wrapping_add(read_nothing(&0, gpa(state)));
+                    state = random(state);
+                }
+                black_box((sum, state));
+            }))
+        }
         Work::Fault | Work::FaultZeroed => Some(timed(sizes.small / PAGE, || {
             for offset in (0..sizes.small).step_by(PAGE as usize) {
                 answer_nothing(&mut 0, GPA + offset);

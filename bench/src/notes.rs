@@ -17,7 +17,10 @@ const fn is_fault(work: Work) -> bool {
 
 /// Works in which a space has regions to look at or to change.
 const fn touches_regions(work: Work) -> bool {
-    !matches!(work, Work::TranslateIndependent | Work::TranslateDependent | Work::RegionsRemoveOne)
+    !matches!(
+        work,
+        Work::TranslateIndependent | Work::TranslateDependent | Work::ReadObj | Work::RegionsRemoveOne
+    )
 }
 
 fn is_ours(contender: &str) -> bool {
@@ -28,7 +31,7 @@ fn has_regions(contender: &str) -> bool {
     is_ours(contender) || contender.starts_with("axaddrspace")
 }
 
-const NOTES: [Note; 9] = [
+const NOTES: [Note; 11] = [
     Note {
         mark: 'a',
         text: "slat always zeroes; here its host says that frames come zeroed, so that it leaves them as they are, \
@@ -84,6 +87,17 @@ const NOTES: [Note; 9] = [
         mark: 'i',
         text: "Clones all regions at each unmap.",
         applies: |work, contender| work == Work::RegionsRemoveOne && contender == "axaddrspace-0.6.0",
+    },
+    Note {
+        mark: 'j',
+        text: "Hands out references to guest memory in a vector, without a look at permissions; the library's `memcpy` \
+               then copies.",
+        applies: |work, contender| work == Work::Copy1m && contender == "axaddrspace-0.3.0",
+    },
+    Note {
+        mark: 'k',
+        text: "A walk for each page and the library's `memcpy`; no permission, no region is looked at.",
+        applies: |work, contender| work == Work::Copy1m && contender == FLOOR,
     },
 ];
 

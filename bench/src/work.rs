@@ -15,6 +15,11 @@ pub(crate) enum Work {
     TranslateIndependent,
     /// The same, each address computed from the last result.
     TranslateDependent,
+    /// Read objects of 8 bytes at random aligned addresses in 1 GiB of populated 4 KiB leaves.
+    ReadObj,
+    /// Copy 1 MiB of populated memory, 4 KiB leaves of scattered frames, into a buffer of the host; per copy.
+    #[value(name = "copy-1m")]
+    Copy1m,
     /// Declare 1 GiB to be populated on demand; per 4 KiB page.
     LazyDeclare,
     /// Answer faults in order, a 4 KiB frame each; contenders that let the host skip zeroing do.
@@ -68,6 +73,8 @@ pub(crate) struct Sizes {
     pub(crate) large: u64,
     /// Addresses translated.
     pub(crate) translations: u64,
+    /// Copies of 1 MiB.
+    pub(crate) copies: u64,
     /// Regions of 1 GiB declared.
     pub(crate) declarations: u64,
     /// Calls of protect for every second page.
@@ -88,6 +95,7 @@ impl Sizes {
         small: 1 << 30,
         large: 64 << 30,
         translations: 1 << 20,
+        copies: 1024,
         declarations: 16,
         protects: 32_768,
         splits: 64,
@@ -101,6 +109,7 @@ impl Sizes {
         small: 256 << 20,
         large: 16 << 30,
         translations: 1 << 18,
+        copies: 64,
         declarations: 4,
         protects: 8_192,
         splits: 16,

@@ -49,7 +49,7 @@ impl Contender for Table {
     type OnZeroingHost = Self;
 
     fn can(work: Work) -> bool {
-        !matches!(work, Work::LazyDeclare | Work::RegionsRemoveOne)
+        !matches!(work, Work::LazyDeclare | Work::RegionsRemoveOne | Work::ReadObj | Work::Copy1m)
     }
 
     fn new() -> Self {

@@ -128,7 +128,10 @@ impl<const ZEROING: bool> Contender for Space<ZEROING> {
 
     fn can(work: Work) -> bool {
         // Its protect cannot be reached, and unmapping a part of a large leaf unmaps all of it.
-        !matches!(work, Work::Protect4k | Work::ProtectEverySecond | Work::Split1g)
+        !matches!(
+            work,
+            Work::Protect4k | Work::ProtectEverySecond | Work::Split1g | Work::ReadObj | Work::Copy1m
+        )
     }
 
     fn new() -> Self {

@@ -56,8 +56,8 @@ impl<const ZEROING: bool> Contender for Space<ZEROING> {
     type OnZeroingHost = Space<true>;
 
     fn can(work: Work) -> bool {
-        // It has no protect, and panics when a part of a large leaf is to be unmapped.
-        !matches!(work, Work::Protect4k | Work::ProtectEverySecond | Work::Split1g)
+        // It has no protect and reads no objects, and panics when a part of a large leaf is to be unmapped.
+        !matches!(work, Work::Protect4k | Work::ProtectEverySecond | Work::Split1g | Work::ReadObj)
     }
 
     fn new() -> Self {
@@ -72,6 +72,16 @@ impl<const ZEROING: bool> Contender for Space<ZEROING> {
     #[inline]
     fn translate(&self, gpa: u64) -> Option<u64> {
         self.0.translate(gpa_of(gpa)).map(|hpa| hpa.as_usize() as u64)
+    }
+
+    fn copy(&self, gpa: u64, to: &mut [u8]) {
+        let pieces = self.0.translated_byte_buffer(gpa_of(gpa), to.len()).expect("translated_byte_buffer");
+        let mut rest = to;
+        for piece in pieces {
+            let (now, later) = rest.split_at_mut(piece.len());
+            now.copy_from_slice(piece);
+            rest = later;
+        }
     }
 
     fn declare(&mut self, gpa: u64, bytes: u64) {

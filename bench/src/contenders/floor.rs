@@ -1,6 +1,7 @@
 //! What the hardware allows: raw loops over a table of four levels, which check nothing that they need not.
 //!
-//! Plain store loops map and protect; four dependent loads translate; one compare-exchange populates, after the check
+//! Plain store loops map and protect; four dependent loads translate, and read an
+//! object by a fifth; the library's `memcpy` copies page by page; one compare-exchange populates, after the check
 //! of the region, so that it may race; `fetch_and` protects where the hardware may set bits meanwhile; non-temporal
 //! stores zero. One region in a sorted array, 100,000 in the standard library's tree.
 
@@ -235,6 +236,22 @@ impl Contender for Floor {
         }
         let last = load(low, 0);
         (last != 0).then_some(last & ADDRESS | gpa & (FRAME - 1))
+    }
+
+    #[inline]
+    fn read_obj(&self, gpa: u64) -> u64 {
+        let address = self.translate(gpa).expect("it is populated");
+        // SAFETY: a frame of the arena, which lives as long as the process, at a multiple of 8.
+        unsafe { (address as *const u64).read_volatile() }
+    }
+
+    /// A walk and the library's `memcpy` for each page.
+    fn copy(&self, gpa: u64, to: &mut [u8]) {
+        for (page, to) in (gpa..).step_by(FRAME as usize).zip(to.chunks_mut(FRAME as usize)) {
+            let frame = self.translate(page).expect("it is populated");
+            // SAFETY: a frame of the arena, which lives as long as the process and is no part of `to`.
+            unsafe { std::ptr::copy_nonoverlapping(frame as *const u8, to.as_mut_ptr(), to.len()) };
+        }
     }
 
     fn declare(&mut self, gpa: u64, bytes: u64) {

@@ -82,6 +82,7 @@ mod tests {
             small: 8 << 20,
             large: 4 << 30,
             translations: 1000,
+            copies: 2,
             declarations: 1,
             protects: 100,
             splits: 2,

@@ -51,7 +51,10 @@ impl Contender for Table {
 
     fn can(work: Work) -> bool {
         // Unmapping a part of a large leaf panics.
-        !matches!(work, Work::LazyDeclare | Work::RegionsRemoveOne | Work::Split1g)
+        !matches!(
+            work,
+            Work::LazyDeclare | Work::RegionsRemoveOne | Work::ReadObj | Work::Copy1m | Work::Split1g
+        )
     }
 
     fn new() -> Self {

@@ -122,6 +122,15 @@ impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
         self.0.translate(gpa_of(gpa)).map(HostPhysAddr::as_u64)
     }
 
+    #[inline]
+    fn read_obj(&self, gpa: u64) -> u64 {
+        self.0.read_obj(gpa_of(gpa)).expect("read_obj")
+    }
+
+    fn copy(&self, gpa: u64, to: &mut [u8]) {
+        self.0.read(gpa_of(gpa), to).expect("read");
+    }
+
     fn declare(&mut self, gpa: u64, bytes: u64) {
         let options = AllocOptions { largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
         self.0.map_alloc_with(gpa_of(gpa), bytes, RWX, options).expect("map_alloc_with");

@@ -64,7 +64,10 @@ impl Contender for Table {
 
     fn can(work: Work) -> bool {
         // It has no way to split a large leaf.
-        !matches!(work, Work::LazyDeclare | Work::RegionsRemoveOne | Work::Split1g)
+        !matches!(
+            work,
+            Work::LazyDeclare | Work::RegionsRemoveOne | Work::ReadObj | Work::Copy1m | Work::Split1g
+        )
     }
 
     fn new() -> Self {

@@ -13,6 +13,7 @@ mod memory;
 mod migrate;
 mod populate;
 mod protect;
+mod reach;
 mod retire;
 mod soft;
 mod split;
@@ -22,6 +23,7 @@ pub use leaves::Mapping;
 pub(crate) use map::{Frames, Linear, OutOfMemory};
 pub(crate) use memory::Slot;
 pub(crate) use populate::{Populated, Want};
+pub(crate) use reach::Reached;
 pub(crate) use soft::{Leaf, Soft};
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
@@ -31,6 +33,7 @@ use crate::frame::{OwnedFrames, Spares, frames_of_level};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
 use crate::tlb::{Invalidation, Pending, Reach, Scope, Tag};
 use memory::Entries;
+use reach::Plain;
 
 /// A page table of format `F` in frames of the host `H`.
 ///
@@ -42,6 +45,8 @@ pub(crate) struct Table<H: Hal, F: Format> {
     geometry: Geometry,
     root: HostPhysAddr,
     root_entries: usize,
+    /// Which leaves the host can use at once, by the bits of the access.
+    plain: [Plain; 4],
     tag: Tag,
     spares: Spares,
 }
@@ -64,7 +69,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         root.zero_table();
         let root = root.into_raw();
         let root_entries = geometry.entries(geometry.root_level());
-        Some(Self { hal, format, geometry, root, root_entries, tag: Tag::fixed(tag), spares: Spares::new() })
+        let (plain, tag) = (Plain::all(&format), Tag::fixed(tag));
+        Some(Self { hal, format, geometry, root, root_entries, plain, tag, spares: Spares::new() })
     }
 
     pub(crate) fn hal(&self) -> &H {
