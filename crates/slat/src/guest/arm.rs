@@ -263,7 +263,7 @@ impl<M: TableMemory> Walk<'_, M> {
         }
         let write = !denials.write;
         // "Locations writable by unprivileged cannot be executed by privileged."
-        let execute = !denials.execute && !user_write && !(never_writable && write);
+        let execute = !(denials.execute || user_write || never_writable && write);
         let extended = self.paging.pan3 && bit(self.paging.sctlr, 57);
         let data = !(self.paging.pan && (user_read || extended && user_execute));
         rights(data, data && write, execute)

@@ -98,8 +98,9 @@ pub enum GuestWalkError {
     /// [`translate_virt`](crate::AddrSpace::translate_virt)).
     #[error("a nested fault: {0}")]
     Nested(NestedPageFaultInfo),
-    /// An entry of the guest's tables at `gpa` lies in no memory: in a trap region, in device memory, or in memory of the
-    /// caller's that slat cannot reach. `fault` is what the guest may get: on Arm an external abort on the walk, on RISC-V an
+    /// An entry of the guest's tables at `gpa` lies in no memory that the host reaches by atomic accesses: in a trap region, in
+    /// device memory, in linear memory without a pointer ([`Hal::linear_to_virt`](crate::Hal::linear_to_virt)), or past the
+    /// caches on a format where that needs maintenance. `fault` is what the guest may get: on Arm an external abort on the walk, on RISC-V an
     /// access fault, as the manuals say; x86 has none for this, so a page fault with RSVD, for a bus without memory reads as
     /// all ones.
     #[error("the guest's table entry at {gpa:#x} is in no memory")]

@@ -1,7 +1,7 @@
 //! The bytes of an instruction, for whoever has to emulate it.
 
 use super::fault::GuestWalkError;
-use crate::addr::GuestPhysAddr;
+use crate::addr::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
 use core::fmt;
 use thiserror::Error;
 
@@ -20,12 +20,17 @@ impl InstructionBytes {
         Self { bytes: [0; Self::MOST], length: 0 }
     }
 
-    /// Appends a byte; nothing happens if there is no room.
-    pub(crate) fn push(&mut self, byte: u8) {
-        if let Some(place) = self.bytes.get_mut(usize::from(self.length)) {
-            *place = byte;
-            self.length += 1;
-        }
+    /// Appends bytes from `pc` on, as many as its page has and as there is room for: `read` writes them.
+    pub(crate) fn append_from_page<E>(
+        &mut self,
+        pc: GuestVirtAddr,
+        read: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let room = self.bytes.get_mut(usize::from(self.length)..).unwrap_or_default();
+        let inside = (PAGE_SIZE - pc.page_offset()).min(room.len() as u64);
+        read(room.get_mut(..inside as usize).unwrap_or_default())?;
+        self.length += inside as u8;
+        Ok(())
     }
 
     /// The bytes, the one at the program counter first.
@@ -59,7 +64,8 @@ pub enum FetchError {
     /// The program counter has no translation for a fetch.
     #[error(transparent)]
     Walk(#[from] GuestWalkError),
-    /// It leads to `gpa`, which is in no memory: device memory, or memory of the caller's that slat cannot reach.
-    #[error("the instruction at {0:#x} is in no memory")]
-    NotMemory(GuestPhysAddr),
+    /// It leads to this address, where the host reads nothing: device memory, linear memory that the host has no pointer to,
+    /// or memory that can be executed and not be read.
+    #[error("the host reads nothing at {0:#x}")]
+    NotReadable(GuestPhysAddr),
 }

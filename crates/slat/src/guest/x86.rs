@@ -98,7 +98,7 @@ impl X86Paging {
         let by_level = match level {
             1 if large => ones(21) & !ones(13),
             2 if large && self.page_1g => ones(30) & !ones(13),
-            2 | 3 | 4 => 1 << LARGE,
+            2..=4 => 1 << LARGE,
             _ => 0,
         };
         wide | no_execute | by_level
@@ -228,7 +228,7 @@ impl<M: TableMemory> Walk<'_, M> {
         let write_protect = bit(self.paging.cr0, 16);
         let (smep, smap) = (bit(self.paging.cr4, 20), bit(self.paging.cr4, 21));
         let data = !(user && smap && !self.paging.ac);
-        rights(data, data && (writable || !write_protect), !no_execute && !(user && smep))
+        rights(data, data && (writable || !write_protect), !(no_execute || user && smep))
     }
 
     fn load(&self, entry: GuestPhysAddr, kind: EntryKind) -> Result<u64, GuestWalkError> {

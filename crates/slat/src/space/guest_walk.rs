@@ -2,10 +2,8 @@
 //!
 //! Nothing is populated: what the hardware would fault on is reported, and the caller answers it as it answers the hardware.
 
-#![expect(unsafe_code, reason = "reads and marks the guest's table entries through the host's pointers")]
-
 use super::{AddrSpace, Backend, CustomBackend};
-use crate::addr::{GuestPhysAddr, GuestVirtAddr, HostPhysAddr, PAGE_SIZE};
+use crate::addr::{GuestPhysAddr, GuestVirtAddr, HostPhysAddr};
 use crate::fault::{FaultCause, NestedPageFaultInfo};
 use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{Format, allows};
@@ -16,15 +14,12 @@ use crate::guest::{
 use crate::hal::Hal;
 use crate::table::View;
 use crate::tlb::TableKind;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// A byte as second-level translation sees it.
 #[derive(Clone, Copy, Debug)]
 struct Byte {
     hpa: HostPhysAddr,
     flags: MappingFlags,
-    /// Its frame belongs to the space, so that the host's pointers reach it.
-    owned: bool,
 }
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -45,11 +40,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// use slat::{AddrSpace, GuestPhysAddr, GuestVirtAddr, MappingFlags, test_util::HeapHal};
     ///
     /// let mut space: AddrSpace<HeapHal, Gstage> =
-    ///     AddrSpace::with_format(HeapHal::new(), Gstage::default(), GuestPhysAddr::new(0), 0x10000, 1)?;
+    ///     AddrSpace::with_format(HeapHal::new(), Gstage::default(), GuestPhysAddr::new(0), 0x10000, 0)?;
     /// space.map_alloc(GuestPhysAddr::new(0), 0x10000, MappingFlags::READ | MappingFlags::WRITE, true)?;
     /// // A guest with Sv39: its root is in page 1, and maps a GiB of itself at virtual address 0, writable.
-    /// let root = space.translate(GuestPhysAddr::new(0x1000)).ok_or("populated")?;
-    /// space.hal().write(root, &0xc7_u64.to_le_bytes());
+    /// space.write_obj(GuestPhysAddr::new(0x1000), 0xc7_u64)?;
     /// let info = GuestPageWalkInfo::riscv(8 << 60 | 1, 0, 0);
     ///
     /// let found = space.translate_virt(&info, GuestVirtAddr::new(0x1008), MappingFlags::WRITE)?;
@@ -72,7 +66,18 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         gva: GuestVirtAddr,
         access: MappingFlags,
     ) -> Result<GuestTranslation, GuestWalkError> {
-        self.both_stages(info, gva, access).map(|(translation, _)| translation)
+        let found = info.first_stage(self, gva, access)?;
+        let FirstStage { gpa, level, page_size, user, .. } = found;
+        let access = info.second_access(&found, access);
+        let byte = self.second_stage(gpa, access).map_err(|cause| {
+            let gva = Some(gva);
+            GuestWalkError::Nested(NestedPageFaultInfo { gpa, gva, access, cause, walk: false, width: None })
+        })?;
+        let mut second = byte.flags & RIGHTS;
+        second.set(MappingFlags::EXECUTE, allows(self.format(), byte.flags, MappingFlags::EXECUTE | access));
+        let mut flags = found.allowed & second | byte.flags & !MappingFlags::PERMISSIONS;
+        flags.set(MappingFlags::USER, user);
+        Ok(GuestTranslation { gpa, hpa: byte.hpa, flags, page_size, level })
     }
 
     /// The bytes at the guest's program counter, for emulating the instruction there: up to 15, across a page boundary.
@@ -81,7 +86,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ///
     /// # Errors
     /// [`FetchError::Walk`] if `pc` has no translation for a fetch, as [`translate_virt`](Self::translate_virt);
-    /// [`FetchError::NotMemory`].
+    /// [`FetchError::NotReadable`].
     pub fn fetch_instruction(
         &self,
         info: &GuestPageWalkInfo,
@@ -108,40 +113,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         access: MappingFlags,
         bytes: &mut InstructionBytes,
     ) -> Result<(), FetchError> {
-        let (found, owned) = self.both_stages(info, pc, access)?;
-        if !owned {
-            return Err(FetchError::NotMemory(found.gpa));
-        }
-        let room = (InstructionBytes::MOST - bytes.len()) as u64;
-        for offset in 0..room.min(PAGE_SIZE - pc.page_offset()) {
-            let pointer = self.hal().phys_to_virt(found.hpa).wrapping_add(offset as usize);
-            // SAFETY: the byte is in the page of `hpa`, in a frame that the space has taken from the host and gives back
-            // only by `&mut self`; what the guest does to it meanwhile is atomic.
-            let byte = unsafe { &*pointer.cast::<AtomicU8>() };
-            bytes.push(byte.load(Ordering::Relaxed));
-        }
-        Ok(())
-    }
-
-    /// The translation, and whether the host's pointers reach the byte.
-    fn both_stages(
-        &self,
-        info: &GuestPageWalkInfo,
-        gva: GuestVirtAddr,
-        access: MappingFlags,
-    ) -> Result<(GuestTranslation, bool), GuestWalkError> {
-        let found = info.first_stage(self, gva, access)?;
-        let FirstStage { gpa, level, page_size, user, .. } = found;
-        let access = info.second_access(&found, access);
-        let byte = self.second_stage(gpa, access).map_err(|cause| {
-            let gva = Some(gva);
-            GuestWalkError::Nested(NestedPageFaultInfo { gpa, gva, access, cause, walk: false, width: None })
-        })?;
-        let mut second = byte.flags & RIGHTS;
-        second.set(MappingFlags::EXECUTE, allows(self.format(), byte.flags, MappingFlags::EXECUTE | access));
-        let mut flags = found.allowed & second | byte.flags & !MappingFlags::PERMISSIONS;
-        flags.set(MappingFlags::USER, user);
-        Ok((GuestTranslation { gpa, hpa: byte.hpa, flags, page_size, level }, byte.owned))
+        let found = self.translate_virt(info, pc, access)?;
+        bytes
+            .append_from_page(pc, |part| self.read(found.gpa, part))
+            .map_err(|_| FetchError::NotReadable(found.gpa))
     }
 
     /// What the hardware finds at `gpa`, or why it faults.
@@ -156,26 +131,15 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let hpa = HostPhysAddr::new(leaf.hpa.as_u64() | offset);
-        Ok(Byte { hpa, flags: leaf.flags, owned: leaf.owned })
+        Ok(Byte { hpa, flags: leaf.flags })
     }
 
-    /// The pointer to an entry of the guest's tables, for an access of the walk.
-    fn entry_pointer(&self, gpa: GuestPhysAddr, access: MappingFlags) -> Result<*mut u8, TableFault> {
+    /// Whether the hardware lets the walk have an entry of the guest's tables.
+    fn check_entry(&self, gpa: GuestPhysAddr, access: MappingFlags) -> Result<(), TableFault> {
         match self.second_stage(gpa, access) {
-            Ok(byte) if byte.owned => Ok(self.hal().phys_to_virt(byte.hpa)),
-            Ok(_) => Err(TableFault::NotMemory),
+            Ok(_) => Ok(()),
             Err(_) if self.is_trap(gpa) => Err(TableFault::NotMemory),
             Err(cause) => Err(TableFault::Nested { access, cause }),
-        }
-    }
-
-    /// The page of `gpa` is about to be written: where the hardware would mark its leaf, so does the host.
-    fn mark_written(&self, gpa: GuestPhysAddr) {
-        let marks = self.format().accessed_bit() | self.format().dirty_bit();
-        let (slot, entry) = self.table.walk(gpa);
-        // While the space is borrowed, a leaf that is there stays.
-        if entry & marks != marks {
-            slot.entries.set_bits(self.hal(), slot.index, marks);
         }
     }
 
@@ -199,20 +163,13 @@ impl<H: Hal, F: Format, B: CustomBackend> TableMemory for AddrSpace<H, F, B> {
     fn load(&self, gpa: GuestPhysAddr, kind: EntryKind) -> Result<u64, TableFault> {
         // Intel reads PDPTEs when CR3 is loaded, and that is no walk: it needs no more than to read.
         let marks = self.walks_write() && !(kind == EntryKind::Pdpte && F::TABLE == TableKind::Ept);
-        let pointer = self.entry_pointer(gpa, if marks { BOTH } else { MappingFlags::READ })?;
-        Ok(match kind {
-            EntryKind::Short => {
-                // SAFETY: the entry is aligned to its size and so inside of one frame, which the space has taken from the
-                // host and gives back only by `&mut self`; everybody's accesses to it are atomic.
-                let entry = unsafe { &*pointer.cast::<AtomicU32>() };
-                u64::from(u32::from_le(entry.load(Ordering::Acquire)))
-            }
-            EntryKind::Long | EntryKind::Pdpte => {
-                // SAFETY: as above.
-                let entry = unsafe { &*pointer.cast::<AtomicU64>() };
-                u64::from_le(entry.load(Ordering::Acquire))
-            }
-        })
+        self.check_entry(gpa, if marks { BOTH } else { MappingFlags::READ })?;
+        // The page is there, and stays while the space is borrowed: nothing is populated.
+        let entry = match kind {
+            EntryKind::Short => self.memory().atomic_load(gpa).map(|entry| u64::from(u32::from_le(entry))),
+            EntryKind::Long | EntryKind::Pdpte => self.memory().atomic_load(gpa).map(u64::from_le),
+        };
+        entry.map_err(|_| TableFault::NotMemory)
     }
 
     fn compare_exchange(
@@ -222,17 +179,14 @@ impl<H: Hal, F: Format, B: CustomBackend> TableMemory for AddrSpace<H, F, B> {
         old: u64,
         new: u64,
     ) -> Result<bool, TableFault> {
-        let pointer = self.entry_pointer(gpa, BOTH)?;
-        self.mark_written(gpa);
-        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        Ok(if kind == EntryKind::Short {
-            // SAFETY: as in `load`.
-            let entry = unsafe { &*pointer.cast::<AtomicU32>() };
-            entry.compare_exchange((old as u32).to_le(), (new as u32).to_le(), success, failure).is_ok()
+        self.check_entry(gpa, BOTH)?;
+        let memory = self.memory();
+        let done = if kind == EntryKind::Short {
+            let (old, new) = ((old as u32).to_le(), (new as u32).to_le());
+            memory.atomic_compare_exchange(gpa, old, new).map(|found| found.is_ok())
         } else {
-            // SAFETY: as in `load`.
-            let entry = unsafe { &*pointer.cast::<AtomicU64>() };
-            entry.compare_exchange(old.to_le(), new.to_le(), success, failure).is_ok()
-        })
+            memory.atomic_compare_exchange(gpa, old.to_le(), new.to_le()).map(|found| found.is_ok())
+        };
+        done.map_err(|_| TableFault::NotMemory)
     }
 }

@@ -4,6 +4,7 @@ mod debts;
 mod edges;
 mod errors;
 mod faults;
+mod guest_walk;
 mod lifetimes;
 mod marks;
 mod naive;

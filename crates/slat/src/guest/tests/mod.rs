@@ -144,18 +144,30 @@ fn whose_the_page_is_counts_for_intel_and_who_asks_elsewhere() {
 }
 
 #[test]
-fn instruction_bytes_are_at_most_fifteen() {
+fn instruction_bytes_end_with_their_page() {
+    let append = |bytes: &mut InstructionBytes, pc| {
+        let mut length = 0;
+        let read = |part: &mut [u8]| {
+            length = part.len();
+            part.fill(0x90);
+            Ok::<(), ()>(())
+        };
+        bytes.append_from_page(GuestVirtAddr::new(pc), read).expect("read");
+        length
+    };
     let mut bytes = InstructionBytes::new();
     assert!(bytes.is_empty());
-    for byte in 1..=20 {
-        bytes.push(byte);
-    }
+    assert_eq!(append(&mut bytes, 0x1fff), 1);
     assert!(!bytes.is_empty());
-    assert_eq!((bytes.len(), bytes.as_slice()), (15, &(1..=15).collect::<Vec<u8>>()[..]));
-    let mut few = InstructionBytes::new();
-    few.push(0xf4);
-    assert_eq!((few.len(), few.as_slice()), (1, &[0xf4][..]));
-    assert_eq!(std::format!("{few:?}"), "InstructionBytes([f4])");
+    assert_eq!((bytes.len(), bytes.as_slice()), (1, &[0x90][..]));
+    assert_eq!(std::format!("{bytes:?}"), "InstructionBytes([90])");
+    assert_eq!(append(&mut bytes, 0x2000), 14);
+    assert_eq!((bytes.len(), bytes.as_slice()), (15, &[0x90; 15][..]));
+    assert_eq!(append(&mut bytes, 0x3000), 0);
+    assert_eq!(bytes.len(), 15);
+    let mut none = InstructionBytes::new();
+    assert_eq!(none.append_from_page(GuestVirtAddr::new(0), |_| Err(1)), Err(1));
+    assert!(none.is_empty());
 }
 
 #[test]
