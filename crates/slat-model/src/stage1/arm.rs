@@ -136,8 +136,8 @@ fn permissions(stage1: &Stage1, walk: &Walk, raw: u64, clean: bool, access: Acce
         (pw, uw) = (false, false);
     }
     // "Locations writable by unprivileged cannot be executed by privileged." AP[1] has no say in what EL0 executes.
-    let mut px = !(bit(raw, 53) || !walk.execute[0] || uw);
-    let mut ux = !(bit(raw, 54) || !walk.execute[1]);
+    let mut px = !bit(raw, 53) && walk.execute[0] && !uw;
+    let mut ux = !bit(raw, 54) && walk.execute[1];
     let epan = features.pan3 && bit(sctlr, 57);
     // PAN does not concern fetches, but WXN looks at what can be written.
     let writable = if access.user { uw } else { pw };

@@ -1,7 +1,6 @@
 //! x86, mode by mode and bit by bit.
 
 use super::*;
-use std::vec;
 
 /// CR0.PG, CR0.WP, CR4.PSE, CR4.PAE, CR4.LA57, CR4.SMEP, CR4.SMAP, EFER.LMA, EFER.NXE.
 const PG: u64 = 1 << 31;
@@ -268,32 +267,31 @@ fn reserved_bits_of_long_mode() {
 fn access_rights() {
     let (r, w, x) = (READ, WRITE, EXECUTE);
     let none = MappingFlags::empty();
-    let smep = |paging: &mut X86Paging| paging.cr4 |= SMEP;
-    let smap = |paging: &mut X86Paging| paging.cr4 |= SMAP;
-    let lifted = |paging: &mut X86Paging| (paging.cr4, paging.ac) = (paging.cr4 | SMAP, true);
-    let lax = |paging: &mut X86Paging| paging.cr0 &= !WP;
-    let lax_smap = |paging: &mut X86Paging| (paging.cr0, paging.cr4) = (paging.cr0 & !WP, paging.cr4 | SMAP);
-    let plain = |_: &mut X86Paging| {};
-    let rows: Vec<(u64, &dyn Fn(&mut X86Paging), MappingFlags, MappingFlags)> = vec![
+    let plain = long();
+    let smep = with(plain, |paging| paging.cr4 |= SMEP);
+    let smap = with(plain, |paging| paging.cr4 |= SMAP);
+    let lifted = with(smap, |paging| paging.ac = true);
+    let lax = with(plain, |paging| paging.cr0 &= !WP);
+    let lax_smap = with(smap, |paging| paging.cr0 &= !WP);
+    let rows = [
         // Leaf: P, R/W, U/S, NX; what changes; what the kernel and what the user may.
-        (1, &plain, r | x, none),
-        (3, &plain, r | w | x, none),
-        (5, &plain, r | x, r | x),
-        (7, &plain, r | w | x, r | w | x),
-        (7 | NX, &plain, r | w, r | w),
-        (3 | NX, &plain, r | w, none),
-        (5, &lax, r | w | x, r | x),
-        (1, &lax, r | w | x, none),
-        (7, &smep, r | w, r | w | x),
-        (3, &smep, r | w | x, none),
-        (7, &smap, x, r | w | x),
-        (7, &lifted, r | w | x, r | w | x),
-        (5, &lifted, r | x, r | x),
-        (3, &smap, r | w | x, none),
-        (5, &lax_smap, x, r | x),
+        (1, plain, r | x, none),
+        (3, plain, r | w | x, none),
+        (5, plain, r | x, r | x),
+        (7, plain, r | w | x, r | w | x),
+        (7 | NX, plain, r | w, r | w),
+        (3 | NX, plain, r | w, none),
+        (5, lax, r | w | x, r | x),
+        (1, lax, r | w | x, none),
+        (7, smep, r | w, r | w | x),
+        (3, smep, r | w | x, none),
+        (7, smap, x, r | w | x),
+        (7, lifted, r | w | x, r | w | x),
+        (5, lifted, r | x, r | x),
+        (3, smap, r | w | x, none),
+        (5, lax_smap, x, r | x),
     ];
-    for (leaf, change, kernel, user) in rows {
-        let info = with(long(), change);
+    for (leaf, info, kernel, user) in rows {
         for level in 0..4 {
             // The same, whichever level says so.
             let mut entries = chain(0x8027);
