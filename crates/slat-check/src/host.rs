@@ -400,9 +400,9 @@ fn is_fetch(access: Access) -> bool {
 /// The registers of a guest whose own translation is off.
 fn untranslated(architecture: Architecture) -> Stage1 {
     match architecture {
-        Architecture::Ept | Architecture::Npt => Stage1::X86 { cr0: 0, cr3: 0, cr4: 0, efer: 0, ac: false },
-        Architecture::Stage2 => Stage1::Arm { sctlr: 0, tcr: 0, ttbr0: 0, ttbr1: 0 },
-        Architecture::Gstage => Stage1::Riscv { vsatp: 0, sum: false, mxr: false, adue: false },
+        Architecture::Ept | Architecture::Npt => Stage1::x86(0, 0, 0, 0, false),
+        Architecture::Stage2 => Stage1::arm(0, 0, 0, 0),
+        Architecture::Gstage => Stage1::riscv(0),
     }
 }
 

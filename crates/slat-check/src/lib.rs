@@ -13,6 +13,7 @@ pub mod driver;
 mod execute;
 pub mod exhaustive;
 pub mod fuzz;
+pub mod guest_walk;
 pub mod host;
 pub mod hostile;
 mod ledger;

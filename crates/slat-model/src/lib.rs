@@ -19,4 +19,4 @@ pub use machine::{Machine, Policy};
 pub use mmu::{Ept, Gstage, InvalidRoot, Mmu, Npt, Root, Stage2};
 pub use ram::Ram;
 pub use report::{Reach, Report, Stale};
-pub use stage1::{Stage1, VirtualFault};
+pub use stage1::{ArmFeatures, GuestSyndrome, Stage1, VirtualFault, X86Features};

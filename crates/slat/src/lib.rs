@@ -32,6 +32,7 @@ mod fault;
 mod flags;
 pub mod format;
 mod frame;
+pub mod guest;
 mod hal;
 pub mod isa;
 mod space;
@@ -59,6 +60,7 @@ pub use error::{
 pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 pub use flags::{LeafSize, MappingFlags, MemoryType};
 pub use format::Native;
+pub use guest::{GuestPageFault, GuestPageWalkInfo, GuestTranslation, GuestWalkError, InstructionBytes};
 pub use hal::{CacheActions, CacheMaintenance, Hal};
 pub use space::{
     AccessError, AccessRefusal, AddrSpace, AllocOptions, AtomicWord, Backend, BackendError, BackendPage,

@@ -27,7 +27,7 @@ impl Machine {
             return Ok(translation);
         }
         loop {
-            let mut progress = stage1.start(gva);
+            let mut progress = stage1.start(gva, access);
             let leaf = loop {
                 match progress {
                     Progress::Fault(fault) => return Err(fault),
@@ -35,7 +35,7 @@ impl Machine {
                     Progress::Read(walk) => {
                         let read = access.of_walk(AccessKind::Read);
                         let found = self.second(cpu, walk.entry, read, false)?;
-                        let raw = self.ram.read(found.translation.hpa).unwrap_or(0);
+                        let raw = self.guest_entry(found.translation.hpa, walk.short);
                         progress = stage1.resume(walk, raw, gva, access);
                     }
                 }
@@ -63,7 +63,7 @@ impl Machine {
     ) -> Vec<Result<Translation, VirtualFault>> {
         self.check_isa(stage1);
         let mut results = self.combined(cpu, gva, access, stage1).into_iter().map(Ok).collect();
-        self.explore(cpu, gva, access, stage1, stage1.start(gva), &mut results);
+        self.explore(cpu, gva, access, stage1, stage1.start(gva, access), &mut results);
         let mut distinct = Vec::new();
         for result in results {
             if !distinct.contains(&result) {
@@ -90,7 +90,7 @@ impl Machine {
                     match candidate.outcome.result {
                         Err(fault) => results.push(Err(VirtualFault::Second(fault))),
                         Ok(found) => {
-                            let raw = self.ram.read(found.hpa).unwrap_or(0);
+                            let raw = self.guest_entry(found.hpa, walk.short);
                             let next = stage1.resume(walk.clone(), raw, gva, access);
                             self.explore(cpu, gva, access, stage1, next, results);
                         }
@@ -136,12 +136,23 @@ impl Machine {
             let found = self.second(cpu, update.entry, access.of_walk(AccessKind::ReadWrite), false)?;
             let hpa = found.translation.hpa;
             let Some(word) = self.ram.word(hpa) else { continue };
-            if word.compare_exchange(update.old, update.new, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            let whole = word.load(Ordering::SeqCst);
+            // What the entry is part of, and where.
+            let (mask, shift) = if update.short { (0xffff_ffff, 8 * (hpa & 4)) } else { (u64::MAX, 0) };
+            let old = whole & !(mask << shift) | update.old << shift;
+            let new = whole & !(mask << shift) | update.new << shift;
+            if word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_err() {
                 return Ok(false);
             }
-            self.mirror.write(hpa, update.new);
+            self.mirror.write(hpa, new);
         }
         Ok(true)
+    }
+
+    /// An entry of the guest's; what is outside of the RAM reads as zero.
+    fn guest_entry(&self, hpa: u64, short: bool) -> u64 {
+        let word = self.ram.read(hpa).unwrap_or(0);
+        if short { word >> (8 * (hpa & 4)) & 0xffff_ffff } else { word }
     }
 
     /// The cached combined entries that serve the access.

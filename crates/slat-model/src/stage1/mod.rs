@@ -9,32 +9,80 @@ mod x86;
 use crate::access::{Access, Fault, Permissions};
 use crate::walk::{bit, field};
 
+/// What of an x86 CPU decides about a walk of its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct X86Features {
+    /// MAXPHYADDR, 32 to 52.
+    pub physical_bits: u32,
+    /// 1 GiB pages.
+    pub page_1g: bool,
+    /// PSE-36: pages of 4 MiB in the first TiB.
+    pub pse36: bool,
+}
+
+impl Default for X86Features {
+    /// 52 bits and all features.
+    fn default() -> Self {
+        Self { physical_bits: 52, page_1g: true, pse36: true }
+    }
+}
+
+/// What of an Arm CPU decides about a walk of its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ArmFeatures {
+    /// The physical address size, 32 to 48.
+    pub physical_bits: u32,
+    /// FEAT_HAFDBS: 0 nothing, 1 the access flag, 2 the dirty state too.
+    pub hafdbs: u8,
+    /// FEAT_HPDS.
+    pub hpds: bool,
+    /// FEAT_PAN3.
+    pub pan3: bool,
+    /// FEAT_TTST.
+    pub ttst: bool,
+}
+
+impl Default for ArmFeatures {
+    /// 48 bits and all features.
+    fn default() -> Self {
+        Self { physical_bits: 48, hafdbs: 2, hpds: true, pan3: true, ttst: true }
+    }
+}
+
 /// The guest's paging registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage1 {
-    /// x86, 4-level or 5-level paging in IA-32e mode, or none (CR0.PG clear).
+    /// x86 paging in all modes, or none (CR0.PG clear).
     X86 {
         /// CR0: PG and WP count.
         cr0: u64,
         /// CR3.
         cr3: u64,
-        /// CR4: PGE, PCIDE, LA57, SMEP and SMAP count.
+        /// CR4: PSE, PAE, PGE, PCIDE, LA57, SMEP and SMAP count.
         cr4: u64,
-        /// EFER: NXE counts.
+        /// EFER: LMA and NXE count.
         efer: u64,
         /// RFLAGS.AC, which lifts SMAP.
         ac: bool,
+        /// PAE paging: the PDPTEs where the CPU has them in registers (Intel). `None`: it reads them in each walk (AMD).
+        pdptes: Option<[u64; 4]>,
+        /// The CPU.
+        features: X86Features,
     },
     /// Arm EL1&0, 4 KiB granule.
     Arm {
-        /// SCTLR_EL1: M and WXN count.
+        /// SCTLR_EL1: M, WXN and EPAN count.
         sctlr: u64,
-        /// TCR_EL1: T0SZ, T1SZ, EPD0, EPD1, A1, AS, HA and HD count.
+        /// TCR_EL1: T0SZ, T1SZ, EPDn, A1, AS, IPS, TBIn, TBIDn, HA, HD and HPDn count.
         tcr: u64,
         /// TTBR0_EL1.
         ttbr0: u64,
         /// TTBR1_EL1.
         ttbr1: u64,
+        /// PSTATE.PAN.
+        pan: bool,
+        /// The CPU.
+        features: ArmFeatures,
     },
     /// RISC-V VS-stage.
     Riscv {
@@ -46,7 +94,50 @@ pub enum Stage1 {
         mxr: bool,
         /// henvcfg.ADUE.
         adue: bool,
+        /// henvcfg.PBMTE.
+        pbmte: bool,
+        /// Svnapot.
+        svnapot: bool,
     },
+}
+
+/// The registers in which a guest finds its own page fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GuestSyndrome {
+    /// \#PF.
+    X86 {
+        /// The error code.
+        error_code: u32,
+        /// CR2.
+        cr2: u64,
+    },
+    /// \#GP or \#SS, for an address that is not canonical.
+    X86NonCanonical,
+    /// A data or instruction abort.
+    Arm {
+        /// ESR_EL1; ISV and what depends on it are zero.
+        esr: u64,
+        /// FAR_EL1.
+        far: u64,
+    },
+    /// A page fault.
+    Riscv {
+        /// vscause.
+        scause: u64,
+        /// vstval.
+        stval: u64,
+    },
+}
+
+/// Why stage 1 refuses an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    NotPresent,
+    NotCanonical,
+    Reserved,
+    Permission,
+    AccessFlag,
+    AddressSize,
 }
 
 /// A fault of an access by guest virtual address.
@@ -60,6 +151,8 @@ pub enum VirtualFault {
         level: u8,
         /// The entry was present (or valid), but not good enough.
         present: bool,
+        /// As the guest finds it.
+        syndrome: GuestSyndrome,
     },
     /// The second level refused, in the guest's page walk or at the final access.
     Second(Fault),
@@ -68,7 +161,7 @@ pub enum VirtualFault {
 impl std::fmt::Display for VirtualFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Guest { gva, level, present } => {
+            Self::Guest { gva, level, present, .. } => {
                 write!(f, "stage 1 refused {gva:#x} at level {level} (present: {present})")
             }
             Self::Second(fault) => fault.fmt(f),
@@ -94,6 +187,8 @@ pub(crate) struct Walk {
     pub(crate) entry: u64,
     /// Counted from the leaf.
     pub(crate) level: u8,
+    /// Entries have 4 bytes, and tables 1024 of them.
+    pub(crate) short: bool,
     /// Entries above allow stores.
     pub(crate) write: bool,
     /// Entries above allow fetches by the kernel, and by user mode.
@@ -106,18 +201,34 @@ pub(crate) struct Walk {
 
 impl Walk {
     fn new(entry: u64, level: u8) -> Self {
-        Self { entry, level, write: true, execute: [true; 2], user: true, global: false, updates: Vec::new() }
+        Self {
+            entry,
+            level,
+            short: false,
+            write: true,
+            execute: [true; 2],
+            user: true,
+            global: false,
+            updates: Vec::new(),
+        }
     }
 
-    fn fault(&self, gva: u64, present: bool) -> Progress {
-        Progress::Fault(VirtualFault::Guest { gva, level: self.level, present })
+    /// By how many bits an address is shifted down at this level.
+    fn shift(&self) -> u32 {
+        12 + if self.short { 10 } else { 9 } * u32::from(self.level)
     }
 
-    /// Goes to the entry for `gva` in a table of 512 entries.
+    /// Goes to the entry for `gva` in a table.
     fn descend(mut self, table: u64, gva: u64) -> Progress {
         self.level -= 1;
-        self.entry = table + 8 * (gva >> (12 + 9 * u32::from(self.level)) & 0x1ff);
+        let index = gva >> self.shift();
+        self.entry = table + if self.short { 4 * (index & 0x3ff) } else { 8 * (index & 0x1ff) };
         Progress::Read(self)
+    }
+
+    /// The entry at which the walk is has to be changed.
+    fn update(&mut self, old: u64, new: u64) {
+        self.updates.push(Update { entry: self.entry, short: self.short, old, new });
     }
 }
 
@@ -126,6 +237,8 @@ impl Walk {
 pub(crate) struct Update {
     /// Guest physical address.
     pub(crate) entry: u64,
+    /// It has 4 bytes.
+    pub(crate) short: bool,
     pub(crate) old: u64,
     pub(crate) new: u64,
 }
@@ -164,6 +277,24 @@ impl FirstLeaf {
 }
 
 impl Stage1 {
+    /// An x86 guest on a CPU with all features, its PDPTEs in memory.
+    #[must_use]
+    pub fn x86(cr0: u64, cr3: u64, cr4: u64, efer: u64, ac: bool) -> Self {
+        Self::X86 { cr0, cr3, cr4, efer, ac, pdptes: None, features: X86Features::default() }
+    }
+
+    /// An Arm guest on a CPU with all features, PAN off.
+    #[must_use]
+    pub fn arm(sctlr: u64, tcr: u64, ttbr0: u64, ttbr1: u64) -> Self {
+        Self::Arm { sctlr, tcr, ttbr0, ttbr1, pan: false, features: ArmFeatures::default() }
+    }
+
+    /// A RISC-V guest with this vsatp, all else off.
+    #[must_use]
+    pub fn riscv(vsatp: u64) -> Self {
+        Self::Riscv { vsatp, sum: false, mxr: false, adue: false, pbmte: false, svnapot: false }
+    }
+
     /// Whether it translates.
     pub(crate) fn is_on(&self) -> bool {
         match *self {
@@ -188,15 +319,32 @@ impl Stage1 {
         }
     }
 
-    pub(crate) fn start(&self, gva: u64) -> Progress {
-        if !self.is_on() {
-            return Progress::Done(FirstLeaf::flat(gva, self.asid()));
+    pub(crate) fn start(&self, gva: u64, access: Access) -> Progress {
+        match (self.is_on(), self) {
+            (true, Self::X86 { .. }) => x86::start(self, gva, access),
+            (true, Self::Arm { .. }) => arm::start(self, gva, access),
+            (true, Self::Riscv { .. }) => riscv::start(self, gva, access),
+            (false, Self::Arm { .. }) => arm::flat(self, gva, access),
+            (false, _) => Progress::Done(FirstLeaf::flat(gva, self.asid())),
         }
-        match *self {
-            Self::X86 { cr3, cr4, .. } => x86::start(cr3, cr4, gva),
-            Self::Arm { tcr, ttbr0, ttbr1, .. } => arm::start(tcr, ttbr0, ttbr1, gva),
-            Self::Riscv { vsatp, .. } => riscv::start(vsatp, gva),
-        }
+    }
+
+    /// Stage 1 refuses at an entry of `level`; the leaf, if it is one, allows this much.
+    fn refuse(
+        &self,
+        gva: u64,
+        level: u8,
+        access: Access,
+        refusal: Refusal,
+        allowed: Permissions,
+    ) -> Progress {
+        let present = !matches!(refusal, Refusal::NotPresent | Refusal::NotCanonical);
+        let syndrome = match self {
+            Self::X86 { .. } => x86::syndrome(self, gva, access, refusal),
+            Self::Arm { .. } => arm::syndrome(gva, level, access, refusal, allowed),
+            Self::Riscv { .. } => riscv::syndrome(gva, access),
+        };
+        Progress::Fault(VirtualFault::Guest { gva, level, present, syndrome })
     }
 
     /// The walk has its entry.

@@ -13,6 +13,7 @@ mod change;
 mod debt;
 mod discard;
 mod faults;
+mod guest_walk;
 mod holdings;
 mod lend;
 mod pins;

@@ -1,11 +1,13 @@
 //! Both stages together: guests' tables by hand, which lie where the second level maps guest physical addresses to.
 
-use super::{Stage1, VirtualFault};
+use super::{ArmFeatures, GuestSyndrome, Stage1, VirtualFault, X86Features};
 use crate::access::{Access, AccessKind, FaultKind, Syndrome};
 use crate::instruction::{BarrierAccess, Domain, Tlbi};
 use crate::mmu::{Ept, Gstage, Mmu, Npt, Root, Stage2};
 use crate::ram::Ram;
 use crate::{Instruction, Machine, Policy};
+
+mod modes;
 
 /// The second level's tables; guest physical page n is at [`GUEST`] + n pages, for n below 16.
 const ROOT: u64 = 0x10_0000;
@@ -58,9 +60,24 @@ fn can_read(machine: &Machine, gva: u64, stage1: &Stage1) -> bool {
 
 // Guest virtual page 5 is guest physical page 8, global page 6 is 9, in all of the guests below.
 
-/// CR0.PG and WP; CR4.PGE and PCIDE; EFER.NXE; PCID 1.
-const X86: Stage1 =
-    Stage1::X86 { cr0: 1 << 31 | 1 << 16, cr3: 0x1001, cr4: 1 << 17 | 1 << 7, efer: 1 << 11, ac: false };
+/// All features.
+const X86_CPU: X86Features = X86Features { physical_bits: 52, page_1g: true, pse36: true };
+
+/// CR0.PG and WP; CR4.PAE, PGE and PCIDE; EFER.LMA and NXE; PCID 1.
+const X86: Stage1 = Stage1::X86 {
+    cr0: 1 << 31 | 1 << 16,
+    cr3: 0x1001,
+    cr4: 1 << 17 | 1 << 7 | PAE,
+    efer: LONG,
+    ac: false,
+    pdptes: None,
+    features: X86_CPU,
+};
+
+/// CR4.PAE.
+const PAE: u64 = 1 << 5;
+/// EFER.LMA and NXE.
+const LONG: u64 = 1 << 10 | 1 << 11;
 
 fn x86(mmu: Mmu, root: fn(u16) -> Root) -> Guest {
     let words = vec![
@@ -99,11 +116,12 @@ fn x86_translates_and_marks() {
     assert!(refused(&mut machine, 0x7000, Access::EXECUTE));
     assert!(refused(&mut machine, 0x8000, Access::READ.by_user()));
     assert!(machine.access_virtual(0, 0x8000, Access::READ, &X86).is_ok());
-    let absent = VirtualFault::Guest { gva: 0xf000, level: 0, present: false };
+    let syndrome = GuestSyndrome::X86 { error_code: 0, cr2: 0xf000 };
+    let absent = VirtualFault::Guest { gva: 0xf000, level: 0, present: false, syndrome };
     assert_eq!(machine.access_virtual(0, 0xf000, Access::READ, &X86), Err(absent));
     assert!(machine.access_virtual(0, 1 << 47, Access::READ, &X86).is_err()); // not canonical
     // Without WP the kernel may; SMEP and SMAP.
-    let with = |cr0, cr4, ac| Stage1::X86 { cr0, cr3: 0x1001, cr4, efer: 1 << 11, ac };
+    let with = |cr0, cr4, ac| Stage1::x86(cr0, 0x1001, cr4 | PAE, LONG, ac);
     assert!(machine.access_virtual(0, 0x7000, Access::WRITE, &with(1 << 31, 1 << 17, false)).is_ok());
     assert_eq!(machine.ram().read(GUEST + 0x4038), Some(0xa065 | 1 << 63)); // D
     let fresh = |stage1, access| started(&intel()).access_virtual(0, 0x5000, access, &stage1).is_ok();
@@ -210,13 +228,13 @@ fn pcids_and_vpids_tell_combined_entries_apart() {
     let mut machine = started(&intel());
     machine.access_virtual(0, 0x5000, Access::READ, &X86).unwrap();
     machine.access_virtual(0, 0x6000, Access::READ, &X86).unwrap();
-    let other = Stage1::X86 { cr0: 1 << 31, cr3: 0xf002, cr4: 1 << 17 | 1 << 7, efer: 1 << 11, ac: false }; // an empty table
+    let other = Stage1::x86(1 << 31, 0xf002, 1 << 17 | 1 << 7 | PAE, LONG, false); // an empty table
     assert!(!can_read(&machine, 0x5000, &other));
     assert!(can_read(&machine, 0x6000, &other)); // global
     machine.load_root(0, Root::Ept { eptp: ROOT | 0x1e, vpid: 2 }).unwrap();
     assert!(!can_read(&machine, 0x6000, &other));
     // Without CR4.PGE no entry is global.
-    let without = |cr3| Stage1::X86 { cr0: 1 << 31, cr3, cr4: 1 << 17, efer: 1 << 11, ac: false };
+    let without = |cr3| Stage1::x86(1 << 31, cr3, 1 << 17 | PAE, LONG, false);
     machine.access_virtual(0, 0x6000, Access::READ, &without(0x1001)).unwrap();
     assert!(!can_read(&machine, 0x6000, &without(0xf002)));
 }
@@ -247,6 +265,8 @@ const ARM: Stage1 = Stage1::Arm {
     tcr: 25 | 25 << 16 | 2 << 30 | 1 << 36,
     ttbr0: 0x1000 | 1 << 48,
     ttbr1: 0x1000 | 2 << 48,
+    pan: false,
+    features: ArmFeatures { physical_bits: 48, hafdbs: 2, hpds: true, pan3: true, ttst: true },
 };
 
 fn arm() -> Guest {
@@ -281,12 +301,12 @@ fn arm_translates() {
     assert!(machine.access_virtual(0, 0x7000, Access::READ.by_user(), &ARM).is_err());
     assert!(machine.access_virtual(0, 0x7000, Access::WRITE, &ARM).is_err());
     assert!(machine.access_virtual(0, 0x8000, Access::READ, &ARM).is_err()); // access flag
-    let Stage1::Arm { sctlr, tcr, ttbr0, ttbr1 } = ARM else { unreachable!() };
-    let marking = Stage1::Arm { sctlr, tcr: tcr | 1 << 39, ttbr0, ttbr1 };
+    let Stage1::Arm { sctlr, tcr, ttbr0, ttbr1, .. } = ARM else { unreachable!() };
+    let marking = Stage1::arm(sctlr, tcr | 1 << 39, ttbr0, ttbr1);
     assert!(machine.access_virtual(0, 0x8000, Access::READ, &marking).is_ok());
     assert_eq!(machine.ram().read(GUEST + 0x3040), Some(0xbf43));
     // Hardware's dirty state clears AP[2].
-    let dirty = Stage1::Arm { sctlr, tcr: tcr | 3 << 39, ttbr0, ttbr1 };
+    let dirty = Stage1::arm(sctlr, tcr | 3 << 39, ttbr0, ttbr1);
     store(&mut machine, GUEST + 0x3038, 0xaf83 | 1 << 51);
     machine.access_virtual(0, 0x7000, Access::WRITE, &dirty).unwrap();
     assert_eq!(machine.ram().read(GUEST + 0x3038), Some(0xaf03 | 1 << 51));
@@ -300,7 +320,7 @@ fn arm_translates() {
     // What EL0 can write, EL1 does not execute.
     assert!(machine.access_virtual(0, 0x5000, Access::EXECUTE, &ARM).is_err());
     assert!(machine.access_virtual(0, 0x5000, Access::EXECUTE.by_user(), &ARM).is_ok());
-    let off = Stage1::Arm { sctlr: 0, tcr, ttbr0, ttbr1 };
+    let off = Stage1::arm(0, tcr, ttbr0, ttbr1);
     assert_eq!(machine.access_virtual(0, 0x8004, Access::READ, &off).unwrap().hpa, GUEST + 0x8004);
 }
 
@@ -327,7 +347,14 @@ fn arm_drops_combined_entries() {
 }
 
 /// Sv39, ASID 1.
-const RISCV: Stage1 = Stage1::Riscv { vsatp: 8 << 60 | 1 << 44 | 1, sum: false, mxr: false, adue: false };
+const RISCV: Stage1 = Stage1::Riscv {
+    vsatp: 8 << 60 | 1 << 44 | 1,
+    sum: false,
+    mxr: false,
+    adue: false,
+    pbmte: false,
+    svnapot: false,
+};
 
 fn riscv_guest() -> Guest {
     Guest {
@@ -355,11 +382,11 @@ fn riscv_translates() {
     assert!(machine.access_virtual(0, 0x7000, Access::READ.by_user(), &RISCV).is_ok());
     assert!(machine.access_virtual(0, 0x7000, Access::READ, &RISCV).is_err());
     let vsatp = 8 << 60 | 1 << 44 | 1;
-    let sum = Stage1::Riscv { vsatp, sum: true, mxr: false, adue: false };
+    let sum = Stage1::Riscv { vsatp, sum: true, mxr: false, adue: false, pbmte: false, svnapot: false };
     assert!(machine.access_virtual(0, 0x7000, Access::READ, &sum).is_ok());
     assert!(machine.access_virtual(0, 0x7000, Access::EXECUTE, &sum).is_err()); // never
     assert!(machine.access_virtual(0, 0x8000, Access::READ, &RISCV).is_err()); // Svade
-    let adue = Stage1::Riscv { vsatp, sum: false, mxr: false, adue: true };
+    let adue = Stage1::Riscv { vsatp, sum: false, mxr: false, adue: true, pbmte: false, svnapot: false };
     assert!(machine.access_virtual(0, 0x8000, Access::WRITE, &adue).is_ok());
     assert_eq!(machine.ram().read(GUEST + 0x4040), Some(0xb000 >> 2 | 0xcf));
     assert!(machine.access_virtual(0, 1 << 38, Access::READ, &RISCV).is_err()); // not sign-extended
@@ -368,7 +395,7 @@ fn riscv_translates() {
     guest.words.push((0x3000, 0x4000 >> 2 | 0x21));
     let mut machine = started(&guest);
     machine.access_virtual(0, 0x5000, Access::READ, &RISCV).unwrap();
-    let other = Stage1::Riscv { vsatp: 8 << 60 | 2 << 44 | 0xf, sum: false, mxr: false, adue: false };
+    let other = Stage1::riscv(8 << 60 | 2 << 44 | 0xf);
     assert!(can_read(&machine, 0x5000, &other));
 }
 
