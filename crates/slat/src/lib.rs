@@ -7,6 +7,12 @@
 //! [`root_register`](AddrSpace::root_register) into the CPU, and answer the guest's faults with
 //! [`handle_page_fault`](AddrSpace::handle_page_fault).
 //!
+//! Other backends: [`map_shared`](AddrSpace::map_shared) for memory that several guests have in common,
+//! [`map_trap`](AddrSpace::map_trap) for devices that you emulate, [`map_custom`](AddrSpace::map_custom) for
+//! [a backend of your own](CustomBackend). [`memory`](AddrSpace::memory) is what the host reads and writes of a guest,
+//! [`translate_virt`](AddrSpace::translate_virt) walks the guest's own tables; [`pin`](AddrSpace::pin) keeps pages where they are,
+//! [`discard`](AddrSpace::discard) gives them up; [`Audit`] says what a set of guests can reach, and [`Counted`] counts.
+//!
 //! What holds throughout:
 //! - An operation that returns an error has changed nothing, also when the host ran out of frames half way.
 //! - Frames are zeroed before a guest can see them, and go back to the host only after every CPU was told to forget
@@ -21,6 +27,9 @@
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+#[cfg(doctest)]
+#[doc = include_str!("../adding-a-backend.md")]
+struct AddingABackend;
 
 mod addr;
 mod audit;
