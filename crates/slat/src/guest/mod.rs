@@ -5,7 +5,7 @@
 //! [`GuestPageWalkInfo`] has, from the registers that an exit leaves behind.
 //!
 //! **Invariant:** every walk ends after as many entries as the guest's paging mode has levels, at the most five, and is begun
-//! anew at most [`ATTEMPTS`] times, whatever is in the tables. All numbers in them are the guest's: nothing is done with an
+//! anew at most 8 times (`ATTEMPTS`), whatever is in the tables. All numbers in them are the guest's: nothing is done with an
 //! entry's address but to ask second-level translation for it.
 //!
 //! Left out: protection keys, shadow stacks, linear-address masking and AMD's stricter reserved bits (x86); 16 and 64 KiB
