@@ -1,6 +1,8 @@
 //! Carries out each operation: says beforehand what may be seen, calls slat, judges its answer, and does the same to the
 //! specification.
 
+mod access;
+
 use crate::checks::{Check, Violation, ensure};
 use crate::driver::{Driver, leaf_at, model_access};
 use crate::mistakes::{Mistake, distort_range};
@@ -62,6 +64,7 @@ impl<P: Platform> Driver<'_, P> {
             }
             Operation::Drop => self.replace(index),
             Operation::Refused(which) => self.refused(index, *which),
+            Operation::Host(access) => self.host_access(index, *access),
         }
     }
 

@@ -76,6 +76,8 @@ pub struct Host<P: Platform> {
     /// A table without entries, for invalidating under a tag whose table is gone.
     empty_root: u64,
     random: RefCell<Random>,
+    /// The guest only reads meanwhile.
+    reads_only: Cell<bool>,
     stores: Cell<u64>,
     looks: Cell<u64>,
 }
@@ -111,6 +113,7 @@ impl<P: Platform> Host<P> {
             invalidated: Cell::new(false),
             delayed: RefCell::default(),
             random: RefCell::new(Random::new(seed)),
+            reads_only: Cell::new(false),
             stores: Cell::new(0),
             looks: Cell::new(0),
         }
@@ -155,6 +158,11 @@ impl<P: Platform> Host<P> {
         let mut allocator = self.allocator.borrow_mut();
         allocator.refused = 0;
         allocator.returned.clear();
+    }
+
+    /// Whether the guest only reads meanwhile, because the host writes to its memory.
+    pub fn read_only(&self, only: bool) {
+        self.reads_only.set(only);
     }
 
     /// Ends an operation: what waited is executed, and what came back is out of every CPU's reach.
@@ -307,7 +315,7 @@ impl<P: Platform> Host<P> {
                 return;
             }
             let cpu = random.choose(watch.cpus());
-            (random.below(watch.pages() as u64) as usize, cpu, random.one_in(2))
+            (random.below(watch.pages() as u64) as usize, cpu, random.one_in(2) && !self.reads_only.get())
         };
         let access = if write { Access::WRITE } else { Access::READ };
         // A fault means that the guest waits until it is answered.

@@ -65,7 +65,14 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::MoveLosesContents => (ALL, &[Contents]),
         Mistake::FailureLeavesHalf => (ALL, &[Store, Query, Untouched]),
         Mistake::PopulatedTooEarly => (ALL, &[Store, Query]),
-        Mistake::WideAddressAliases => (ALL, &[Verdict]),
+        Mistake::WideAddressAliases | Mistake::HostWritesReadOnly | Mistake::HostMiscounts => {
+            (ALL, &[Verdict])
+        }
+        Mistake::HostForgetsDirty => (&[EPT], &[Marks]),
+        Mistake::HostReadsPastPage | Mistake::HostWritesTooMuch | Mistake::HostExchangesAlways => {
+            (ALL, &[Contents])
+        }
+        Mistake::HostPopulatesRubbish => (ALL, &[Contents, Zeroed]),
     }
 }
 
