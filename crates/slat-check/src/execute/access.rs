@@ -169,7 +169,8 @@ impl<P: Platform> Driver<'_, P> {
         };
         let right = match error.reason {
             AccessRefusal::Fault(FaultError::OutOfMemory(_)) => {
-                let absent = leaf_at(self.subjects[part.index].space(), error.gpa.as_u64()).is_none();
+                let page = error.gpa.as_u64() & !(PAGE_SIZE - 1);
+                let absent = leaf_at(self.subjects[part.index].space(), page).is_none();
                 self.host.refused() > 0 && error.done <= done && absent
             }
             reason => {
