@@ -285,7 +285,7 @@ impl<P: Platform> Driver<'_, P> {
         match self.host.mistake() {
             Some(Mistake::HostForgetsDirty) if allowed && past_slat().is_some() => return Ok(()),
             Some(Mistake::HostWritesReadOnly)
-                if self.reach(part, READ).1.is_none() && past_slat().is_some() =>
+                if !allowed && self.reach(part, READ).1.is_none() && past_slat().is_some() =>
             {
                 return Ok(());
             }
