@@ -16,8 +16,8 @@ use slat::format::npt::Npt;
 use slat::format::stage2::Stage2;
 use slat::test_util::HeapHal;
 use slat::{
-    AccessError, AddrSpace, AtomicWord, CopyError, GuestMemory, GuestObject, GuestPhysAddr, Hal,
-    HostPhysAddr, MappingFlags,
+    AccessError, AtomicWord, CopyError, GuestMemory, GuestObject, GuestPhysAddr, Hal, HostPhysAddr,
+    MappingFlags,
 };
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -302,10 +302,7 @@ impl<F: Format> Guest<'_, '_, F> {
         self.judge("pieces", (at, size), slat, oracle)
     }
 
-    fn object<T: GuestObject + PartialEq + Debug>(&mut self, at: u64) -> Result<(), String>
-    where
-        T: Bytes,
-    {
+    fn object<T: GuestObject + Bytes + PartialEq + Debug>(&mut self, at: u64) -> Result<(), String> {
         let size = size_of::<T>() as u64;
         if self.random.one_in(2) {
             let mut expected = vec![0; size as usize];
