@@ -1,6 +1,8 @@
 //! Carries out each operation: says beforehand what may be seen, calls slat, judges its answer, and does the same to the
 //! specification.
 
+mod access;
+
 use crate::audited::LINEAR;
 use crate::checks::{Check, Violation, ensure};
 use crate::driver::{Driver, leaf_at, model_access};
@@ -67,6 +69,7 @@ impl<P: Platform> Driver<'_, P> {
             Operation::Pin(span) => self.pin(index, *span),
             Operation::Unpin(span) => self.unpin(index, *span),
             Operation::Discard(span) => self.discard(index, *span),
+            Operation::Host(access) => self.host_access(index, *access),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::checks::{Check, Violation};
 use crate::ledger::Ledger;
 use crate::maintenance;
 use crate::mistakes::Mistake;
-use crate::platform::{Platform, address_in};
+use crate::platform::Platform;
 use crate::random::Random;
 use crate::specification::{Architecture, Rules};
 use crate::watch::Watch;
@@ -34,6 +34,7 @@ const WORDS: u64 = PAGE_SIZE / 8;
 
 mod backend;
 mod spare;
+mod tables;
 
 pub(crate) use backend::contents;
 
@@ -88,6 +89,8 @@ pub struct Host<P: Platform> {
     pub(crate) ledger: Ledger,
     /// Frames that are out as those of the custom backend, and for which page: source, offset, guest-physical address.
     lent: RefCell<BTreeMap<u64, (u16, u64, u64)>>,
+    /// The guest only reads meanwhile.
+    reads_only: Cell<bool>,
     stores: Cell<u64>,
     looks: Cell<u64>,
 }
@@ -125,6 +128,7 @@ impl<P: Platform> Host<P> {
             random: RefCell::new(Random::new(seed)),
             ledger: Ledger::default(),
             lent: RefCell::default(),
+            reads_only: Cell::new(false),
             stores: Cell::new(0),
             looks: Cell::new(0),
         }
@@ -169,6 +173,11 @@ impl<P: Platform> Host<P> {
         let mut allocator = self.allocator.borrow_mut();
         allocator.refused = 0;
         allocator.returned.clear();
+    }
+
+    /// Whether the guest only reads meanwhile, because the host writes to its memory.
+    pub fn read_only(&self, only: bool) {
+        self.reads_only.set(only);
     }
 
     /// Ends an operation: what waited is executed, and what came back is out of every CPU's reach.
@@ -326,51 +335,11 @@ impl<P: Platform> Host<P> {
                 return;
             }
             let cpu = random.choose(watch.cpus());
-            (random.below(watch.pages() as u64) as usize, cpu, random.one_in(2))
+            (random.below(watch.pages() as u64) as usize, cpu, random.one_in(2) && !self.reads_only.get())
         };
         let access = if write { Access::WRITE } else { Access::READ };
         // A fault means that the guest waits until it is answered.
         let _ = self.guest_access(cpu, page, access);
-    }
-
-    /// If `entry` lies in a table that is linked: the guest-physical addresses that it translates. Tables to which
-    /// it now points are linked as well.
-    fn linked(&self, entry: u64, value: u64) -> Option<(u64, u64)> {
-        let mut allocator = self.allocator.borrow_mut();
-        let (level, base) = allocator.frames.get(frame_index(entry)?)?.table?;
-        let shift = 12 + 9 * u32::from(level);
-        let start = base + ((entry % PAGE_SIZE / 8) << shift);
-        self.link(&mut allocator, level, start, value);
-        Some((start, 1 << shift))
-    }
-
-    fn link(&self, allocator: &mut Allocator, level: u8, start: u64, value: u64) {
-        let Some(next) = address_in(self.rules.architecture, value).filter(|_| level > 0) else { return };
-        let Some(index) = frame_index(next) else { return };
-        match allocator.frames.get_mut(index) {
-            // Large leaves look the same, but nobody stores to them as to tables.
-            Some(frame) if frame.taken && frame.table.is_none() && !self.is_leaf(level, value) => {
-                frame.table = Some((level - 1, start));
-            }
-            _ => return,
-        }
-        if level > 1 {
-            for entry in 0..WORDS {
-                let below = start + (entry << (3 + 9 * u32::from(level)));
-                let value = self.ram.read(next + 8 * entry).unwrap_or(0);
-                self.link(allocator, level - 1, below, value);
-            }
-        }
-    }
-
-    /// Whether an entry above level 0 is a large leaf, by the manuals.
-    fn is_leaf(&self, level: u8, value: u64) -> bool {
-        level <= 2
-            && match self.rules.architecture {
-                Architecture::Ept | Architecture::Npt => value & 0x80 != 0,
-                Architecture::Stage2 => value & 2 == 0,
-                Architecture::Gstage => value & 0xe != 0,
-            }
     }
 
     fn fill(&self, start: u64, count: usize, value: u64) {

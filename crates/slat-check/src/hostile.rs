@@ -302,7 +302,7 @@ impl<F: Format> Guest<'_, '_, F> {
         self.judge("pieces", (at, size), slat, oracle)
     }
 
-    fn object<T: GuestObject + PartialEq + Debug + Bytes>(&mut self, at: u64) -> Result<(), String> {
+    fn object<T: GuestObject + Bytes + PartialEq + Debug>(&mut self, at: u64) -> Result<(), String> {
         let size = size_of::<T>() as u64;
         if self.random.one_in(2) {
             let mut expected = vec![0; size as usize];

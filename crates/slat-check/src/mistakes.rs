@@ -140,6 +140,20 @@ mistakes! {
     DeviceMixedUp,
     /// The host does not say which memory is its own.
     ProtectionMissing,
+    /// The host writes where the guest may only read.
+    HostWritesReadOnly,
+    /// What the host writes is not marked as dirty.
+    HostForgetsDirty,
+    /// An access of the host that stops says that it did one byte more.
+    HostMiscounts,
+    /// The host takes the frame behind the first one for the next page's.
+    HostReadsPastPage,
+    /// What the host populates is not empty.
+    HostPopulatesRubbish,
+    /// The host writes one byte more than it should.
+    HostWritesTooMuch,
+    /// A compare-exchange of the host does not compare.
+    HostExchangesAlways,
 }
 
 /// What becomes of ranges and stride.

@@ -116,7 +116,52 @@ pub enum Operation {
     Unpin(Span),
     /// Gives up the frames of a range.
     Discard(Span),
+    /// The host accesses memory of the guest.
+    Host(HostAccess),
 }
+
+/// An access of the host to memory of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostAccess {
+    /// What it does.
+    pub kind: HostAccessKind,
+    /// The page in play in which it begins.
+    pub page: u8,
+    /// Selects where in the page.
+    pub offset: u8,
+    /// Selects how many bytes.
+    pub length: u8,
+    /// Selects what is written, or where a copy comes from.
+    pub other: u8,
+}
+
+/// What an access of the host does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAccessKind {
+    /// Reads.
+    Read,
+    /// Writes.
+    Write,
+    /// Fills with one byte.
+    Fill,
+    /// Copies from elsewhere, also from another space.
+    Copy,
+    /// An atomic compare-exchange.
+    Exchange,
+    /// Reads or writes piece by piece.
+    Pieces,
+}
+
+impl HostAccessKind {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Self; 6] =
+        [Self::Read, Self::Write, Self::Fill, Self::Copy, Self::Exchange, Self::Pieces];
+}
+
+/// The code of the first access of the host.
+const HOST: u8 = 14;
+/// Codes in all; those that stand for nothing yet are refused operations.
+const CODES: u8 = 28;
 
 /// An operation and the space that it falls on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,7 +241,7 @@ pub fn decode(bytes: &[u8]) -> Vec<Command> {
 }
 
 fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
-    match code % 28 {
+    match code % CODES {
         0 => Operation::MapLinear { span: bytes.span(), flags: bytes.flags(), shift: bytes.next() % 4 },
         1 => Operation::MapAlloc {
             span: bytes.span(),
@@ -235,6 +280,13 @@ fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
         23 => Operation::Pin(bytes.span()),
         24 => Operation::Unpin(bytes.span()),
         25 => Operation::Discard(bytes.span()),
+        code @ HOST..20 => Operation::Host(HostAccess {
+            kind: HostAccessKind::ALL[usize::from(code - HOST)],
+            page: bytes.next(),
+            offset: bytes.next(),
+            length: bytes.next(),
+            other: bytes.next(),
+        }),
         _ => Operation::Refused(bytes.next()),
     }
 }
@@ -296,6 +348,9 @@ fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
         Operation::Pin(span) => put(23, &[span.first, span.length]),
         Operation::Unpin(span) => put(24, &[span.first, span.length]),
         Operation::Discard(span) => put(25, &[span.first, span.length]),
+        Operation::Host(HostAccess { kind, page, offset, length, other }) => {
+            put(HOST + *kind as u8, &[*page, *offset, *length, *other]);
+        }
     }
 }
 
@@ -348,7 +403,14 @@ fn random_operation(random: &mut Random) -> Operation {
         24..34 => Operation::Unmap(random_span(random)),
         34..46 => Operation::Protect(random_span(random), random_flags(random)),
         46..50 => Operation::Fault { cpu, page, access: random.choose(&ACCESSES) },
-        50..78 => Operation::Access { cpu, page, access: random.choose(&ACCESSES) },
+        50..70 => Operation::Access { cpu, page, access: random.choose(&ACCESSES) },
+        70..78 => Operation::Host(HostAccess {
+            kind: random.choose(&HostAccessKind::ALL),
+            page,
+            offset: random.below(240) as u8,
+            length: random.below(240) as u8,
+            other: random.below(256) as u8,
+        }),
         78..82 => Operation::Migrate(random_span(random)),
         82..85 => Operation::Collapse(Span { first: random.below(240) as u8, length: 11 }),
         85..88 => Operation::Populate(random_span(random)),

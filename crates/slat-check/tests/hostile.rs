@@ -6,7 +6,7 @@ use slat_check::hostile::{Flaw, run};
 fn hostile_accesses_do_what_the_oracle_says() {
     let (accesses, refused) = run(12_000, 1, None).unwrap_or_else(|difference| panic!("{difference}"));
     assert_eq!(accesses, 12_000);
-    assert!((3_000..9_000).contains(&refused), "{refused} of {accesses} are refused: neither all nor none");
+    assert!((3_000..10_000).contains(&refused), "{refused} of {accesses} are refused: neither all nor none");
 }
 
 #[test]

@@ -65,7 +65,6 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::MoveLosesContents => (ALL, &[Contents]),
         Mistake::FailureLeavesHalf => (ALL, &[Store, Query, Untouched]),
         Mistake::PopulatedTooEarly => (ALL, &[Store, Query]),
-        Mistake::WideAddressAliases => (ALL, &[Verdict]),
         Mistake::PinIgnored | Mistake::DeviceMixedUp => (ALL, &[Verdict, Query]),
         Mistake::ProtectionMissing => (ALL, &[Verdict, Store]),
         Mistake::DiscardKeeps => (ALL, &[Query]),
@@ -75,6 +74,14 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         // Unless the guest writes by the one address and looks by the other before the audit does.
         Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents]),
         Mistake::CountMissing => (ALL, &[Statistics]),
+        Mistake::WideAddressAliases | Mistake::HostWritesReadOnly | Mistake::HostMiscounts => {
+            (ALL, &[Verdict])
+        }
+        Mistake::HostForgetsDirty => (&[EPT], &[Marks]),
+        Mistake::HostReadsPastPage | Mistake::HostWritesTooMuch | Mistake::HostExchangesAlways => {
+            (ALL, &[Contents])
+        }
+        Mistake::HostPopulatesRubbish => (ALL, &[Contents, Zeroed]),
     }
 }
 

@@ -12,7 +12,7 @@ const OPERATIONS: &str = "1050000";
 /// The formats of which every sequence is run, one of each ISA.
 const EXHAUSTIVE: &str = "stage2-3-levels,ept-5-levels-marks,npt-4-levels,gstage-sv39x4";
 
-/// Two steps.
+/// Three steps.
 pub(crate) fn steps() -> Vec<Step> {
     vec![
         // The seeds are always the same; `cargo run --release -p slat-check` takes others.
@@ -22,6 +22,7 @@ pub(crate) fn steps() -> Vec<Step> {
         Step::new("every sequence of four operations", |context, output| {
             check(&["--exhaustive", "4", "--format", EXHAUSTIVE], context, output)
         }),
+        Step::new("a million hostile accesses", |context, output| check(&["--hostile"], context, output)),
     ]
 }
 

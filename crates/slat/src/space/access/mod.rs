@@ -206,7 +206,7 @@ impl<H: Hal, F: Format, B: CustomBackend, I: Fn(GuestPhysAddr, &mut [u8])> Guest
     }
 
     /// The pieces of host memory that `size` bytes at `gpa` consist of, in ascending order, for an access `access` (`READ`,
-    /// `WRITE` or both; none counts as `READ`): each as long as both address spaces continue. Pages are populated, and marked
+    /// `WRITE`, or `EXECUTE` to look at code, or several of them; none counts as `READ`): each as long as both address spaces continue. Pages are populated, and marked
     /// as the access would mark them, one piece ahead.
     pub fn translated_byte_buffer(
         &self,

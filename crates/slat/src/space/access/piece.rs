@@ -13,6 +13,9 @@ use crate::space::{CustomBackend, NoBackend};
 use core::fmt;
 use core::iter::FusedIterator;
 
+/// What a piece may have been made for if it is read: to look at code wants no more than the guest's fetch does.
+const READS: MappingFlags = MappingFlags::READ.union(MappingFlags::EXECUTE);
+
 /// The pieces of a range of a guest's memory, in ascending order; nothing follows after an error. Made by
 /// [`GuestMemory::translated_byte_buffer`].
 pub struct GuestBuffer<'s, H: Hal, F: Format = Native, B: CustomBackend = NoBackend, I = Zeroed> {
@@ -132,7 +135,7 @@ impl<H: Hal> GuestPiece<'_, H> {
     /// # Errors
     /// [`AccessRefusal::OutsidePiece`], [`AccessRefusal::WrongPiece`] if it was not made for reading; nothing is done then.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), AccessError> {
-        let run = self.part(offset, bytes.len() as u64, MappingFlags::READ)?;
+        let run = self.part(offset, bytes.len() as u64, READS)?;
         run.prepare(self.hal);
         // SAFETY: `part` checked that so many bytes of the guest's memory are there.
         unsafe { isa::read(run.pointer, bytes.as_mut_ptr(), bytes.len()) };
@@ -157,7 +160,7 @@ impl<H: Hal> GuestPiece<'_, H> {
     /// # Errors
     /// As [`read`](Self::read), and [`AccessRefusal::Unaligned`].
     pub fn read_volatile<T: AtomicWord>(&self, offset: u64) -> Result<T, AccessError> {
-        let run = self.word::<T>(offset, MappingFlags::READ)?;
+        let run = self.word::<T>(offset, READS)?;
         run.prepare(self.hal);
         // SAFETY: `word` checked that an aligned word of the guest's memory is there.
         Ok(unsafe { object::load(run.pointer) })
@@ -176,11 +179,11 @@ impl<H: Hal> GuestPiece<'_, H> {
         Ok(())
     }
 
-    /// `size` bytes from `offset` on, for `access`.
+    /// `size` bytes from `offset` on, for one of `access`.
     fn part(&self, offset: u64, size: u64, access: MappingFlags) -> Result<Run, AccessError> {
         let gpa = GuestPhysAddr::new(self.gpa.as_u64().saturating_add(offset));
         let refused = |reason| Err(AccessError { gpa, done: 0, reason });
-        if !self.access.contains(access) {
+        if !self.access.intersects(access) {
             return refused(AccessRefusal::WrongPiece);
         }
         if offset.checked_add(size).is_none_or(|end| end > self.run.bytes) {

@@ -4,6 +4,7 @@ use super::*;
 use crate::hal::CacheActions;
 use crate::test_util::Event;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// EPT with accessed and dirty flags.
 fn marking() -> Ept {
@@ -84,6 +85,14 @@ struct Watching {
     heap: HeapHal,
     /// The byte to look at, and what it was at each store.
     seen: Mutex<(Option<HostPhysAddr>, Vec<u8>)>,
+    /// How often it was asked for a pointer.
+    asked: AtomicUsize,
+}
+
+impl Watching {
+    fn new() -> Self {
+        Self { heap: HeapHal::new(), seen: Mutex::default(), asked: AtomicUsize::new(0) }
+    }
 }
 
 // SAFETY: everything is the heap's.
@@ -98,6 +107,7 @@ unsafe impl Hal for Watching {
     }
 
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.heap.phys_to_virt(hpa)
     }
 
@@ -112,7 +122,7 @@ unsafe impl Hal for Watching {
 
 #[test]
 fn dirty_comes_before_the_data() {
-    let hal = Watching { heap: HeapHal::new(), seen: Mutex::default() };
+    let hal = Watching::new();
     let mut space =
         AddrSpace::<&Watching, Ept>::with_format(&hal, marking(), gpa(0), GIB1, 0).expect("a root");
     space.map_alloc_with(gpa(0), 6 * KIB4, RW, AllocOptions { populate: true, ..SMALL }).expect("free");
@@ -133,6 +143,29 @@ fn dirty_comes_before_the_data() {
         let (_, seen) = std::mem::take(&mut *hal.seen.lock().expect("no panic"));
         assert_eq!(seen, [0], "access {page}: one mark, and the byte is the old one");
         assert_eq!(hal.heap.read(byte, 1), [1]);
+    }
+}
+
+/// A word in a page that is there costs four tables and the page, whatever the format marks: no second walk, no region.
+#[test]
+fn a_word_that_is_there_costs_one_walk() {
+    for format in [marking(), Ept::default()] {
+        let hal = Watching::new();
+        let mut space =
+            AddrSpace::<&Watching, Ept>::with_format(&hal, format, gpa(0), GIB1, 0).expect("a root");
+        space.map_alloc_with(gpa(0), 2 * KIB4, RW, AllocOptions { populate: true, ..SMALL }).expect("free");
+        space.write_obj(gpa(0), 7u64).expect("writable");
+        let asked = |access: &dyn Fn()| {
+            let before = hal.asked.load(Ordering::Relaxed);
+            access();
+            hal.asked.load(Ordering::Relaxed) - before
+        };
+        assert_eq!(asked(&|| assert_eq!(space.read_obj(gpa(0)), Ok(7u64))), 5);
+        assert_eq!(asked(&|| assert_eq!(space.read_obj(gpa(2)), Ok(0u16))), 5);
+        assert_eq!(asked(&|| assert_eq!(space.write_obj(gpa(4), 1u32), Ok(()))), 5);
+        assert_eq!(asked(&|| assert_eq!(space.memory().atomic_load(gpa(4)), Ok(1u32))), 5);
+        assert_eq!(asked(&|| assert_eq!(space.memory().atomic_swap(gpa(4), 2u32), Ok(1))), 5);
+        assert_eq!(asked(&|| space.read(gpa(16), &mut [0; 16]).expect("readable")), 5);
     }
 }
 

@@ -129,9 +129,23 @@ fn a_piece_lets_through_what_it_was_made_for_and_no_more() {
     assert_eq!(writing.read_volatile::<u8>(2), wrong(2).map(|()| 0));
     assert_eq!(writing.write_volatile(3, b'G'), Ok(()));
     // To look at code wants the permission to execute, and no other.
-    let code = piece(MappingFlags::EXECUTE | READ);
+    let code = piece(MappingFlags::EXECUTE);
     assert_eq!(code.read_volatile(3), Ok(b'G'));
+    assert_eq!(code.write(1, &[0]), wrong(1));
     let text = format!("{code:?}");
     assert!(text.contains("GuestPhysAddr(0x1004)") && text.contains("len: 20"), "{text}");
     assert_eq!(space.translated_byte_buffer(gpa(u64::MAX), 0, READ).count(), 0);
+}
+
+#[test]
+fn code_that_can_only_be_executed_can_be_looked_at() {
+    let hal = HeapHal::new();
+    let [format, ..] = ept_formats();
+    let mut space = space_of(&hal, format);
+    space.map_alloc_with(gpa(0), KIB4, MappingFlags::EXECUTE, SMALL).expect("free");
+    let piece = space.translated_byte_buffer(gpa(8), 4, MappingFlags::EXECUTE).next().expect("a piece");
+    assert_eq!(piece.expect("executable").read(0, &mut [0; 4]), Ok(()));
+    let refused =
+        space.translated_byte_buffer(gpa(8), 4, READ).next().expect("an error").expect_err("not readable");
+    assert!(matches!(refused.reason, AccessRefusal::Fault(FaultError::Permission { access: READ, .. })));
 }
