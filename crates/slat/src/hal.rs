@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "declares the contract between slat and its host")]
 
-use crate::addr::HostPhysAddr;
+use crate::addr::{HostPhysAddr, HostPhysRange};
 use crate::isa;
 use crate::tlb::Invalidation;
 use bitflags::bitflags;
@@ -61,9 +61,13 @@ use bitflags::bitflags;
 ///    [`hpa_bits`](crate::format::Format::hpa_bits) of every format that the host is used with: an address beyond
 ///    them would be cut.
 /// 2. [`phys_to_virt`](Hal::phys_to_virt) of an address inside such a run returns a pointer that is valid for reads
-///    and writes up to the end of the run, the same one each time, for as long as the run is taken.
+///    and writes up to the end of the run, the same one each time, for as long as the run is taken. It has the address's
+///    offset in its page; and where the pointers of two runs that continue each other do so too, the first reaches both.
 /// 3. [`invalidate`](Hal::invalidate), when it returns, has made every CPU forget what the argument names; an
 ///    override ends in the native sequence on each CPU that may have used the space.
+/// 4. [`linear_to_virt`](Hal::linear_to_virt) returns a pointer that is valid for reads and writes of all of the range
+///    for as long as the range is mapped linearly by a space of this host, with the address's offset in its page; and no
+///    Rust reference to that memory is in use meanwhile.
 pub unsafe trait Hal {
     /// Takes `count` physically contiguous frames of 4 KiB whose start is a multiple of `align` frames (a power of
     /// two), or returns `None` and changes nothing. The contents may be anything: slat zeroes.
@@ -81,6 +85,15 @@ pub unsafe trait Hal {
     /// are taken from this host.
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8;
 
+    /// The pointer by which the host reaches all of `range`, memory of the caller that is mapped by
+    /// [`map_linear`](crate::AddrSpace::map_linear); or `None` if it cannot reach all of it, or does not want a guest's
+    /// pointers to lead there. Whether a page can be reached does not depend on the rest of the range. Asked on each
+    /// access of the host to such memory, so that it should be quick; the default is `None`.
+    fn linear_to_virt(&self, range: HostPhysRange) -> Option<*mut u8> {
+        let _ = range;
+        None
+    }
+
     /// Makes every CPU (or this one: see [`Invalidation::reach`]) forget the translations named. Called after the
     /// stores to the table and before any frame is reused.
     ///
@@ -96,6 +109,12 @@ pub unsafe trait Hal {
     /// instructions on the frames.
     fn maintain_cache(&self, maintenance: &CacheMaintenance) {
         isa::maintain_cache(self.phys_to_virt(maintenance.start), maintenance.bytes(), maintenance.actions);
+    }
+
+    /// As [`maintain_cache`](Self::maintain_cache), of memory that [`linear_to_virt`](Self::linear_to_virt) gave a pointer
+    /// to: `start` is that of the maintenance. Only where the host itself reached such memory.
+    fn maintain_linear_cache(&self, start: *mut u8, maintenance: &CacheMaintenance) {
+        isa::maintain_cache(start, maintenance.bytes(), maintenance.actions);
     }
 
     /// Orders the stores to the table before the guest's next access: called after an entry became valid. The
@@ -142,6 +161,11 @@ unsafe impl<H: Hal + ?Sized> Hal for &H {
     }
 
     #[inline]
+    fn linear_to_virt(&self, range: HostPhysRange) -> Option<*mut u8> {
+        (**self).linear_to_virt(range)
+    }
+
+    #[inline]
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
         (**self).invalidate(invalidation);
     }
@@ -149,6 +173,11 @@ unsafe impl<H: Hal + ?Sized> Hal for &H {
     #[inline]
     fn maintain_cache(&self, maintenance: &CacheMaintenance) {
         (**self).maintain_cache(maintenance);
+    }
+
+    #[inline]
+    fn maintain_linear_cache(&self, start: *mut u8, maintenance: &CacheMaintenance) {
+        (**self).maintain_linear_cache(start, maintenance);
     }
 
     #[inline]

@@ -55,8 +55,9 @@ pub use flags::{LeafSize, MappingFlags, MemoryType};
 pub use format::Native;
 pub use hal::{CacheActions, CacheMaintenance, Hal};
 pub use space::{
-    AddrSpace, AllocOptions, Backend, BackendError, BackendPage, CustomBackend, Debt, NoBackend, Region,
-    SharedId, Stats,
+    AccessError, AccessRefusal, AddrSpace, AllocOptions, AtomicWord, Backend, BackendError, BackendPage,
+    CopyError, CustomBackend, Debt, GuestBuffer, GuestMemory, GuestObject, GuestPiece, NoBackend, Region,
+    SharedId, Stats, Zeroed,
 };
 pub use table::{Census, Mapping};
 pub use tlb::{Invalidation, Reach, Scope, TableKind, Tag, TagError, TagPool, TlbFeatures};

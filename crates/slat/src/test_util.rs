@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "implements Hal on the heap")]
 
-use crate::addr::{HostPhysAddr, PAGE_SIZE};
+use crate::addr::{HostPhysAddr, HostPhysRange, PAGE_SIZE};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
 use crate::tlb::{Invalidation, Reach, Scope};
 use crate::{GuestPhysRange, LeafSize};
@@ -215,6 +215,16 @@ unsafe impl Hal for HeapHal {
         (block.pointer + offset) as *mut u8
     }
 
+    /// Linear memory can be reached if it consists of frames that are taken from this host, all of one run.
+    fn linear_to_virt(&self, range: HostPhysRange) -> Option<*mut u8> {
+        let state = self.lock();
+        let (first, block) = state.blocks.range(..=range.start().as_u64()).next_back()?;
+        let (offset, page) = (range.start().as_u64() - first, PAGE_SIZE as usize);
+        let frames = offset as usize / page..(offset + range.size()).div_ceil(PAGE_SIZE) as usize;
+        let taken = block.taken.get(frames)?.iter().all(|taken| *taken);
+        taken.then_some((block.pointer + offset as usize) as *mut u8)
+    }
+
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
         self.note(match invalidation.scope {
             Scope::Space => Event::InvalidateSpace(invalidation.reach),
@@ -227,6 +237,10 @@ unsafe impl Hal for HeapHal {
 
     fn maintain_cache(&self, maintenance: &CacheMaintenance) {
         self.note(Event::Maintain(maintenance.start, maintenance.frames, maintenance.actions));
+    }
+
+    fn maintain_linear_cache(&self, _start: *mut u8, maintenance: &CacheMaintenance) {
+        self.maintain_cache(maintenance);
     }
 
     fn publish(&self) {

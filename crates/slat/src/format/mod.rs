@@ -140,11 +140,13 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     }
 
     /// The bit that the hardware sets in a leaf when the guest has used it; 0 if it does not tell.
+    #[inline]
     fn accessed_bit(&self) -> u64 {
         0
     }
 
     /// The bit that the hardware sets in a leaf when the guest has written to it; 0 if it does not tell.
+    #[inline]
     fn dirty_bit(&self) -> u64 {
         0
     }

@@ -1,7 +1,7 @@
-//! The instructions: invalidation, barriers, cache maintenance, zeroing.
+//! The instructions: invalidation, barriers, cache maintenance, zeroing, copying of what others write to.
 //!
 //! The only place of this crate with assembly and `cfg(target_arch)`. On bare metal the functions execute what the
-//! machine has. On a development host there is no second-level TLB to maintain, so they do nothing (but zero), and
+//! machine has. On a development host there is no second-level TLB to maintain, so they do nothing (but zero and copy), and
 //! tests watch the host's hooks instead.
 
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
@@ -15,6 +15,7 @@ pub mod x86_64;
 mod hosted;
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_os = "none"))))]
 mod portable;
+pub(crate) mod racing;
 
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub use aarch64::zero;
@@ -33,6 +34,11 @@ pub use portable::zero;
 pub(crate) use x86_64::order_zeroing;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::zero;
+
+#[cfg(any(not(target_arch = "x86_64"), miri))]
+pub(crate) use racing::{copy, fill, read, write};
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+pub(crate) use x86_64::{copy, fill, read, write};
 
 /// Orders zeroing before every store with release ordering that follows: nothing to do where it is ordinary stores.
 #[cfg(not(target_arch = "x86_64"))]

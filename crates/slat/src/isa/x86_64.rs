@@ -7,6 +7,7 @@ pub use privileged::{InveptError, invept};
 #[cfg(target_os = "none")]
 pub(crate) use privileged::{invalidate, maintain_cache, publish};
 
+use super::racing;
 use core::arch::asm;
 
 /// Zeroes `bytes` bytes from `start` on past the caches: a frame that a guest will use later would only push useful
@@ -52,6 +53,81 @@ pub unsafe fn zero(start: *mut u8, bytes: usize) {
 pub(crate) fn order_zeroing() {
     // SAFETY: a fence.
     unsafe { asm!("sfence", options(nostack, preserves_flags)) };
+}
+
+/// Below so many bytes, words are faster than a string instruction.
+const STRING_FROM: usize = 128;
+
+/// As [`racing::copy`], by REP MOVSB: it moves whole lines where the CPU can, and is byte after byte to whoever looks,
+/// also where the ranges overlap. (Intel SDM vol. 1, "Fast-String Operation".) Rust knows nothing of the accesses of an
+/// assembly block, so others may race with them as with those of a guest.
+///
+/// # Safety
+/// As [`racing::copy`].
+#[inline]
+pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    if bytes < STRING_FROM {
+        // SAFETY: the same contract.
+        return unsafe { racing::copy(from, to, bytes) };
+    }
+    // SAFETY: the caller's promise; the ABI has the direction flag clear.
+    unsafe { move_string(from, to, bytes) };
+}
+
+/// As [`racing::read`], by REP MOVSB.
+///
+/// # Safety
+/// As [`racing::read`].
+#[inline]
+pub(crate) unsafe fn read(from: *const u8, to: *mut u8, bytes: usize) {
+    if bytes < STRING_FROM {
+        // SAFETY: the same contract.
+        return unsafe { racing::read(from, to, bytes) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { move_string(from, to, bytes) };
+}
+
+/// As [`racing::write`], by REP MOVSB.
+///
+/// # Safety
+/// As [`racing::write`].
+#[inline]
+pub(crate) unsafe fn write(from: *const u8, to: *mut u8, bytes: usize) {
+    if bytes < STRING_FROM {
+        // SAFETY: the same contract.
+        return unsafe { racing::write(from, to, bytes) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { move_string(from, to, bytes) };
+}
+
+/// As [`racing::fill`], by REP STOSB.
+///
+/// # Safety
+/// As [`racing::fill`].
+#[inline]
+pub(crate) unsafe fn fill(to: *mut u8, byte: u8, bytes: usize) {
+    if bytes < STRING_FROM {
+        // SAFETY: the same contract.
+        return unsafe { racing::fill(to, byte, bytes) };
+    }
+    // SAFETY: the caller's promise; the ABI has the direction flag clear.
+    unsafe {
+        asm!("rep stosb", inout("rdi") to => _, inout("rcx") bytes => _, in("al") byte,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// # Safety
+/// `from` is valid for reads of `bytes` bytes, and `to` for writes.
+#[inline]
+unsafe fn move_string(from: *const u8, to: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise; the ABI has the direction flag clear.
+    unsafe {
+        asm!("rep movsb", inout("rsi") from => _, inout("rdi") to => _, inout("rcx") bytes => _,
+            options(nostack, preserves_flags));
+    }
 }
 
 /// What only runs in VMX root operation.

@@ -7,6 +7,7 @@
 //!
 //! [`handle_page_fault`]: AddrSpace::handle_page_fault
 
+mod access;
 mod backend;
 mod change;
 mod debt;
@@ -15,6 +16,10 @@ mod populate;
 mod query;
 mod regions;
 
+pub use access::{
+    AccessError, AccessRefusal, AtomicWord, CopyError, GuestBuffer, GuestMemory, GuestObject, GuestPiece,
+    Zeroed,
+};
 pub use backend::{Backend, BackendError, BackendPage, CustomBackend, NoBackend, SharedId};
 pub use change::AllocOptions;
 pub use debt::Debt;

@@ -13,6 +13,7 @@ mod memory;
 mod migrate;
 mod populate;
 mod protect;
+mod reach;
 mod retire;
 mod soft;
 mod split;
@@ -22,6 +23,7 @@ pub use leaves::Mapping;
 pub(crate) use map::{Frames, Linear, OutOfMemory};
 pub(crate) use memory::Slot;
 pub(crate) use populate::{Populated, Want};
+pub(crate) use reach::Reached;
 pub(crate) use soft::{Leaf, Soft};
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};

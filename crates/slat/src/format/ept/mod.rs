@@ -237,6 +237,7 @@ impl Format for Ept {
         HostPhysAddr::new(entry & ADDRESS)
     }
 
+    #[inline]
     fn flags(&self, entry: u64) -> MappingFlags {
         let mut flags = MappingFlags::empty();
         flags.set(MappingFlags::READ, entry & READ != 0);
@@ -258,10 +259,12 @@ impl Format for Ept {
         root.as_u64() & ADDRESS | flags | u64::from(self.levels - 1) << 3 | WB
     }
 
+    #[inline]
     fn accessed_bit(&self) -> u64 {
         if self.capabilities.accessed_dirty { ACCESSED } else { 0 }
     }
 
+    #[inline]
     fn dirty_bit(&self) -> u64 {
         if self.capabilities.accessed_dirty { DIRTY } else { 0 }
     }

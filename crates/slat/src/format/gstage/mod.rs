@@ -170,6 +170,7 @@ impl Format for Gstage {
         HostPhysAddr::new((entry & PPN_MASK) << 2)
     }
 
+    #[inline]
     fn flags(&self, entry: u64) -> MappingFlags {
         let mut flags = MappingFlags::empty();
         flags.set(MappingFlags::READ, entry & READ != 0);

@@ -174,6 +174,7 @@ impl Format for Npt {
         HostPhysAddr::new(entry & ADDRESS)
     }
 
+    #[inline]
     fn flags(&self, entry: u64) -> MappingFlags {
         let mut flags = MappingFlags::READ;
         flags.set(MappingFlags::WRITE, entry & WRITE != 0);

@@ -245,6 +245,7 @@ impl Format for Stage2 {
         HostPhysAddr::new(entry & ADDRESS)
     }
 
+    #[inline]
     fn flags(&self, entry: u64) -> MappingFlags {
         let mut flags = MappingFlags::empty();
         flags.set(MappingFlags::READ, entry & S2AP_READ != 0);
