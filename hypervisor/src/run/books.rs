@@ -61,16 +61,19 @@ impl Books {
 
     /// The sums until now, a line for each.
     pub(super) fn text(&self) -> String {
-        let counts: Vec<Counts> = self.0.iter().map(|counts| *counts.lock()).collect();
-        let sums: [(&str, fn(&Counts) -> u64); 5] = [
-            ("exits", |counts| counts.exits),
-            ("faults", |counts| counts.faults.total),
-            ("faults populated", |counts| counts.faults.populated),
-            ("firmware calls", |counts| counts.firmware_calls),
-            ("injected aborts", |counts| counts.injected_aborts),
-        ];
-        let line = |(name, of)| format!("{name:<20}{}\n", counts.iter().map(of).sum::<u64>());
-        sums.map(line).concat()
+        let each: Vec<Counts> = self.0.iter().map(|counts| *counts.lock()).collect();
+        let line = |name, of: fn(&Counts) -> u64| {
+            let sum: u64 = each.iter().map(of).sum();
+            format!("{name:<20}{sum}\n")
+        };
+        [
+            line("exits", |counts| counts.exits),
+            line("faults", |counts| counts.faults.total),
+            line("faults populated", |counts| counts.faults.populated),
+            line("firmware calls", |counts| counts.firmware_calls),
+            line("injected aborts", |counts| counts.injected_aborts),
+        ]
+        .concat()
     }
 
     /// All of it together.
