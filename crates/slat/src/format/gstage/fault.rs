@@ -81,12 +81,11 @@ impl Trap {
         scalar.then_some(AccessWidth::from_size(size))
     }
 
-    /// Opcode and funct3 of the transformed instruction in htinst, unless its Addr. Offset is not 0. Bit 0 is set in such
-    /// a one; bit 1 is clear if the instruction is a compressed one, expanded.
+    /// Opcode and funct3 of the transformed instruction in htinst, unless its Addr. Offset is not 0. Bit 1 is clear if the
+    /// instruction is a compressed one, expanded; bit 0 is clear in everything else, which is no opcode then.
     fn transformed(&self) -> Option<(u64, u64)> {
         let htinst = self.htinst;
-        let whole = htinst & 1 != 0 && htinst >> 15 & 0x1f == 0;
-        whole.then_some((htinst & 0x7f | 2, htinst >> 12 & 7))
+        (htinst >> 15 & 0x1f == 0).then_some((htinst & 0x7f | 2, htinst >> 12 & 7))
     }
 }
 

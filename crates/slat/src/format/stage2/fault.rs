@@ -23,6 +23,10 @@ const ISS_ISV: u64 = 1 << 24;
 const ISS_SSE: u64 = 1 << 21;
 const ISS_SF: u64 = 1 << 15;
 
+/// What tells a data abort that was decoded: class, ISV, and no table walk.
+const DECODED_BITS: u64 = 0x3f << 26 | ISS_ISV | ISS_S1PTW;
+const DECODED: u64 = EC_DATA_ABORT_LOWER << 26 | ISS_ISV;
+
 /// The registers that an exception to EL2 leaves behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Syndrome {
@@ -46,7 +50,7 @@ impl Syndrome {
     #[must_use]
     pub fn data_access(&self) -> Option<DataAccess> {
         let Self { esr, .. } = *self;
-        let decoded = esr & (0x3f << 26 | ISS_ISV | ISS_S1PTW) == EC_DATA_ABORT_LOWER << 26 | ISS_ISV;
+        let decoded = esr & DECODED_BITS == DECODED;
         let register = (esr >> 16 & 0x1f) as u8;
         decoded.then_some(DataAccess {
             width: AccessWidth::from_size(esr >> 22),
