@@ -1,7 +1,7 @@
 //! slat-hv, the reference hypervisor of slat: boots one guest behind second-level translation and reports.
 //!
 //! Everything a guest touches in its RAM is mapped on demand, its kernel too. The guest drives its few devices by
-//! itself. What `cargo xtask` passes in and gets out is defined in `slat-hv-protocol`.
+//! itself, but for one serial port that is emulated. What `cargo xtask` passes in and gets out is defined in `slat-hv-protocol`.
 //!
 //! **Invariants.** Assembly and `cfg(target_arch)` stand in [`arch`] only. Nothing a guest does panics, hangs or
 //! ends the hypervisor without a report: numbers from a guest are checked, and every exit has an answer.
@@ -17,6 +17,8 @@ pub mod churn;
 pub mod cpus;
 pub mod guest;
 pub mod params;
+pub mod pl011;
 pub mod pool;
 pub mod run;
+pub mod transcript;
 pub mod vcpu;

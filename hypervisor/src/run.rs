@@ -4,12 +4,16 @@
 //! that the guest turns on calls [`Machine::run`] with its own vCPU; the one that gets [`Left::Ended`] calls
 //! [`Machine::close`], after which every frame is back in the host's pool.
 //!
-//! **Locks,** in the order in which they are taken: churn, space, counters. Faults share the space, for the library
+//! **Locks,** in the order in which they are taken: churn, space, counters; the emulated port and what the guest has
+//! printed are locked while no other lock is taken. Faults share the space, for the library
 //! answers them beside each other; what changes its structure has it alone.
 
 mod books;
+mod buffers;
+mod uart;
 
 pub use books::Outcome;
+pub use buffers::LENGTH_MAX;
 
 use crate::churn::{Churn, Operation};
 use crate::cpus::Cpus;
@@ -19,6 +23,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use books::Books;
+use buffers::Calls;
 use slat::format::Format;
 use slat::{
     AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, Hal, HostPhysAddr, LeafSize, MapError,
@@ -26,6 +31,7 @@ use slat::{
 };
 use slat_hv_protocol::{End, FaultPolicy, Faults, GUEST_RAM_ADDRESS, Leaf};
 use spin::{Mutex, RwLock};
+use uart::{UART, Uart};
 
 /// Faults in a row for which nothing was to be done: at this many the guest makes no progress.
 const IDLE_FAULTS_LIMIT: u32 = 1000;
@@ -54,6 +60,8 @@ pub struct Job<'a> {
     pub on_fault: FaultPolicy,
     /// Churn, if wanted.
     pub churn: Option<slat_hv_protocol::Churn>,
+    /// Where the emulated serial port lies, if there is to be one.
+    pub uart: Option<Device>,
 }
 
 /// Why a CPU left the guest.
@@ -76,6 +84,8 @@ pub struct Machine<'a, H: Hal, F: Format> {
     ram_options: AllocOptions,
     churn: Option<Mutex<Churn>>,
     books: Books,
+    uart: Mutex<Uart>,
+    calls: Mutex<Calls>,
 }
 
 impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
@@ -95,9 +105,14 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         for &Device { address, size, .. } in job.devices {
             space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
         }
+        if let Some(Device { address, size, .. }) = job.uart {
+            space.map_trap(GuestPhysAddr::new(address), size, UART)?;
+        }
         let churn = job.churn.map(|settings| Mutex::new(Churn::new(settings)));
         let books = Books::new(cpus.count());
-        Ok(Self { space: RwLock::new(Some(space)), cpus, job, ram_options, churn, books })
+        let space = RwLock::new(Some(space));
+        let (uart, calls) = (Mutex::default(), Mutex::default());
+        Ok(Self { space, cpus, job, ram_options, churn, books, uart, calls })
     }
 
     /// Runs the guest on CPU `cpu` until that leaves it for good; it has nothing of the guest loaded then.
@@ -145,7 +160,9 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         }
         drop(self.space.write().take());
         let churn = self.churn.as_ref().map(|churn| churn.lock().report());
-        Ok(self.books.close(end, table.unwrap_or_default(), churn))
+        let outcome = self.books.close(end, table.unwrap_or_default(), churn);
+        let (uart, buffer_calls) = (self.uart.lock().report(), self.calls.lock().report());
+        Ok(Outcome { uart, buffer_calls, ..outcome })
     }
 
     /// Answers one exit; `Err` is the end of the run on this CPU.
@@ -178,6 +195,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 let done = self.request(request, page)?;
                 vcpu.answer_request(done);
             }
+            Exit::Buffer(call, gpa, length) => self.buffer_call(vcpu, call, gpa, length)?,
             Exit::Wait => self.wait(cpu, vcpu)?,
             Exit::Refused => {}
             Exit::Unsupported(what) => {
@@ -244,8 +262,8 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 self.nothing_done(cpu, vcpu, &format!("{info}"))
             }
             Ok(FaultOutcome::Trap(access)) => {
-                let description = line(vcpu, &format!("{info}: nobody emulates {}", access.device));
-                Err(Left::Ended(End::Unsupported { description }))
+                self.emulate(cpu, vcpu, &access);
+                Ok(())
             }
             Err(error @ FaultError::OutOfMemory(_)) => {
                 self.count(cpu, |faults| &mut faults.unanswered);
@@ -289,7 +307,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         let space = self.space.read();
         // The end is announced before the regions go.
         let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Left::Stopped)?;
-        Ok(space.handle_page_fault_with(info.gpa, info.access, fill))
+        Ok(space.handle_nested_fault_with(info, fill))
     }
 
     /// Changes the structure of the space, which nobody else uses meanwhile.
@@ -346,18 +364,24 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
     ) -> Result<Option<Result<FaultOutcome, FaultError>>, Left> {
         let Some(churn) = &self.churn else { return Ok(None) };
         let mut churn = churn.lock();
-        let Some(page) = churn.give_back(info.gpa.as_u64()) else {
+        if !self.restore(vcpu, &mut churn, info.gpa)? {
             let mut populated = Vec::new();
             let outcome = self.ask(info, &mut populated)?;
             populated.into_iter().for_each(|(gpa, bytes)| churn.populated(gpa, bytes));
             return Ok(Some(outcome));
-        };
-        let page = GuestPhysAddr::new(page);
-        let restored = self.change(|space| space.protect(page, PAGE_SIZE, RAM))?;
-        restored.map_err(|error| churn_failed(vcpu, "restoring", page, &error.to_string()))?;
+        }
         self.count(cpu, |faults| &mut faults.restored);
         self.books.of(cpu, |counts| counts.idle_faults = 0);
         Ok(None)
+    }
+
+    /// Gives the page around `gpa` back if churn has taken it; tells whether it had.
+    fn restore<V: Vcpu>(&self, vcpu: &V, churn: &mut Churn, gpa: GuestPhysAddr) -> Result<bool, Left> {
+        let Some(page) = churn.give_back(gpa.as_u64()) else { return Ok(false) };
+        let page = GuestPhysAddr::new(page);
+        let restored = self.change(|space| space.protect(page, PAGE_SIZE, RAM))?;
+        restored.map_err(|error| churn_failed(vcpu, "restoring", page, &error.to_string()))?;
+        Ok(true)
     }
 
     /// Lets churn do its work after an exit.

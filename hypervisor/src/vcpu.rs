@@ -6,6 +6,7 @@
 //! [`Exit`], never in a panic.
 
 use alloc::string::String;
+use slat::device::DataAccess;
 use slat::{GuestPhysAddr, NestedPageFaultInfo};
 
 /// A virtual CPU.
@@ -48,11 +49,20 @@ pub trait Vcpu: Sized {
     /// Sets general register `index`, if there is one.
     fn set_register(&mut self, index: usize, value: u64);
 
+    /// The load or store that led to the last [`Exit::NestedPageFault`], if the hardware has decoded it.
+    fn data_access(&self) -> Option<DataAccess>;
+
+    /// Goes on behind the instruction that led to the last [`Exit::NestedPageFault`]: it was carried out.
+    fn advance(&mut self);
+
     /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
     fn wait(&mut self);
 
     /// Tells the guest whether its last [`Exit::Request`] was carried out.
     fn answer_request(&mut self, done: bool);
+
+    /// Tells the guest what came of its last [`Exit::Buffer`].
+    fn answer_buffer_call(&mut self, answer: BufferAnswer);
 
     /// Delivers an event to the bound guest before it goes on.
     fn inject(&mut self, event: Event);
@@ -73,6 +83,8 @@ pub enum Exit {
     CpuOff,
     /// The guest asks for a change of the page at this address. Only offered to a guest that is to test this.
     Request(Request, GuestPhysAddr),
+    /// The guest asks for something to be done with so many bytes of its memory from this address on.
+    Buffer(BufferCall, GuestPhysAddr, u64),
     /// A firmware call that asks for power-off.
     PowerOff,
     /// A firmware call that asks for a reset.
@@ -94,6 +106,41 @@ pub enum Request {
     WriteProtect,
     /// The page is unmapped, and mapped anew to be populated by the next access.
     Renew,
+}
+
+/// What any guest may ask to be done with a piece of its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BufferCall {
+    /// The text in it goes into the report.
+    Print,
+    /// It is filled with a text about the run until now.
+    Statistics,
+}
+
+/// What came of a [`BufferCall`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferAnswer {
+    /// Bytes that were read or written, from the first one on; also if the rest could not be.
+    pub done: u64,
+    /// Whether that was all.
+    pub status: Result<(), BufferError>,
+}
+
+/// Why a buffer could not be used from some byte on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BufferError {
+    /// More bytes than one call may be about; nothing was done.
+    TooLong,
+    /// Nothing lies there, or the buffer wraps around.
+    NoMemory,
+    /// The guest itself may not read or write there.
+    Denied,
+    /// The registers of a device lie there.
+    Device,
+    /// The host has no frame left.
+    OutOfFrames,
+    /// The page is being replaced; to be repeated from there on.
+    Busy,
 }
 
 /// What can be delivered to a guest.

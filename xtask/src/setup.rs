@@ -5,6 +5,7 @@
 //! installed or fetched.
 
 pub(crate) mod apt;
+mod unpacked;
 
 use crate::guests::cache::Cache;
 use crate::host::{Host, Package};
@@ -13,7 +14,7 @@ use crate::process;
 use crate::toolchain::{self, Plan, Toolchain};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EMULATOR: &str = "qemu-system-aarch64";
 
@@ -59,7 +60,7 @@ pub(crate) fn prepare(host: &Host, workspace: &Workspace, needs: &Needs) -> Resu
     MissingThings::check(out_of_reach(host, &cache, &plan, needs))?;
 
     let mut missing = Vec::new();
-    let emulator = keep(&mut missing, emulator(host), missing_emulator(host))?;
+    let emulator = keep(&mut missing, emulator(host, &workspace.target), missing_emulator(host))?;
     let toolchain = keep(&mut missing, toolchain::obtain(host, &plan), toolchain::missing(host))?;
     let kernel = needs.kernel.map(|package| cache.kernel(host, package)).transpose();
     let kernel = keep(&mut missing, kernel, missing_kernel())?;
@@ -108,8 +109,15 @@ fn keep<T>(missing: &mut Vec<Missing>, result: Result<T>, mut thing: Missing) ->
     }
 }
 
-fn emulator(host: &Host) -> Result<PathBuf> {
-    program(host, "the emulator", EMULATOR, &EMULATOR_PACKAGE)
+/// The emulator: installed, or where that is refused unpacked below `target`.
+fn emulator(host: &Host, target: &Path) -> Result<PathBuf> {
+    if let (None, Some(unpacked)) = (host.find(EMULATOR), unpacked::find(target, EMULATOR)) {
+        return Ok(unpacked);
+    }
+    program(host, "the emulator", EMULATOR, &EMULATOR_PACKAGE).or_else(|refused| {
+        let unpacked = unpacked::obtain(target, EMULATOR_PACKAGE.debian, EMULATOR);
+        unpacked.with_context(|| format!("{refused:#}, and it cannot be unpacked either"))
+    })
 }
 
 /// The path of `name`, a program of `package`, which is installed if it has to be.

@@ -2,7 +2,7 @@
 
 use crate::checks::Checks;
 use crate::cpu::{self, Cpu};
-use crate::guest::{self, CONSOLE, MOST_CPUS, Map, Memory, Plan};
+use crate::guest::{self, CONSOLE, EMULATED, MOST_CPUS, Map, Memory, Plan};
 use crate::host::{self, FIRST_FRAME, Hardware};
 use crate::turn::{Thread, World, let_others_go_on};
 use crate::vcpu::{Config, ModelVcpu};
@@ -57,6 +57,8 @@ pub struct Observed {
     pub checks: Checks,
     /// What the guest printed.
     pub console: Vec<u8>,
+    /// Stores of the guest in the serial port that the hypervisor emulates.
+    pub emulated_stores: u64,
     /// Seconds until the guest had booted, if it did.
     pub seconds_to_up: Option<f64>,
     /// The guest's image as it was loaded.
@@ -127,8 +129,15 @@ pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, 
     // A CPU comes up when it is its turn.
     let cpus = Cpus::new(count, map.ram.clone(), |_| true);
     let devices = [CONSOLE];
-    let job =
-        Job { memory: guest_memory, content, devices: &devices, leaf, on_fault: FaultPolicy::Stop, churn };
+    let job = Job {
+        memory: guest_memory,
+        content,
+        devices: &devices,
+        leaf,
+        on_fault: FaultPolicy::Stop,
+        churn,
+        uart: Some(EMULATED),
+    };
     let machine = Machine::new(space, &cpus, job).map_err(|error| error.to_string())?;
     let config = Config { world: world.clone(), platform, cpus: &cpus };
     let shared = Shared { machine, pool: &host, root, config, entry: map.kernel.start };
@@ -161,6 +170,7 @@ pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, 
             report,
             checks: state.checks.clone(),
             console: std::mem::take(&mut state.console),
+            emulated_stores: state.emulated_stores,
             seconds_to_up: state.seconds_to_up,
             image_read: std::mem::take(&mut state.image),
             image: image.clone(),
@@ -222,6 +232,8 @@ impl<P: Platform> Shared<'_, P> {
             injected_aborts: outcome.injected_aborts,
             exits: outcome.exits,
             exits_by_cpu: outcome.exits_by_cpu,
+            uart: outcome.uart,
+            buffer_calls: outcome.buffer_calls,
         })
     }
 }

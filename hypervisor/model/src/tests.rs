@@ -24,6 +24,10 @@ fn good(cpu: Cpu, settings: Settings) -> Observed {
     assert_eq!(report.frames.taken, report.frames.returned);
     assert_eq!(observed.image, observed.image_read);
     assert!(observed.seconds_to_up.is_some());
+    // All that the guest did to the emulated port has arrived: first it was turned on.
+    let uart = &report.uart;
+    assert!(uart.text.starts_with("emulated\n"), "{uart:?}");
+    assert_eq!((uart.accesses, uart.bytes, uart.refused), (observed.emulated_stores, uart.accesses - 1, 0));
     assert!(observed.console.ends_with(b"goes off\n"), "{:?}", String::from_utf8_lossy(&observed.console));
     observed
 }

@@ -4,9 +4,10 @@ use crate::guest::Action;
 use crate::turn::World;
 use crate::world::Trap;
 use slat::GuestPhysAddr;
+use slat::device::{AccessWidth, DataAccess};
 use slat_check::platform::Platform;
 use slat_hv::cpus::{Cpus, Entry};
-use slat_hv::vcpu::{Event, Exit, Vcpu};
+use slat_hv::vcpu::{BufferAnswer, Event, Exit, Vcpu};
 use slat_model::Root;
 use std::sync::Arc;
 
@@ -74,17 +75,30 @@ impl<'a, P: Platform> Vcpu for ModelVcpu<'a, P> {
         self.pc
     }
 
+    /// The guest has no registers either: the only one is what it is about to store.
     fn register(&self, _index: usize) -> Option<u64> {
-        None
+        self.config.world.with(|state| state.about_to_store(self.id)).map(u64::from)
     }
 
     fn set_register(&mut self, _index: usize, _value: u64) {}
+
+    fn data_access(&self) -> Option<DataAccess> {
+        let store =
+            DataAccess { width: AccessWidth::Word, register: Some(0), sign_extend: false, sixty_four: false };
+        self.register(0).map(|_| store)
+    }
+
+    fn advance(&mut self) {
+        self.config.world.with(|state| state.stored(self.id));
+    }
 
     fn wait(&mut self) {
         self.config.world.sleep(self.id);
     }
 
     fn answer_request(&mut self, _done: bool) {}
+
+    fn answer_buffer_call(&mut self, _answer: BufferAnswer) {}
 
     /// Nothing to deliver: the guest touches nothing that is nobody's, and a run in which it does ends there.
     fn inject(&mut self, _event: Event) {}

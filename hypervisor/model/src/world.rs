@@ -1,7 +1,7 @@
 //! The machine and the guest on it: what one access does, and all that is checked about it.
 
 use crate::checks::Checks;
-use crate::guest::{Action, CONSOLE, Memory, Plan, Program};
+use crate::guest::{Action, CONSOLE, EMULATED, Memory, Plan, Program};
 use slat::PAGE_SIZE;
 use slat_check::random::Random;
 use slat_model::{
@@ -71,6 +71,8 @@ pub(crate) struct State {
     pub(crate) random: Random,
     pub(crate) checks: Checks,
     pub(crate) console: Vec<u8>,
+    /// Stores that the hypervisor carried out in the emulated serial port.
+    pub(crate) emulated_stores: u64,
     /// The bytes of the guest's image as it read them.
     pub(crate) image: Vec<u8>,
     begin: Instant,
@@ -110,6 +112,7 @@ impl State {
             random: Random::new(seed),
             checks: Checks::default(),
             console: Vec::new(),
+            emulated_stores: 0,
             image: Vec::new(),
             begin: Instant::now(),
             seconds_to_up: None,
@@ -209,6 +212,7 @@ impl State {
             Action::Touch { gpa, access, .. } => (gpa, access),
             Action::Load(gpa) => (gpa, Access::READ),
             Action::Print(_) => (CONSOLE.address, Access::WRITE),
+            Action::Store(offset, _) => (EMULATED.address + offset, Access::WRITE),
             Action::Up => {
                 self.seconds_to_up.get_or_insert(self.begin.elapsed().as_secs_f64());
                 return;
@@ -226,6 +230,10 @@ impl State {
                 match action {
                     Action::Touch { value, .. } => self.touched(cpu, (gpa, access), &translation, value),
                     Action::Load(_) => self.loaded(cpu, gpa, &translation),
+                    Action::Store(..) => self.checks.note(
+                        |checks| &mut checks.rules_broken,
+                        || format!("CPU {cpu}: the emulated port is mapped, to {:#x}", translation.hpa),
+                    ),
                     _ => self.printed(cpu, action, &translation),
                 }
             }
@@ -235,6 +243,20 @@ impl State {
                 guest.trap = Some(Trap::Fault(Box::new(fault), gpa));
             }
         }
+    }
+
+    /// What the CPU is about to store in the emulated serial port, if that is what it is about to do.
+    pub(crate) fn about_to_store(&self, cpu: usize) -> Option<u16> {
+        match self.cpus[cpu].next {
+            Some(Action::Store(_, value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Its store in the emulated serial port was carried out for it.
+    pub(crate) fn stored(&mut self, cpu: usize) {
+        self.cpus[cpu].next = None;
+        self.emulated_stores += 1;
     }
 
     /// It has to try again later.

@@ -201,7 +201,8 @@ pub enum End {
 pub struct Report {
     /// How the run ended.
     pub end: End,
-    /// Stage-2 faults by kind; the sum is the number of stage-2 exits, but for those by which CPUs left at the end.
+    /// Stage-2 faults by kind; the sum is the number of stage-2 exits, but for those by which CPUs left at the end, and
+    /// for accesses to the emulated UART.
     pub faults: Faults,
     /// Leaves of the stage-2 table at the end of the run, by size.
     pub leaves: Leaves,
@@ -223,6 +224,36 @@ pub struct Report {
     pub exits: u64,
     /// The same for each CPU of the guest by itself, CPU 0 first.
     pub exits_by_cpu: Vec<u64>,
+    /// What the guest did with the emulated UART.
+    pub uart: EmulatedUart,
+    /// What it had done with pieces of its memory, by hypercall.
+    pub buffer_calls: BufferCalls,
+}
+
+/// Exits for the serial port that the hypervisor emulates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmulatedUart {
+    /// Accesses that were answered.
+    pub accesses: u64,
+    /// Accesses that were refused, each by an external abort: that the hardware did not decode, or that are to no register.
+    pub refused: u64,
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// The first of them, as text.
+    pub text: String,
+}
+
+/// Hypercalls about buffers in the guest's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferCalls {
+    /// Calls that were carried out to the last byte.
+    pub done: u64,
+    /// Calls that were answered by an error.
+    pub refused: u64,
+    /// Bytes that were printed, those of calls that came to an error half way included.
+    pub bytes: u64,
+    /// The first of them, as text.
+    pub text: String,
 }
 
 /// Stage-2 faults by outcome.

@@ -1,8 +1,10 @@
 //! What is counted during a run, for each CPU by itself; a CPU that never comes back has nothing left to tell.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use slat::Census;
-use slat_hv_protocol::{ChurnReport, End, Faults, Leaves};
+use slat_hv_protocol::{BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves};
 use spin::Mutex;
 
 /// What came of a run, apart from what the host's pool counts.
@@ -26,6 +28,10 @@ pub struct Outcome {
     pub exits: u64,
     /// The same for each CPU.
     pub exits_by_cpu: Vec<u64>,
+    /// What the guest did with the emulated UART.
+    pub uart: EmulatedUart,
+    /// What it had done with pieces of its memory.
+    pub buffer_calls: BufferCalls,
 }
 
 /// The counts of one CPU.
@@ -53,6 +59,23 @@ impl Books {
         self.0.get(cpu).map(|counts| work(&mut counts.lock())).unwrap_or_default()
     }
 
+    /// The sums until now, a line for each.
+    pub(super) fn text(&self) -> String {
+        let each: Vec<Counts> = self.0.iter().map(|counts| *counts.lock()).collect();
+        let line = |name, of: fn(&Counts) -> u64| {
+            let sum: u64 = each.iter().map(of).sum();
+            format!("{name:<20}{sum}\n")
+        };
+        [
+            line("exits", |counts| counts.exits),
+            line("faults", |counts| counts.faults.total),
+            line("faults populated", |counts| counts.faults.populated),
+            line("firmware calls", |counts| counts.firmware_calls),
+            line("injected aborts", |counts| counts.injected_aborts),
+        ]
+        .concat()
+    }
+
     /// All of it together.
     pub(super) fn close(&self, end: End, table: Census, churn: Option<ChurnReport>) -> Outcome {
         let each: Vec<Counts> = self.0.iter().map(|counts| *counts.lock()).collect();
@@ -74,6 +97,8 @@ impl Books {
             injected_aborts: sum(|counts| counts.injected_aborts),
             exits: sum(|counts| counts.exits),
             exits_by_cpu: each.iter().map(|counts| counts.exits).collect(),
+            uart: EmulatedUart::default(),
+            buffer_calls: BufferCalls::default(),
         }
     }
 }

@@ -32,6 +32,9 @@
 //! | `stale-renew`     | as `stale-move`, but the page is unmapped and populated anew, after others were populated | power-off |
 //! | `stale-table`     | CPU 1 walks its stage-1 tables for each read; CPU 0 has the last of them moved | power-off |
 //! | `stale-alone`     | moves, renews and write-protects (`on_fault=inject`) pages that the only CPU uses itself | power-off, `injected_aborts` 1 |
+//! | `emulated-uart` | loads and stores of every width, kind of extension and register at the emulated UART | power-off, no access refused |
+//! | `hostile-uart`  | accesses that the emulated UART does not take or the hardware does not decode (`on_fault=inject`): an abort each time | power-off, each refused |
+//! | `hostile-buffer` | hypercalls about buffers in holes, devices, read-only pages, around the end of everything, and by chance: checks each answer. `contrary=N`: the N-th comparison, of these three, expects something wrong | power-off, all answered |
 //! | `no-vector`       | VBAR in a hole, then a fault (`on_fault=inject`)                | no end: the guest loops; a time-out is right, and so is an end by the hypervisor |
 //! | `wild`            | executes random words 5000 times over, each until the next exception; `seed=N` in the command line | anything but a failure of the hypervisor; a time-out is right |
 

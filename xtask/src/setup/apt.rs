@@ -43,7 +43,8 @@ pub(crate) fn update_once() -> Result<()> {
     Ok(())
 }
 
-fn apt_get() -> Command {
+/// The command, in a language that can be read and without questions.
+pub(super) fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
     command

@@ -5,7 +5,7 @@ use crate::boot::session::{Guest, Observed};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use slat_hv_model::{Checks, Cpu};
-use slat_hv_protocol::{ChurnReport, End, Faults, Leaves, Report};
+use slat_hv_protocol::{BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, Report};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -100,6 +100,8 @@ struct Json<'a> {
     injected_aborts: Option<u64>,
     exits: Option<u64>,
     exits_by_cpu: Option<&'a [u64]>,
+    emulated_uart: Option<&'a EmulatedUart>,
+    buffer_calls: Option<&'a BufferCalls>,
     seconds_to_init: Option<f64>,
     seconds_native: Option<f64>,
     ratio: Option<f64>,
@@ -176,6 +178,8 @@ impl Summary<'_> {
             injected_aborts: report.map(|report| report.injected_aborts),
             exits: report.map(|report| report.exits),
             exits_by_cpu: report.map(|report| report.exits_by_cpu.as_slice()),
+            emulated_uart: report.map(|report| &report.uart),
+            buffer_calls: report.map(|report| &report.buffer_calls),
             seconds_to_init: self.times.to_init.map(rounded),
             seconds_native: self.times.native.map(rounded),
             ratio: self.times.ratio().map(rounded),
@@ -330,6 +334,7 @@ fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>) -> String 
             line(&mut text, &format!("exits of CPU {cpu}"), *exits, "");
         }
     }
+    text.push_str(&emulated(report));
     if let (Some(seed), Some(churn)) = (churn_seed, &report.churn) {
         group(&mut text, "churn", &format!("seed {seed}"));
         for (name, count) in
@@ -339,6 +344,31 @@ fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>) -> String 
         }
     }
     text
+}
+
+/// What the guest did with the emulated serial port and by calls about buffers; nothing where it did neither.
+fn emulated(report: &Report) -> String {
+    let EmulatedUart { accesses, refused, bytes, text: sent } = &report.uart;
+    let mut text = String::new();
+    if accesses + refused > 0 {
+        group(&mut text, "emulated UART", &first_line(sent));
+        for (name, count) in [("accesses", accesses), ("accesses refused", refused), ("bytes sent", bytes)] {
+            line(&mut text, name, *count, "");
+        }
+    }
+    let BufferCalls { done, refused, bytes, text: printed } = &report.buffer_calls;
+    if done + refused > 0 {
+        group(&mut text, "buffer calls", &first_line(printed));
+        for (name, count) in [("done", done), ("refused", refused), ("bytes printed", bytes)] {
+            line(&mut text, name, *count, "");
+        }
+    }
+    text
+}
+
+/// The first line of what a guest has written, in quotation marks.
+fn first_line(text: &str) -> String {
+    text.lines().next().map(|line| format!("{line:?}")).unwrap_or_default()
 }
 
 /// Whether an instruction of TLB maintenance invalidates nothing by itself.

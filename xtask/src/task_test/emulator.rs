@@ -8,6 +8,7 @@ use crate::boot::machine::Machine;
 use crate::boot::session::{self, Choices, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::cache::{Cache, DEFAULT_KERNEL, OTHER_KERNEL};
+use crate::guests::initramfs::TO_UART;
 use crate::setup::{self, Equipment, Needs};
 use crate::task_run;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -287,11 +288,11 @@ impl Bench {
         })
     }
 
-    /// Boots the guest that misbehaves on so many CPUs, with `bootargs` to say how.
+    /// Boots the guest that misbehaves on so many CPUs of this kind, with `bootargs` to say how.
     pub(crate) fn boot_test_guest(
         &self,
         bootargs: &str,
-        cpus: u32,
+        (cpu, cpus): (&str, u32),
         choices: &Choices,
         patience: Duration,
         output: &mut String,
@@ -304,7 +305,7 @@ impl Bench {
             memory: scenarios::MEMORY,
             sha256: None,
         };
-        self.boot(&guest, &self.machine("cortex-a72", cpus), choices, patience, output)
+        self.boot(&guest, &self.machine(cpu, cpus), choices, patience, output)
     }
 
     fn boot(
@@ -333,6 +334,8 @@ fn good_boot(bench: &Bench, boot: Boot, output: &mut String) -> Result<(Observed
         bench.boot(&guest, &bench.machine(boot.cpu, boot.cpus), &boot.choices, boot.patience, output)?;
     verdict::under_slat(&guest, &seen).map_err(anyhow::Error::msg)?;
     let report = seen.report.clone().context("there is no report")?;
+    let sent = &report.uart.text;
+    ensure!(sent.contains(TO_UART), "the emulated serial port got {sent:?} instead of {TO_UART:?}");
     ensure!(report.frames.taken > 0, "no frame was taken");
     Ok((seen, report))
 }

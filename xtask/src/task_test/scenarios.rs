@@ -17,6 +17,7 @@ pub(crate) struct Scenario {
     pub(crate) title: &'static str,
     /// What the guest's command line says behind `scenario=`.
     words: &'static str,
+    cpu: &'static str,
     cpus: u32,
     leaf: Leaf,
     gpa_bits: Option<u32>,
@@ -47,6 +48,7 @@ const fn scenario(words: &'static str, expected: Expected) -> Scenario {
     Scenario {
         title: words,
         words,
+        cpu: "cortex-a72",
         cpus: 1,
         leaf: Leaf::Auto,
         gpa_bits: None,
@@ -96,8 +98,44 @@ fn in_its_loop_until_refused(report: &Report) -> Result<()> {
     in_its_loop(&Report { injected_aborts: 0, ..report.clone() })
 }
 
+/// A scenario about the emulated serial port or about buffers. Nothing of it is a fault that nobody answers, and every
+/// page in question may be asked to be write-protected.
+const fn hostile(title: &'static str, words: &'static str, check: fn(&Report) -> Result<()>) -> Scenario {
+    Scenario { title, page_requests: true, check, ..injecting(words, Expected::PowerOff) }
+}
+
+/// The control: the guest expects another answer than the right one in one comparison, and must complain.
+const fn contrary(title: &'static str, words: &'static str) -> Scenario {
+    Scenario { title, page_requests: true, ..injecting(words, Expected::Complaint) }
+}
+
+fn port_is_used_well(report: &Report) -> Result<()> {
+    let uart = &report.uart;
+    equal("accesses refused", uart.refused, 0)?;
+    ensure!(uart.text == "widths\n", "the port got {:?}", uart.text);
+    equal("accesses answered", uart.accesses, 8 + 1 + 7 + 1 + 1 + 10 + 1 + 2 + 1 + 3)
+}
+
+fn port_refuses(report: &Report) -> Result<()> {
+    let uart = &report.uart;
+    ensure!(uart.refused >= 21, "only {} accesses were refused", uart.refused);
+    // Those, a fetch, and three accesses beside the port.
+    equal("aborts injected", report.injected_aborts, uart.refused + 4)?;
+    equal("faults unanswered", report.faults.unanswered, 4)?;
+    ensure!(uart.text == "!", "the port got {:?}", uart.text);
+    Ok(())
+}
+
+fn buffers_are_answered(report: &Report) -> Result<()> {
+    let calls = &report.buffer_calls;
+    ensure!(calls.text.starts_with("buffer!\n"), "the guest printed {:?}", calls.text);
+    ensure!(calls.done > 500 && calls.refused > 1000, "{} calls done, {} refused", calls.done, calls.refused);
+    equal("aborts injected", report.injected_aborts, 0)?;
+    equal("accesses to the port", report.uart.accesses + report.uart.refused, 0)
+}
+
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 38] = [
+pub(crate) const SCENARIOS: [Scenario; 46] = [
     scenario("ok", Expected::PowerOff),
     Scenario {
         check: |report| equal("leaves populated", report.faults.populated, MEMORY >> 21),
@@ -133,6 +171,17 @@ pub(crate) const SCENARIOS: [Scenario; 38] = [
     // One CPU sees other mistakes in the same scenario, but not this one: that is why there are two.
     stale("mistake is seen on one CPU: NoTlbi, stale-alone", "stale-alone", 1, Mistake::NoTlbi),
     stale("mistake goes unseen on one CPU: LocalTlbi, stale-alone", "stale-alone", 1, Mistake::LocalTlbi),
+    hostile("emulated-uart", "emulated-uart", port_is_used_well),
+    hostile("hostile-uart", "hostile-uart", port_refuses),
+    Scenario { cpu: "max", ..hostile("hostile-uart, with atomics", "hostile-uart", port_refuses) },
+    hostile("hostile-buffer", "hostile-buffer", buffers_are_answered),
+    Scenario {
+        leaf: Leaf::Size4K,
+        ..hostile("hostile-buffer with 4k leaves", "hostile-buffer", buffers_are_answered)
+    },
+    contrary("a wrong value is noticed: emulated-uart", "emulated-uart contrary=7"),
+    contrary("a wrong value is noticed: hostile-uart", "hostile-uart contrary=1"),
+    contrary("a wrong answer is noticed: hostile-buffer", "hostile-buffer contrary=300"),
     scenario("smc", Expected::PowerOff),
     scenario("hvc-unknown", Expected::PowerOff),
     scenario("undef-sysreg", Expected::PowerOff),
@@ -178,7 +227,7 @@ pub(crate) fn run(bench: &Bench, scenario: Scenario, output: &mut String) -> Res
         _ => Duration::from_secs(15),
     };
     let bootargs = format!("scenario={}", scenario.words);
-    let seen = bench.boot_test_guest(&bootargs, scenario.cpus, &choices, patience, output)?;
+    let seen = bench.boot_test_guest(&bootargs, (scenario.cpu, scenario.cpus), &choices, patience, output)?;
     judge(&scenario, &seen)
 }
 

@@ -5,7 +5,7 @@ use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::device::DeviceAccess;
 use crate::error::FaultError;
-use crate::fault::FaultOutcome;
+use crate::fault::{FaultOutcome, NestedPageFaultInfo};
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::{Format, allows};
 use crate::hal::Hal;
@@ -70,6 +70,33 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             }
         }
         self.handle_unusual_fault(gpa, access, init)
+    }
+
+    /// As [`handle_page_fault`](Self::handle_page_fault), from what an exit says: an access to a device is told with
+    /// the width that the hardware reports.
+    ///
+    /// # Errors
+    /// As [`handle_page_fault`](Self::handle_page_fault).
+    #[inline]
+    pub fn handle_nested_fault(&self, info: &NestedPageFaultInfo) -> Result<FaultOutcome, FaultError> {
+        self.handle_nested_fault_with(info, |_, _| {})
+    }
+
+    /// As [`handle_nested_fault`](Self::handle_nested_fault), with contents as in
+    /// [`handle_page_fault_with`](Self::handle_page_fault_with).
+    ///
+    /// # Errors
+    /// As [`handle_page_fault`](Self::handle_page_fault).
+    #[inline]
+    pub fn handle_nested_fault_with(
+        &self,
+        info: &NestedPageFaultInfo,
+        init: impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<FaultOutcome, FaultError> {
+        Ok(match self.handle_page_fault_with(info.gpa, info.access, init)? {
+            FaultOutcome::Trap(access) => FaultOutcome::Trap(DeviceAccess { width: info.width, ..access }),
+            other => other,
+        })
     }
 
     #[inline(never)]

@@ -32,6 +32,10 @@ const MIB2: u64 = 2 << 20;
 /// The one device, passed through: a console.
 pub(crate) const CONSOLE: Device = Device { name: "console", address: 0x900_0000, size: PAGE_SIZE };
 
+/// The other device, a serial port that the hypervisor emulates.
+pub(crate) const EMULATED: Device =
+    Device { name: "emulated PL011", address: 0x904_0000, size: slat_hv::pl011::SIZE };
+
 /// What a CPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -46,6 +50,8 @@ pub(crate) enum Action {
     Load(u64),
     /// It writes a character to the console; 0 is none.
     Print(u8),
+    /// It stores 16 bits in a register of the emulated serial port, that many bytes from the first one.
+    Store(u64, u16),
     /// It has booted.
     Up,
     /// It asks the firmware something that changes nothing.

@@ -1,10 +1,12 @@
 //! The device tree that the guest finds: its CPUs, RAM, and the devices of [`platform`](super::platform).
 
 use super::platform::{
-    GIC_DISTRIBUTOR, TIMER_INTERRUPTS, UART, UART_CLOCK_HZ, UART_INTERRUPT, affinity, gic_redistributors,
+    EMULATED_UART, EMULATED_UART_INTERRUPT, GIC_DISTRIBUTOR, TIMER_INTERRUPTS, UART, UART_CLOCK_HZ,
+    UART_INTERRUPT, affinity, gic_redistributors,
 };
+use crate::guest::Device;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use slat_hv_protocol::{GUEST_RAM_ADDRESS, Span};
@@ -43,6 +45,11 @@ pub fn build(description: &Description<'_>) -> FdtWriterResult<Vec<u8>> {
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_u32("interrupt-parent", GIC_PHANDLE)?;
 
+    // Linux numbers its ttyAMA by them.
+    let aliases = fdt.begin_node("aliases")?;
+    fdt.property_string("serial0", &path_of(UART))?;
+    fdt.property_string("serial1", &path_of(EMULATED_UART))?;
+    fdt.end_node(aliases)?;
     chosen(&mut fdt, description)?;
     cpus(&mut fdt, description.cpus)?;
     let memory = fdt.begin_node(&format!("memory@{GUEST_RAM_ADDRESS:x}"))?;
@@ -58,7 +65,7 @@ pub fn build(description: &Description<'_>) -> FdtWriterResult<Vec<u8>> {
 fn chosen(fdt: &mut FdtWriter, description: &Description<'_>) -> FdtWriterResult<()> {
     let chosen = fdt.begin_node("chosen")?;
     fdt.property_string("bootargs", description.bootargs)?;
-    fdt.property_string("stdout-path", &format!("/pl011@{:x}", UART.address))?;
+    fdt.property_string("stdout-path", &path_of(UART))?;
     let Span { address, size } = description.initrd;
     if size != 0 {
         fdt.property_u64("linux,initrd-start", address)?;
@@ -116,10 +123,19 @@ fn devices(fdt: &mut FdtWriter, cpus: usize) -> FdtWriterResult<()> {
     fdt.property_phandle(CLOCK_PHANDLE)?;
     fdt.end_node(clock)?;
 
-    let uart = fdt.begin_node(&format!("pl011@{:x}", UART.address))?;
+    uart(fdt, UART, UART_INTERRUPT)?;
+    uart(fdt, EMULATED_UART, EMULATED_UART_INTERRUPT)
+}
+
+fn path_of(uart: Device) -> String {
+    format!("/pl011@{:x}", uart.address)
+}
+
+fn uart(fdt: &mut FdtWriter, device: Device, interrupt: u32) -> FdtWriterResult<()> {
+    let uart = fdt.begin_node(&format!("pl011@{:x}", device.address))?;
     fdt.property_string_list("compatible", vec!["arm,pl011".to_string(), "arm,primecell".to_string()])?;
-    fdt.property_array_u64("reg", &[UART.address, UART.size])?;
-    fdt.property_array_u32("interrupts", &[SHARED, UART_INTERRUPT, LEVEL_HIGH])?;
+    fdt.property_array_u64("reg", &[device.address, device.size])?;
+    fdt.property_array_u32("interrupts", &[SHARED, interrupt, LEVEL_HIGH])?;
     fdt.property_array_u32("clocks", &[CLOCK_PHANDLE, CLOCK_PHANDLE])?;
     fdt.property_string_list("clock-names", vec!["uartclk".to_string(), "apb_pclk".to_string()])?;
     fdt.end_node(uart)

@@ -14,7 +14,11 @@ pub const fn gic_redistributors(cpus: usize) -> Device {
 /// The PL011 serial port, shared between the guest and the hypervisor.
 pub const UART: Device = Device { name: "PL011", address: 0x0900_0000, size: 0x1000 };
 
-/// All devices of a guest with so many CPUs.
+/// The serial port that the hypervisor emulates. The machine has nothing there that the guest could reach.
+pub const EMULATED_UART: Device =
+    Device { name: "emulated PL011", address: 0x0904_0000, size: crate::pl011::SIZE };
+
+/// All devices that a guest with so many CPUs drives by itself.
 #[must_use]
 pub const fn devices(cpus: usize) -> [Device; 3] {
     [GIC_DISTRIBUTOR, gic_redistributors(cpus), UART]
@@ -29,6 +33,9 @@ pub const fn affinity(cpu: usize) -> u64 {
 
 /// Shared peripheral interrupt of the UART.
 pub const UART_INTERRUPT: u32 = 1;
+
+/// Shared peripheral interrupt of the emulated UART: nobody raises it, but a driver wants to have one.
+pub const EMULATED_UART_INTERRUPT: u32 = 8;
 
 /// Frequency of the UART's clock.
 pub const UART_CLOCK_HZ: u32 = 24_000_000;

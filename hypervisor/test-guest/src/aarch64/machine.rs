@@ -41,6 +41,9 @@ impl Function {
     pub(super) const MOVE: u64 = 0xc600_0001;
     pub(super) const WRITE_PROTECT: u64 = 0xc600_0002;
     pub(super) const RENEW: u64 = 0xc600_0003;
+    // Calls about buffers, which every guest may make.
+    pub(super) const PRINT: u64 = 0xc600_0010;
+    pub(super) const STATISTICS: u64 = 0xc600_0011;
 }
 
 macro_rules! firmware_call {
@@ -71,6 +74,17 @@ firmware_call!(
     /// Calls the firmware by HVC with an immediate that SMCCC reserves.
     hvc_with_immediate, "hvc #0x1234"
 );
+
+/// Calls the hypervisor about a buffer: the status, and how many bytes were done.
+pub(super) fn buffer_call(function: u64, gpa: u64, length: u64) -> (i64, u64) {
+    let (status, done);
+    // SAFETY: callers name memory that the program can do without; SMCCC says which registers may change.
+    unsafe {
+        asm!("hvc #0", inout("x0") function => status, inout("x1") gpa => done, in("x2") length,
+             clobber_abi("C"), options(nostack))
+    };
+    (status, done)
+}
 
 /// Reads a word of device memory.
 pub(super) fn read32(address: u64) -> u32 {

@@ -4,6 +4,8 @@
 #![expect(unsafe_code, reason = "a guest is bare metal: registers, devices, vectors")]
 
 mod boot;
+mod buffers;
+mod emulated;
 mod machine;
 mod scenarios;
 mod second;
@@ -13,17 +15,34 @@ mod wild;
 
 use core::fmt::Write as _;
 use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use machine::{Console, Function, hvc};
 use slat_test_guest::{device_tree_size, word_after};
 
 /// What a scenario comes to.
 type Outcome = Result<(), &'static str>;
 
+/// Which comparison expects something wrong, if `contrary=N` in the command line asks for one: the control that a
+/// wrong answer of the hypervisor would be noticed. And how many there were.
+static CONTRARY: AtomicU64 = AtomicU64::new(0);
+static COMPARISONS: AtomicU64 = AtomicU64::new(0);
+
+/// Compares what was found with what it must be.
+fn expect(found: u64, wanted: u64, why: &'static str) -> Outcome {
+    // Without exclusive accesses: the MMU is off.
+    let number = COMPARISONS.load(Relaxed) + 1;
+    COMPARISONS.store(number, Relaxed);
+    let wrong = number == CONTRARY.load(Relaxed);
+    if found == wanted ^ u64::from(wrong) { Ok(()) } else { Err(why) }
+}
+
 /// First Rust of the guest; `device_tree` is what the boot protocol passes in x0.
 extern "C" fn start(device_tree: *const u8) -> ! {
     let tree = read_device_tree(device_tree);
     let name = word_after(tree, b"scenario=").unwrap_or("(none)");
     say(format_args!("test-guest: {name}: begin"));
+    let contrary = word_after(tree, b"contrary=").and_then(|number| number.parse().ok());
+    CONTRARY.store(contrary.unwrap_or(0), Relaxed);
     conclude(name, scenarios::run(name, tree))
 }
 

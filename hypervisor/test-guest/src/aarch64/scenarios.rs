@@ -6,7 +6,7 @@ use super::machine::{
     hvc_with_immediate, read32, smc, wait_for_timer, write32,
 };
 use super::stage1::turn_mmu_on;
-use super::{second, stale, wild};
+use super::{buffers, emulated, second, stale, wild};
 use core::arch::asm;
 use slat_test_guest::{RAM, memory_size, word_after};
 
@@ -57,6 +57,9 @@ pub(super) fn run(name: &str, device_tree: &[u8]) -> Outcome {
         "stale-renew" => stale::renewed(),
         "stale-table" => stale::table_moved(),
         "stale-alone" => stale::alone(),
+        "emulated-uart" => emulated::used_well(),
+        "hostile-uart" => emulated::used_badly(),
+        "hostile-buffer" => buffers::run(device_tree),
         _ => Err("no such scenario"),
     }
 }

@@ -1,6 +1,6 @@
 use super::{natively, under_slat};
 use crate::boot::session::{Ending, Guest, Observed};
-use slat_hv_protocol::{End, Faults, Frames, Leaves, Report};
+use slat_hv_protocol::{BufferCalls, EmulatedUart, End, Faults, Frames, Leaves, Report};
 use std::collections::BTreeMap;
 
 fn guest() -> Guest {
@@ -31,6 +31,8 @@ fn good() -> Observed {
             injected_aborts: 0,
             exits: 0,
             exits_by_cpu: Vec::new(),
+            uart: EmulatedUart::default(),
+            buffer_calls: BufferCalls::default(),
         }),
         failed: None,
         emulator_error: String::new(),

@@ -1,4 +1,4 @@
-use super::{PAYLOAD_SIZE, build};
+use super::{INIT, PAYLOAD_SIZE, TO_UART, build};
 use cpio::newc::Reader;
 use std::io::{Cursor, Read};
 
@@ -24,7 +24,9 @@ fn the_archive_reads_back() {
         ));
         rest = reader.finish().unwrap();
     }
-    assert_eq!(entries.len(), 8);
+    assert_eq!(entries.len(), 9);
+    assert!(entries.contains(&("dev/ttyAMA1".to_owned(), 0o020_600, 204, 65, 0)));
+    assert!(INIT.contains(TO_UART));
     assert!(entries.contains(&("dev/console".to_owned(), 0o020_600, 5, 1, 0)));
     assert!(entries.contains(&("dev/kmsg".to_owned(), 0o020_600, 1, 11, 0)));
     assert!(entries.contains(&("bin/busybox".to_owned(), 0o100_755, 0, 0, 18)));

@@ -2,6 +2,7 @@
 //! "Guest-Page Faults", "Transformed Instruction or Pseudoinstruction for mtinst or htinst").
 
 use crate::addr::{GuestPhysAddr, GuestVirtAddr};
+use crate::device::{AccessWidth, DataAccess};
 use crate::fault::{FaultCause, NestedPageFaultInfo};
 use crate::flags::MappingFlags;
 use thiserror::Error;
@@ -15,6 +16,13 @@ const STORE: u64 = 23;
 const WALK_READS: [u64; 2] = [0x2000, 0x3000];
 const WALK_WRITES: [u64; 2] = [0x2020, 0x3020];
 
+// Major opcodes, bits 6:0 of an instruction.
+const LOAD_INTEGER: u64 = 0x03;
+const LOAD_FLOAT: u64 = 0x07;
+const STORE_INTEGER: u64 = 0x23;
+const STORE_FLOAT: u64 = 0x27;
+const ATOMIC: u64 = 0x2f;
+
 /// The registers that a guest-page fault leaves behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trap {
@@ -26,6 +34,59 @@ pub struct Trap {
     pub htval: u64,
     /// htinst.
     pub htinst: u64,
+}
+
+impl Trap {
+    /// The load or store of an integer register that led to the trap, from the transformed instruction in htinst. `None`
+    /// where there is no such instruction (htinst is 0, or about a table walk), and where it moves something else: a
+    /// floating-point register, a vector, or memory atomically. None either for the later part of a misaligned access,
+    /// the parts of which fault by themselves, as no device could answer it.
+    #[must_use]
+    pub fn data_access(&self) -> Option<DataAccess> {
+        let (opcode, size) = self.transformed()?;
+        let unsigned = size & 4 != 0;
+        let register = match opcode {
+            LOAD_INTEGER => self.htinst >> 7,
+            STORE_INTEGER => self.htinst >> 20,
+            _ => return None,
+        };
+        let register = (register & 0x1f) as u8;
+        Some(DataAccess {
+            width: self.width()?,
+            register: (register != 0).then_some(register),
+            // No store has an unsigned form.
+            sign_extend: opcode == LOAD_INTEGER && !unsigned,
+            sixty_four: true,
+        })
+    }
+
+    /// Bytes of the instruction that led to the trap, 2 or 4, where htinst has a transformed one: how far an emulator
+    /// has to move sepc.
+    #[must_use]
+    pub fn instruction_length(&self) -> Option<u64> {
+        (self.htinst & 1 != 0).then(|| 2 + (self.htinst & 2))
+    }
+
+    /// How many bytes the access moves, where htinst has a transformed instruction, atomic or floating-point ones
+    /// included.
+    fn width(&self) -> Option<AccessWidth> {
+        let (opcode, size) = self.transformed()?;
+        let scalar = match opcode {
+            LOAD_INTEGER => size < 7,
+            STORE_INTEGER | ATOMIC => size < 4,
+            // The sizes left are those of quadruple precision and of vectors.
+            LOAD_FLOAT | STORE_FLOAT => (1..4).contains(&size),
+            _ => false,
+        };
+        scalar.then_some(AccessWidth::from_size(size))
+    }
+
+    /// Opcode and funct3 of the transformed instruction in htinst, unless its Addr. Offset is not 0. Bit 1 is clear if the
+    /// instruction is a compressed one, expanded; bit 0 is clear in everything else, which is no opcode then.
+    fn transformed(&self) -> Option<(u64, u64)> {
+        let htinst = self.htinst;
+        (htinst >> 15 & 0x1f == 0).then_some((htinst & 0x7f | 2, htinst >> 12 & 7))
+    }
 }
 
 /// The trap is something else than a guest-page fault.
@@ -59,6 +120,6 @@ pub fn decode_fault(trap: &Trap) -> Result<NestedPageFaultInfo, NotAGuestPageFau
         access,
         cause: FaultCause::NotPresent,
         walk,
-        width: None,
+        width: trap.width(),
     })
 }

@@ -1,6 +1,7 @@
 //! RISC-V G-stage against the manual.
 
 use super::*;
+use crate::device::{AccessWidth, DataAccess};
 use crate::format::conformance as suite;
 use MappingFlags as M;
 
@@ -150,6 +151,65 @@ fn traps_say_what_the_guest_did() {
         );
     }
     assert_eq!(decode_fault(&trap(22, 0)), Err(NotAGuestPageFault(22)));
+}
+
+/// Instructions assembled by hand, with the offset zeroed as "Transformed Instruction or Pseudoinstruction for mtinst or
+/// htinst" tells it.
+#[test]
+fn a_transformed_instruction_says_what_it_moves() {
+    use AccessWidth::{Byte, Dword, Qword, Word};
+    let access = |htinst| Trap { scause: 21, htinst, ..Trap::default() }.data_access();
+    let width = |htinst| {
+        let trap = Trap { scause: 23, htinst, ..Trap::default() };
+        decode_fault(&trap).expect("a guest-page fault").width
+    };
+    let of =
+        |width, register, sign_extend| Some(DataAccess { width, register, sign_extend, sixty_four: true });
+    let load = |funct3: u64, rd: u64| funct3 << 12 | rd << 7 | 0x03;
+    let loads = [(0, Byte, true), (1, Word, true), (2, Dword, true), (3, Qword, true)];
+    let unsigned = [(4, Byte, false), (5, Word, false), (6, Dword, false)];
+    for (funct3, size, signed) in loads.into_iter().chain(unsigned) {
+        assert_eq!(access(load(funct3, 17)), of(size, Some(17), signed));
+        assert_eq!(width(load(funct3, 17)), Some(size));
+        // Compressed: bit 1 is clear.
+        assert_eq!(access(load(funct3, 17) & !2), of(size, Some(17), signed));
+    }
+    for rd in 1..32 {
+        assert_eq!(access(load(2, rd)), of(Dword, Some(rd as u8), true));
+    }
+    assert_eq!(access(load(2, 0)), of(Dword, None, true), "x0");
+    assert_eq!((access(load(7, 17)), width(load(7, 17))), (None, None));
+
+    let store = |funct3: u64, rs2: u64| rs2 << 20 | funct3 << 12 | 0x23;
+    for (funct3, size) in (0..4).zip(AccessWidth::ALL) {
+        assert_eq!(access(store(funct3, 30)), of(size, Some(30), false));
+        assert_eq!(width(store(funct3, 30)), Some(size));
+    }
+    assert_eq!(access(store(3, 0)), of(Qword, None, false), "x0");
+    assert_eq!(access(store(4, 1)), None);
+
+    // FLH, FLW, FLD, FLQ, and a vector load of bytes; the stores likewise. AMOADD.W and .D, with aq and rl.
+    for opcode in [0x07, 0x27] {
+        let widths = [0, 1, 2, 3, 4, 5].map(|funct3: u64| width(funct3 << 12 | 8 << 7 | opcode));
+        assert_eq!(widths, [None, Some(Word), Some(Dword), Some(Qword), None, None]);
+        assert_eq!(access(2 << 12 | 8 << 7 | opcode), None);
+    }
+    let atomic = [0, 1, 2, 3, 4].map(|funct3: u64| width(3 << 25 | 5 << 20 | funct3 << 12 | 8 << 7 | 0x2f));
+    assert_eq!(atomic, [Some(Byte), Some(Word), Some(Dword), Some(Qword), None]);
+    assert_eq!(access(2 << 12 | 8 << 7 | 0x2f), None);
+
+    // Nothing, a table walk, another opcode (HLV.W), and the second part of a misaligned access.
+    for htinst in
+        [0, 0x3000, 0x2020, 0x6c00_4073, load(2, 17) & !1, load(2, 17) | 1 << 15, load(2, 17) | 1 << 19]
+    {
+        assert_eq!((access(htinst), width(htinst)), (None, None), "{htinst:#x}");
+    }
+}
+
+#[test]
+fn an_instruction_is_as_long_as_it_was_before_it_was_expanded() {
+    let length = |htinst| Trap { htinst, ..Trap::default() }.instruction_length();
+    assert_eq!([0, 0x3000, 0x2083, 0x2081].map(length), [None, None, Some(4), Some(2)]);
 }
 
 #[test]

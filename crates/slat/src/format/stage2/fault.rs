@@ -5,6 +5,7 @@
 //! gives PAR_EL1, and [`Fault::with_par`] completes the answer.
 
 use crate::addr::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
+use crate::device::{AccessWidth, DataAccess};
 use crate::fault::{FaultCause, NestedPageFaultInfo};
 use crate::flags::MappingFlags;
 use thiserror::Error;
@@ -17,6 +18,15 @@ const ISS_WNR: u64 = 1 << 6;
 const ISS_S1PTW: u64 = 1 << 7;
 const ISS_CM: u64 = 1 << 8;
 
+/// ESR_EL2.ISS of data aborts: whether bits 23:14 describe the access; SSE; SF.
+const ISS_ISV: u64 = 1 << 24;
+const ISS_SSE: u64 = 1 << 21;
+const ISS_SF: u64 = 1 << 15;
+
+/// What tells a data abort that was decoded: class, ISV, and no table walk.
+const DECODED_BITS: u64 = 0x3f << 26 | ISS_ISV | ISS_S1PTW;
+const DECODED: u64 = EC_DATA_ABORT_LOWER << 26 | ISS_ISV;
+
 /// The registers that an exception to EL2 leaves behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Syndrome {
@@ -28,6 +38,27 @@ pub struct Syndrome {
     pub hpfar: u64,
     /// SPSR_EL2: the mode that the access was made in.
     pub spsr: u64,
+}
+
+impl Syndrome {
+    /// The load or store that led to a data abort, as the hardware has decoded it (Arm ARM, ESR_EL2 "ISS encoding for an
+    /// exception from a Data Abort": ISV, SAS, SSE, SRT, SF). `None` where the hardware did not: on other
+    /// exceptions, on table walks and cache maintenance, and on instructions that move several registers, or vectors, or
+    /// write back, or are exclusive or atomic.
+    ///
+    /// The register is numbered as AArch64 sees it, also for a guest in AArch32 state.
+    #[must_use]
+    pub fn data_access(&self) -> Option<DataAccess> {
+        let Self { esr, .. } = *self;
+        let decoded = esr & DECODED_BITS == DECODED;
+        let register = (esr >> 16 & 0x1f) as u8;
+        decoded.then_some(DataAccess {
+            width: AccessWidth::from_size(esr >> 22),
+            register: (register != 31).then_some(register),
+            sign_extend: esr & ISS_SSE != 0,
+            sixty_four: esr & ISS_SF != 0,
+        })
+    }
 }
 
 /// The exception is something else than a stage-2 fault.
@@ -54,6 +85,8 @@ pub struct Fault {
     pub cause: FaultCause,
     /// Whether the guest's own table walk faulted, and not the access itself.
     pub walk: bool,
+    /// How many bytes the access moves, where the hardware reports that.
+    pub width: Option<AccessWidth>,
 }
 
 impl Fault {
@@ -82,7 +115,7 @@ impl Fault {
             access: self.access,
             cause: self.cause,
             walk: self.walk,
-            width: None,
+            width: self.width,
         }
     }
 }
@@ -122,5 +155,6 @@ pub fn decode_fault(syndrome: &Syndrome) -> Result<Fault, NotAStage2Fault> {
     // FIPA, bits 43:4, is IPA[51:12].
     let page = GuestPhysAddr::new((hpfar >> 4 & 0xff_ffff_ffff) << 12);
     let valid = walk || cause != FaultCause::Permission;
-    Ok(Fault { page: valid.then_some(page), gva: GuestVirtAddr::new(far), access, cause, walk })
+    let width = syndrome.data_access().map(|access| access.width);
+    Ok(Fault { page: valid.then_some(page), gva: GuestVirtAddr::new(far), access, cause, walk, width })
 }

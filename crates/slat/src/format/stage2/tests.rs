@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
+use crate::device::{AccessWidth, DataAccess};
 use crate::fault::FaultCause;
 use crate::tlb::{Invalidation, Reach, Scope, TableKind, TlbFeatures};
 use MappingFlags as M;
@@ -308,6 +309,59 @@ fn accesses_are_told_apart() {
     assert_eq!(access(INSTRUCTION_ABORT, EL1H), M::EXECUTE);
     assert_eq!(access(INSTRUCTION_ABORT, 0), M::EXECUTE | M::USER);
     assert_eq!(access(INSTRUCTION_ABORT | 1 << 7, EL1H), M::READ, "the walk for a fetch reads");
+}
+
+/// Syndromes put together by hand: ISV 24, SAS 23:22, SSE 21, SRT 20:16, SF 15.
+#[test]
+fn a_decoded_load_or_store_says_what_it_moves() {
+    const ISV: u64 = 1 << 24;
+    let access = |esr| Syndrome { esr, ..Syndrome::default() }.data_access();
+    let plain =
+        DataAccess { width: AccessWidth::Byte, register: Some(0), sign_extend: false, sixty_four: false };
+    assert_eq!(access(DATA_ABORT | ISV | 0b111), Some(plain));
+    for (sas, width) in (0..4).zip(AccessWidth::ALL) {
+        assert_eq!(access(DATA_ABORT | ISV | sas << 22), Some(DataAccess { width, ..plain }));
+    }
+    let signed = Some(DataAccess { sign_extend: true, ..plain });
+    assert_eq!(access(DATA_ABORT | ISV | 1 << 21), signed);
+    let sixty_four = Some(DataAccess { sixty_four: true, ..plain });
+    assert_eq!(access(DATA_ABORT | ISV | 1 << 15), sixty_four);
+    for srt in 0..31 {
+        assert_eq!(
+            access(DATA_ABORT | ISV | srt << 16),
+            Some(DataAccess { register: Some(srt as u8), ..plain })
+        );
+    }
+    assert_eq!(access(DATA_ABORT | ISV | 31 << 16), Some(DataAccess { register: None, ..plain }));
+    // Acquire/release, write, 32-bit instruction, status: none of that changes it.
+    let others = 1 << 14 | 1 << 6 | 1 << 25 | 0x3f;
+    assert_eq!(access(DATA_ABORT | ISV | others), Some(plain));
+    let not_decoded = 0xff << 16 | 1 << 15;
+    for esr in [
+        DATA_ABORT | not_decoded & !ISV,
+        DATA_ABORT | ISV | 1 << 7,
+        INSTRUCTION_ABORT | ISV,
+        DATA_ABORT | 1 << 26 | ISV,
+        DATA_ABORT ^ (1 << 31) | ISV,
+        0,
+        u64::MAX,
+    ] {
+        assert_eq!(access(esr), None, "{esr:#x}");
+    }
+}
+
+#[test]
+fn a_fault_has_the_width_that_the_syndrome_has() {
+    let width = |iss| {
+        let syndrome = Syndrome { esr: DATA_ABORT | 0b111 | iss, ..Syndrome::default() };
+        let fault = decode_fault(&syndrome).expect("a fault");
+        assert_eq!(fault.info().map(|info| info.width), Some(fault.width));
+        assert_eq!(fault.with_par(0).map(|info| info.width), Some(fault.width));
+        fault.width
+    };
+    assert_eq!(width(0b10 << 22), None);
+    assert_eq!(width(1 << 24 | 0b10 << 22), Some(AccessWidth::Dword));
+    assert_eq!(width(1 << 24 | 0b10 << 22 | 1 << 7), None, "a table walk");
 }
 
 #[test]

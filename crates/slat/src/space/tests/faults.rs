@@ -1,8 +1,9 @@
 //! Demand paging, alone and on many CPUs at once.
 
 use super::*;
+use crate::device::{AccessWidth, DeviceAccess, DeviceId};
 use crate::error::{FaultError, PopulateError, TopUpError};
-use crate::fault::FaultOutcome;
+use crate::fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 use crate::space::AllocOptions;
 use crate::test_util::Event;
 use crate::tlb::Reach;
@@ -262,4 +263,36 @@ fn a_topped_up_fault_takes_only_the_guests_frame() {
         assert_eq!(space.stats().spare_frames, 0);
         space.top_up(2).expect("memory");
     }
+}
+
+#[test]
+fn a_fault_of_an_exit_is_answered_like_one_by_its_address() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    space.map_alloc_with(gpa(0x4000), 0x2000, RWX, SMALL).expect("free");
+    space.map_trap(gpa(0x9000), 0x1000, DeviceId(3)).expect("free");
+    let info = |at, access, width| NestedPageFaultInfo {
+        gpa: gpa(at),
+        gva: None,
+        access,
+        cause: FaultCause::NotPresent,
+        walk: false,
+        width,
+    };
+    let write = |at| info(at, MappingFlags::WRITE, None);
+    assert_eq!(space.handle_nested_fault(&write(0x4abc)), Ok(FaultOutcome::Populated(LeafSize::Size4K)));
+    let frame = space.translate(gpa(0x4000)).expect("populated");
+    assert_eq!(hal.read(frame, 8), [0; 8]);
+    let filled = space.handle_nested_fault_with(&write(0x5000), |at, bytes| {
+        assert_eq!((at, bytes.len()), (gpa(0x5000), 4096));
+        bytes.fill(7);
+    });
+    assert_eq!(filled, Ok(FaultOutcome::Populated(LeafSize::Size4K)));
+    assert_eq!(hal.read(space.translate(gpa(0x5000)).expect("populated"), 8), [7; 8]);
+    for width in [None, Some(AccessWidth::Word)] {
+        let access = DeviceAccess { device: DeviceId(3), offset: 0x18, access: MappingFlags::READ, width };
+        let answer = space.handle_nested_fault(&info(0x9018, MappingFlags::READ, width));
+        assert_eq!(answer, Ok(FaultOutcome::Trap(access)));
+    }
+    assert_eq!(space.handle_nested_fault(&write(0x8000)), Err(FaultError::NoRegion(gpa(0x8000))));
 }

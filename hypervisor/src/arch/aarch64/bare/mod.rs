@@ -147,6 +147,7 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
         leaf: params.leaf,
         on_fault: params.on_fault,
         churn: params.churn,
+        uart: Some(platform::EMULATED_UART),
     };
     let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
     // With several CPUs none may sleep inside the guest: the run could end without it.
@@ -179,6 +180,8 @@ fn close(shared: &Shared, end: End) -> Message {
         injected_aborts: outcome.injected_aborts,
         exits: outcome.exits,
         exits_by_cpu: outcome.exits_by_cpu,
+        uart: outcome.uart,
+        buffer_calls: outcome.buffer_calls,
     };
     Message::Ended(Box::new(report))
 }

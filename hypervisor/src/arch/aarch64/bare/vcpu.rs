@@ -15,7 +15,7 @@ use crate::arch::aarch64::extensions::{Extensions, HCR_HOST, IdRegisters};
 use crate::arch::aarch64::psci::{self, Answer};
 use crate::arch::aarch64::requests;
 use crate::cpus::Cpus;
-use crate::vcpu::{Event, Exit, Vcpu};
+use crate::vcpu::{BufferAnswer, Event, Exit, Vcpu};
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2,
     ICC_SRE_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, PAR_EL1, Readable, SCTLR_EL1, SPSR_EL1, VBAR_EL1, VMPIDR_EL2,
@@ -23,6 +23,7 @@ use aarch64_cpu::registers::{
 };
 use alloc::format;
 use core::arch::asm;
+use slat::device::DataAccess;
 use slat::format::stage2::{Syndrome, decode_fault};
 use slat::{GuestPhysAddr, GuestVirtAddr, MappingFlags, NestedPageFaultInfo};
 use slat_hv_protocol::recording::{Event as Recorded, Operation};
@@ -155,6 +156,14 @@ impl Vcpu for Aarch64Vcpu {
         }
     }
 
+    fn data_access(&self) -> Option<DataAccess> {
+        self.last.data_access()
+    }
+
+    fn advance(&mut self) {
+        self.skip_instruction();
+    }
+
     fn wait(&mut self) {
         // SAFETY: waits until an interrupt is pending, which the masks of EL2 do not prevent; changes nothing.
         unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
@@ -162,6 +171,11 @@ impl Vcpu for Aarch64Vcpu {
 
     fn answer_request(&mut self, done: bool) {
         self.set_register(0, requests::answer(done));
+    }
+
+    fn answer_buffer_call(&mut self, answer: BufferAnswer) {
+        self.set_register(0, requests::status(answer.status));
+        self.set_register(1, answer.done);
     }
 
     fn inject(&mut self, event: Event) {
@@ -248,6 +262,9 @@ impl Aarch64Vcpu {
             0 => {
                 if let Some(request) = requests::decode(x0).filter(|_| self.config.requests) {
                     return Exit::Request(request, GuestPhysAddr::new(x1));
+                }
+                if let Some(call) = requests::decode_buffer(x0) {
+                    return Exit::Buffer(call, GuestPhysAddr::new(x1), x2);
                 }
                 psci::answer([x0, x1, x2, x3], self.id, self.config.cpus)
             }

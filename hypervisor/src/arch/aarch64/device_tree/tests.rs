@@ -46,3 +46,14 @@ fn every_cpu_has_a_node_and_a_redistributor() {
         assert!(contains(&blob, &gic));
     }
 }
+
+#[test]
+fn both_serial_ports_are_there_and_numbered() {
+    let blob = build(&description()).expect("a valid tree");
+    for name in [&b"pl011@9000000\0"[..], b"pl011@9040000\0", b"serial0\0", b"serial1\0"] {
+        assert!(contains(&blob, name), "{:?}", String::from_utf8_lossy(name));
+    }
+    assert!(contains(&blob, b"/pl011@9040000\0"));
+    let registers = [0x0904_0000_u64, 0x1000].map(u64::to_be_bytes).concat();
+    assert!(contains(&blob, &registers));
+}

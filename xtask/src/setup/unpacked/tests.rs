@@ -1,0 +1,30 @@
+use super::{find, script, to_be_installed};
+
+#[test]
+fn the_packages_are_those_that_would_be_installed() {
+    let simulated = "Reading package lists...\nRemv qemu-utils [1:10.0]\n\
+        Inst libfdt1 (1.6.1 Debian:12 [amd64])\nInst qemu-system-arm (1:7.2 Debian:12 [amd64]) []\n\
+        Conf libfdt1 (1.6.1 Debian:12 [amd64])\n";
+    assert_eq!(to_be_installed(simulated), ["libfdt1", "qemu-system-arm"]);
+    assert!(to_be_installed("E: Unable to locate package\n").is_empty());
+}
+
+#[test]
+fn the_program_finds_what_lies_beside_it() {
+    let script = script("qemu-system-aarch64");
+    let lines: Vec<_> = script.lines().collect();
+    assert_eq!((lines[0], lines[1]), ("#!/bin/sh", "root=$(dirname \"$0\")/root"));
+    assert!(
+        script.ends_with("exec \"$root/usr/bin/qemu-system-aarch64\" -L \"$root/usr/share/qemu\" \"$@\"\n")
+    );
+}
+
+#[test]
+fn nothing_is_found_before_it_was_unpacked() {
+    let target = tempfile::tempdir().expect("a directory");
+    assert_eq!(find(target.path(), "program"), None);
+    let directory = target.path().join("slat-unpacked/program");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    std::fs::write(directory.join("program"), "").expect("a file");
+    assert_eq!(find(target.path(), "program"), Some(directory.join("program")));
+}
