@@ -130,6 +130,7 @@ impl<P: Platform> Driver<'_, P> {
                 None => Some(Stop::Hole),
                 Some(page) if !self.host.rules().allows(page.flags, access) => Some(Stop::Permission),
                 Some(page) if page.flags.contains(MappingFlags::DEVICE) => Some(Stop::Device),
+                Some(Page { backing: Backing::Trap(..), .. }) => Some(Stop::Device),
                 Some(page) if matches!(page.backing, Backing::Linear(_)) => Some(Stop::Unreachable),
                 Some(_) => None,
             };
