@@ -40,20 +40,18 @@ pub struct Region {
 }
 
 impl Region {
-    /// The part of this region that lies in `range`.
-    pub(crate) fn part(&self, range: GuestPhysRange) -> Option<Self> {
-        let part = self.range.intersection(range)?;
-        let backend = self.backend.advanced(part.start().as_u64() - self.range.start().as_u64());
-        Some(Self { range: part, backend, ..*self })
-    }
-
     /// This region and `next`, if the two are really one.
     fn joined(&self, next: &Self) -> Option<Self> {
         let alike = self.flags == next.flags && self.pins == next.pins;
         if self.range.end() != next.range.start() || !alike {
             return None;
         }
-        let continues = self.backend.advanced(self.range.size()) == next.backend;
+        let continues = match (self.backend, next.backend) {
+            (Backend::Linear { hpa }, Backend::Linear { hpa: other }) => {
+                hpa.checked_add(self.range.size()) == Some(other)
+            }
+            (backend, other) => backend.advanced(self.range.size()) == other,
+        };
         continues.then(|| Self { range: self.range.hull(next.range), ..*self })
     }
 }
@@ -202,12 +200,13 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         let Some(index) = leaf.count_to(gpa.as_u64()).checked_sub(1) else { return };
         let Some(region) = leaf.region(index) else { return };
         let halves = (
-            GuestPhysRange::between(region.range.start(), gpa).and_then(|range| region.part(range)),
-            GuestPhysRange::between(gpa, region.range.end()).and_then(|range| region.part(range)),
+            GuestPhysRange::between(region.range.start(), gpa),
+            GuestPhysRange::between(gpa, region.range.end()),
         );
         if let (Some(below), Some(above)) = halves {
-            leaf.set_region(index, &below);
-            self.add(&above);
+            let backend = region.backend.advanced(below.size());
+            leaf.set_region(index, &Region { range: below, ..region });
+            self.add(&Region { range: above, backend, ..region });
         }
     }
 }

@@ -233,7 +233,12 @@ impl<const N: usize> Leaf<N> {
     /// Extends the region before `index` by `next`, if the two are really one.
     pub(super) fn extend_before(&mut self, index: usize, next: &Region) -> bool {
         let Some(before) = index.checked_sub(1) else { return false };
-        let joined = self.region(before).and_then(|region| region.joined(next));
+        // Most neighbours are told apart by where they are or by their flags.
+        let Some((start, packed)) = self.get(before).filter(|(start, packed)| packed.may_join(*start, next))
+        else {
+            return false;
+        };
+        let joined = packed.unpack(start).and_then(|region| region.joined(next));
         if let Some(joined) = &joined {
             self.set_region(before, joined);
         }
@@ -276,6 +281,17 @@ const fn numbered(number: u16, offset: u64) -> u64 {
     ((number as u64) << NUMBER_SHIFT) | (offset / PAGE_SIZE)
 }
 
+/// The backend of kind `kind`, one with a number and an offset.
+fn lent_backend(kind: u64, about: u64) -> Backend {
+    let number = (about >> NUMBER_SHIFT) as u16;
+    let offset = (about & ((1 << NUMBER_SHIFT) - 1)) * PAGE_SIZE;
+    match kind {
+        SHARED => Backend::Shared { memory: SharedId(number), offset },
+        TRAP => Backend::Trap { device: DeviceId(number), offset },
+        _ => Backend::Custom { source: number, offset },
+    }
+}
+
 impl Packed {
     pub(super) fn new(region: &Region) -> Self {
         debug_assert!(region.range.is_aligned(PAGE_SIZE), "the low bits are taken");
@@ -300,6 +316,13 @@ impl Packed {
         MappingFlags::from_bits_retain(self.size as u8)
     }
 
+    /// Whether `next` begins where the region at `start` ends, and has its flags.
+    #[inline]
+    fn may_join(self, start: u64, next: &Region) -> bool {
+        let end = start.wrapping_add(self.size & !(PAGE_SIZE - 1));
+        end == next.range.start().as_u64() && self.flags() == next.flags
+    }
+
     /// Whether a fault where only a page is missing takes a single frame and nothing more.
     #[inline]
     pub(super) fn populates_single_pages(self) -> bool {
@@ -319,14 +342,9 @@ impl Packed {
         let flags = self.flags();
         let pins = (self.backend >> PINS_SHIFT) as u16;
         let about = self.backend & ((1 << PINS_SHIFT) - 1);
-        let number = (about >> NUMBER_SHIFT) as u16;
-        let offset = (about & ((1 << NUMBER_SHIFT) - 1)) * PAGE_SIZE;
-        let backend = match (self.size & ALLOC, self.size & KIND) {
-            (0, LINEAR) => Backend::Linear { hpa: HostPhysAddr::new(about) },
-            (0, SHARED) => Backend::Shared { memory: SharedId(number), offset },
-            (0, TRAP) => Backend::Trap { device: DeviceId(number), offset },
-            (0, _) => Backend::Custom { source: number, offset },
-            _ => {
+        let backend = match self.size & (ALLOC | KIND) {
+            LINEAR => Backend::Linear { hpa: HostPhysAddr::new(about) },
+            ALLOC => {
                 let [largest_leaf, fault_around] = [about, about >> 8].map(|level| match level & 3 {
                     0 => LeafSize::Size4K,
                     1 => LeafSize::Size2M,
@@ -334,6 +352,7 @@ impl Packed {
                 });
                 Backend::Alloc { largest_leaf, fault_around }
             }
+            kind => lent_backend(kind, about),
         };
         Some(Region { range, flags, backend, pins })
     }

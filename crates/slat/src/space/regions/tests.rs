@@ -28,6 +28,13 @@ impl Random {
 
 const ALLOC: Backend = Backend::Alloc { largest_leaf: LeafSize::Size2M, fault_around: LeafSize::Size4K };
 
+/// One page of a region.
+fn page_of(region: &Region, page: u64) -> Region {
+    let range = pages(page, 1);
+    let offset = range.start().checked_offset_from(region.range.start()).expect("in it");
+    Region { range, backend: region.backend.advanced(offset), ..*region }
+}
+
 fn pages(start: u64, pages: u64) -> GuestPhysRange {
     GuestPhysRange::new(GuestPhysAddr::new(start * PAGE_SIZE), pages * PAGE_SIZE).expect("valid")
 }
@@ -134,7 +141,7 @@ fn step<const L: usize, const I: usize>(
             let new = region(start, size, flags, backend);
             reserve_despite_failures(tree, hal, 1);
             tree.insert(hal, new);
-            model.extend(covered.map(|page| (page, new.part(pages(page, 1)).expect("in it"))));
+            model.extend(covered.map(|page| (page, page_of(&new, page))));
         }
         0..4 => {
             reserve_despite_failures(tree, hal, 2);
