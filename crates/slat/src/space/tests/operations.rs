@@ -210,3 +210,22 @@ fn a_space_describes_itself() {
     assert!(debug.contains("root: HostPhysAddr(0x80000000)") && debug.contains("regions: ["), "{debug}");
     assert_eq!(space.root_register(), 0x0005_0000_8000_0000, "VMID and base");
 }
+
+#[test]
+fn several_regions_at_once_give_everything_back() {
+    for count in 2..5 {
+        let hal = HeapHal::new();
+        let mut space = space(&hal);
+        for region in 0..count {
+            let flags = if region % 2 == 0 { RW } else { RWX };
+            let options =
+                AllocOptions { populate: true, largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
+            space.map_alloc_with(gpa(region * MIB2), MIB2, flags, options).expect("free");
+        }
+        let owned = space.stats().table.owned_frames;
+        let before = hal.in_use() as u64;
+        space.unmap(gpa(0), count * MIB2).expect("mapped");
+        assert_eq!(hal.in_use() as u64, before - owned - count - 1, "pages, their tables, the regions");
+        assert_eq!(owned, 512 * count);
+    }
+}

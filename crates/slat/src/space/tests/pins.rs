@@ -144,3 +144,19 @@ fn without_memory_the_pins_are_as_they_were() {
     hal.fail_after(None);
     space.unpin(gpa(unpinned * 8 * KIB4 + KIB4), KIB4).expect("memory");
 }
+
+#[test]
+fn any_number_of_pinned_regions_is_seen() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    for page in 0..6 {
+        let flags = if page % 2 == 0 { RW } else { RWX };
+        space.map_alloc(gpa(page * KIB4), KIB4, flags, true).expect("free");
+    }
+    for page in 0..4 {
+        space.pin(gpa(page * KIB4), KIB4).expect("there");
+        assert_eq!(space.unmap(gpa(0), 6 * KIB4), Err(UnmapError::Pinned(range(0, KIB4))));
+    }
+    assert_eq!(space.unmap(gpa(3 * KIB4), 3 * KIB4), Err(UnmapError::Pinned(range(3 * KIB4, KIB4))));
+    space.unmap(gpa(4 * KIB4), 2 * KIB4).expect("no pin");
+}

@@ -33,6 +33,8 @@ fn two_spaces<F: Format>(format: F) {
     // In part, twice, and as a whole.
     one.unmap(gpa(MIB2 + KIB4), KIB4).expect("mapped");
     one.map_shared(gpa(0x10_0000), &memory, MIB2, KIB4, RW, true).expect("free");
+    assert_eq!(one.translate(gpa(0x10_0000)), one.translate(gpa(2 * MIB2)), "one page at two addresses");
+    assert_eq!((one.stats().shared_frames, other.stats().shared_frames), (1, 1));
     drop(memory);
     let frame = one.translate(gpa(MIB2)).expect("there");
     one.unmap(gpa(MIB2), KIB4).expect("mapped");
@@ -73,7 +75,9 @@ fn lazily_large<F: Format>(format: F) {
     assert_eq!(other.populate(gpa(KIB4), 2 * MIB2), Ok(1023));
     assert_eq!(one.populate(gpa(GIB1), 2 * MIB2), Ok(512));
     for offset in [0, 0x1234, MIB2 - 1, MIB2, 2 * MIB2 - 1] {
-        assert_eq!(one.translate(gpa(GIB1 + offset)), other.translate(gpa(KIB4 + offset)));
+        let frame = one.translate(gpa(GIB1 + offset)).expect("populated");
+        assert_eq!(Some(frame), other.translate(gpa(KIB4 + offset)));
+        assert_eq!(hal.read(frame, 1), [0], "it was taken from the host");
     }
     assert_eq!(memory.frames(), 2 + 2 + 1024);
 }
@@ -81,6 +85,20 @@ fn lazily_large<F: Format>(format: F) {
 #[test]
 fn frames_are_taken_on_first_use_whichever_space_that_is() {
     on_all_formats!(lazily_large);
+}
+
+#[test]
+fn a_mapping_takes_no_more_than_it_needs() {
+    let hal = HeapHal::new();
+    let memory = SharedMemory::new(&hal, 2 * MIB2).expect("memory");
+    memory.populate().expect("memory");
+    let [mut one, _] = spaces(&hal, Stage2::default());
+    let before = hal.in_use();
+    // The frame of the memories, a table for two large leaves, one for the regions.
+    hal.fail_after(Some(3));
+    one.map_shared(gpa(0), &memory, 0, 2 * MIB2, RW, true).expect("three frames are enough");
+    assert_eq!(hal.in_use(), before + 3);
+    assert_eq!(one.stats().shared_frames, 1);
 }
 
 #[test]
@@ -254,6 +272,20 @@ fn protected_memory_is_nobodys() {
     hal.protect(HostPhysRange::new(hal.next_frame(), MIB2).expect("valid"));
     let fault = space.handle_page_fault(gpa(GIB1), MappingFlags::WRITE);
     assert_eq!((fault, hal.in_use()), (Err(FaultError::OutOfMemory(gpa(GIB1))), before));
+}
+
+#[test]
+fn a_run_with_protected_memory_at_its_end_is_not_taken() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    space.map_alloc(gpa(0), MIB2, RW, false).expect("free");
+    let start = hal.next_frame().as_u64().next_multiple_of(MIB2);
+    hal.protect(HostPhysRange::new(hpa(start + MIB2 - KIB4), KIB4).expect("valid"));
+    assert_eq!(
+        space.handle_page_fault(gpa(0), MappingFlags::WRITE),
+        Ok(FaultOutcome::Populated(LeafSize::Size4K)),
+        "a large leaf would reach it"
+    );
 }
 
 /// A host that knows by a number what it is.
