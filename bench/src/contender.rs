@@ -45,6 +45,16 @@ pub(crate) trait Contender: Sized {
         unreachable!("{} does not copy guest memory", Self::NAME)
     }
 
+    /// Maps a range to memory of its own, in leaves of 2 MiB.
+    fn populate_large(&mut self, _gpa: u64, _bytes: u64) {
+        unreachable!("{} has no large leaves of its own", Self::NAME)
+    }
+
+    /// As [`copy`](Self::copy), of a range that [`populate_large`](Self::populate_large) mapped.
+    fn copy_large(&self, gpa: u64, to: &mut [u8]) {
+        self.copy(gpa, to);
+    }
+
     /// Declares a range to be populated page by page.
     fn declare(&mut self, _gpa: u64, _bytes: u64) {}
 

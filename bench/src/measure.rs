@@ -9,6 +9,7 @@ use std::time::Instant;
 
 const PAGE: u64 = 4096;
 pub(crate) const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
 /// Guest-physical start of everything.
 pub(crate) const GPA: u64 = 0;
 /// Host physical start of linear mappings; only a number. Off by a page, so that leaves must be of 4 KiB.
@@ -57,7 +58,8 @@ pub(crate) fn run<C: Contender>(work: Work, sizes: &Sizes) -> Option<Sample> {
         Work::TranslateIndependent => translate::<C>(sizes, |_| 0),
         Work::TranslateDependent => translate::<C>(sizes, |result| result),
         Work::ReadObj => read_obj::<C>(sizes),
-        Work::Copy1m => copy::<C>(sizes),
+        Work::Copy1m => copy(sizes, &with_contents::<C>(4 * MIB), C::copy),
+        Work::Copy1mLarge => copy(sizes, &with_large_contents::<C>(4 * MIB), C::copy_large),
         Work::LazyDeclare => lazy_declare::<C>(sizes),
         Work::Fault => fault::<C>(sizes, C::fault),
         Work::FaultZeroed => fault::<C::OnZeroingHost>(sizes, C::OnZeroingHost::fault_zeroed),
@@ -123,13 +125,26 @@ fn translate<C: Contender>(sizes: &Sizes, feedback: impl Fn(u64) -> u64) -> Samp
 fn with_contents<C: Contender>(bytes: u64) -> C {
     let mut space = C::new();
     space.populate(GPA, bytes);
+    fill(&space, bytes);
+    space
+}
+
+/// The same in large leaves.
+fn with_large_contents<C: Contender>(bytes: u64) -> C {
+    let mut space = C::new();
+    space.populate_large(GPA, bytes);
+    fill(&space, bytes);
+    space
+}
+
+/// Fills each page with its number.
+fn fill<C: Contender>(space: &C, bytes: u64) {
     for page in (GPA..GPA + bytes).step_by(PAGE as usize) {
         let frame = space.translate(page).expect("the page was populated");
         // SAFETY: host physical addresses are addresses of this process, and the space owns the frame.
         let words = unsafe { std::slice::from_raw_parts_mut(frame as *mut u64, 512) };
         words.fill(page / PAGE);
     }
-    space
 }
 
 /// A multiple of 8 below `bytes`.
@@ -157,14 +172,12 @@ fn read_obj<C: Contender>(sizes: &Sizes) -> Sample {
     sample
 }
 
-fn copy<C: Contender>(sizes: &Sizes) -> Sample {
-    const MIB: usize = 1 << 20;
-    let space = with_contents::<C>(4 << 20);
-    let mut to = vec![0u8; MIB];
+fn copy<C: Contender>(sizes: &Sizes, space: &C, copy: impl Fn(&C, u64, &mut [u8])) -> Sample {
+    let mut to = vec![0u8; MIB as usize];
     let at = |index: u64| GPA + (index % 4 << 20);
     let sample = timed(sizes.copies, || {
         for index in 0..sizes.copies {
-            space.copy(black_box(at(index)), black_box(&mut to));
+            copy(space, black_box(at(index)), black_box(&mut to));
         }
     });
     for (page, bytes) in (at(sizes.copies - 1) / PAGE..).zip(to.chunks(PAGE as usize)) {

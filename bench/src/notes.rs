@@ -31,7 +31,7 @@ fn has_regions(contender: &str) -> bool {
     is_ours(contender) || contender.starts_with("axaddrspace")
 }
 
-const NOTES: [Note; 11] = [
+const NOTES: [Note; 12] = [
     Note {
         mark: 'a',
         text: "slat always zeroes; here its host says that frames come zeroed, so that it leaves them as they are, \
@@ -98,6 +98,11 @@ const NOTES: [Note; 11] = [
         mark: 'k',
         text: "A walk for each page and the library's `memcpy`; no permission, no region is looked at.",
         applies: |work, contender| work == Work::Copy1m && contender == FLOOR,
+    },
+    Note {
+        mark: 'l',
+        text: "One `memcpy` of the library's, without a walk.",
+        applies: |work, contender| work == Work::Copy1mLarge && contender == FLOOR,
     },
 ];
 

@@ -20,6 +20,9 @@ pub(crate) enum Work {
     /// Copy 1 MiB of populated memory, 4 KiB leaves of scattered frames, into a buffer of the host; per copy.
     #[value(name = "copy-1m")]
     Copy1m,
+    /// The same, all of it in leaves of 2 MiB: beside one `memcpy`.
+    #[value(name = "copy-1m-large")]
+    Copy1mLarge,
     /// Declare 1 GiB to be populated on demand; per 4 KiB page.
     LazyDeclare,
     /// Answer faults in order, a 4 KiB frame each; contenders that let the host skip zeroing do.

@@ -130,7 +130,12 @@ impl<const ZEROING: bool> Contender for Space<ZEROING> {
         // Its protect cannot be reached, and unmapping a part of a large leaf unmaps all of it.
         !matches!(
             work,
-            Work::Protect4k | Work::ProtectEverySecond | Work::Split1g | Work::ReadObj | Work::Copy1m
+            Work::Protect4k
+                | Work::ProtectEverySecond
+                | Work::Split1g
+                | Work::ReadObj
+                | Work::Copy1m
+                | Work::Copy1mLarge
         )
     }
 

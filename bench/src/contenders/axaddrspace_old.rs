@@ -57,7 +57,10 @@ impl<const ZEROING: bool> Contender for Space<ZEROING> {
 
     fn can(work: Work) -> bool {
         // It has no protect and reads no objects, and panics when a part of a large leaf is to be unmapped.
-        !matches!(work, Work::Protect4k | Work::ProtectEverySecond | Work::Split1g | Work::ReadObj)
+        !matches!(
+            work,
+            Work::Protect4k | Work::ProtectEverySecond | Work::Split1g | Work::ReadObj | Work::Copy1mLarge
+        )
     }
 
     fn new() -> Self {

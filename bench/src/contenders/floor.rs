@@ -22,6 +22,8 @@ pub(crate) struct Floor {
     root: u64,
     declared: Vec<(u64, u64)>,
     regions: BTreeMap<u64, (u64, u64)>,
+    /// Where a run of large frames is mapped, and the run.
+    large: (u64, u64),
 }
 
 #[inline]
@@ -196,7 +198,12 @@ impl Contender for Floor {
     }
 
     fn new() -> Self {
-        Self { root: new_table(true), declared: Vec::with_capacity(64), regions: BTreeMap::new() }
+        Self {
+            root: new_table(true),
+            declared: Vec::with_capacity(64),
+            regions: BTreeMap::new(),
+            large: (0, 0),
+        }
     }
 
     fn map(&mut self, gpa: u64, hpa: u64, bytes: u64) {
@@ -252,6 +259,19 @@ impl Contender for Floor {
             // SAFETY: a frame of the arena, which lives as long as the process and is no part of `to`.
             unsafe { std::ptr::copy_nonoverlapping(frame as *const u8, to.as_mut_ptr(), to.len()) };
         }
+    }
+
+    fn populate_large(&mut self, gpa: u64, bytes: u64) {
+        let run = frames::alloc_run((bytes / FRAME) as usize, 512).expect("a run");
+        self.map(gpa, run, bytes);
+        self.large = (gpa, run);
+    }
+
+    /// One `memcpy` of the library's, and not even a walk.
+    fn copy_large(&self, gpa: u64, to: &mut [u8]) {
+        let from = self.large.1 + (gpa - self.large.0);
+        // SAFETY: a run of the arena, which lives as long as the process and is no part of `to`.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
     }
 
     fn declare(&mut self, gpa: u64, bytes: u64) {

@@ -112,7 +112,10 @@ impl Contender for Table {
     type OnZeroingHost = Self;
 
     fn can(work: Work) -> bool {
-        !matches!(work, Work::LazyDeclare | Work::RegionsRemoveOne | Work::ReadObj | Work::Copy1m)
+        !matches!(
+            work,
+            Work::LazyDeclare | Work::RegionsRemoveOne | Work::ReadObj | Work::Copy1m | Work::Copy1mLarge
+        )
     }
 
     fn new() -> Self {

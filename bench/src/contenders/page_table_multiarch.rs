@@ -53,7 +53,12 @@ impl Contender for Table {
         // Unmapping a part of a large leaf panics.
         !matches!(
             work,
-            Work::LazyDeclare | Work::RegionsRemoveOne | Work::ReadObj | Work::Copy1m | Work::Split1g
+            Work::LazyDeclare
+                | Work::RegionsRemoveOne
+                | Work::ReadObj
+                | Work::Copy1m
+                | Work::Copy1mLarge
+                | Work::Split1g
         )
     }
 

@@ -131,6 +131,11 @@ impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
         self.0.read(gpa_of(gpa), to).expect("read");
     }
 
+    fn populate_large(&mut self, gpa: u64, bytes: u64) {
+        self.0.map_alloc(gpa_of(gpa), bytes, RWX, true).expect("map_alloc");
+        assert_eq!(self.0.stats().table.leaves_4k, 0, "only large leaves");
+    }
+
     fn declare(&mut self, gpa: u64, bytes: u64) {
         let options = AllocOptions { largest_leaf: LeafSize::Size4K, ..AllocOptions::default() };
         self.0.map_alloc_with(gpa_of(gpa), bytes, RWX, options).expect("map_alloc_with");

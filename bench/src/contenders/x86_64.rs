@@ -66,7 +66,12 @@ impl Contender for Table {
         // It has no way to split a large leaf.
         !matches!(
             work,
-            Work::LazyDeclare | Work::RegionsRemoveOne | Work::ReadObj | Work::Copy1m | Work::Split1g
+            Work::LazyDeclare
+                | Work::RegionsRemoveOne
+                | Work::ReadObj
+                | Work::Copy1m
+                | Work::Copy1mLarge
+                | Work::Split1g
         )
     }
 
