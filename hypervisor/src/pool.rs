@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "hands out memory: implements the unsafe trait Hal")]
 
 use buddy_system_allocator::FrameAllocator;
-use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, Invalidation, PAGE_SIZE};
+use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, HostPhysRange, Invalidation, PAGE_SIZE};
 use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{Frames, Span};
 use spin::Mutex;
@@ -25,6 +25,11 @@ pub trait Maintenance {
     fn publish(&self);
     /// Records what has just happened, or is about to, if the run is recorded.
     fn record(&self, event: Event);
+    /// Whether any of `range` is memory, and not registers of devices. The default knows of none.
+    fn is_memory(&self, range: HostPhysRange) -> bool {
+        let _ = range;
+        false
+    }
     /// The pointer by which the pool's memory at `hpa` is reached. The default is for memory that is mapped one to one.
     fn pointer(&self, hpa: HostPhysAddr) -> *mut u8 {
         core::ptr::with_exposed_provenance_mut(hpa.as_u64() as usize)
@@ -33,6 +38,7 @@ pub trait Maintenance {
 
 /// The host of the guest's address space.
 pub struct Pool<M> {
+    memory: Span,
     state: Mutex<State>,
     poison: bool,
     maintenance: M,
@@ -61,7 +67,7 @@ impl<M: Maintenance> Pool<M> {
             free.add_frame(frame(start), frame(end));
         }
         let state = State { free, counts: Frames::default(), in_use: 0, cache_frames: 0 };
-        Self { state: Mutex::new(state), poison, maintenance }
+        Self { memory, state: Mutex::new(state), poison, maintenance }
     }
 
     /// What happened to the frames until now.
@@ -132,6 +138,14 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
 
     fn publish(&self) {
         self.maintenance.publish();
+    }
+
+    /// What is memory and not the pool's is the hypervisor's own: its image, its heap, what was loaded beside it.
+    fn is_protected(&self, range: HostPhysRange) -> bool {
+        let Span { address, size } = self.memory;
+        let inside =
+            range.start().as_u64() >= address && range.end().as_u64() <= address.saturating_add(size);
+        self.maintenance.is_memory(range) && !inside
     }
 
     fn table_stored(&self, entry: HostPhysAddr, value: u64) {

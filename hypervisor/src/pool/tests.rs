@@ -9,6 +9,9 @@ impl Maintenance for Nothing {
     fn maintain_cache(&self, _: *mut u8, _: &CacheMaintenance) {}
     fn publish(&self) {}
     fn record(&self, _: Event) {}
+    fn is_memory(&self, range: HostPhysRange) -> bool {
+        range.end().as_u64() > 1 << 32
+    }
 }
 
 /// A pool over `frames` frames of the test's own heap, which is leaked: the pool outlives the test's borrow.
@@ -86,4 +89,17 @@ fn cache_maintenance_and_zeroing_are_counted() {
     let contents = unsafe { core::slice::from_raw_parts(pool.phys_to_virt(start), 8 * 4096) };
     assert!(contents.iter().all(|&byte| byte == 0));
     assert_eq!((pool.cache_frames(), pool.counts().zeroed), (8, 8));
+}
+
+#[test]
+fn what_is_memory_and_not_the_pools_is_the_hypervisors_own() {
+    let memory = Span { address: 1 << 40, size: 0x10_000 };
+    // SAFETY: nothing is taken from it.
+    let pool = unsafe { Pool::new(memory, false, Nothing) };
+    let protected =
+        |start, size| pool.is_protected(HostPhysRange::new(HostPhysAddr::new(start), size).expect("a range"));
+    assert!(!protected(0x900_0000, 0x1000), "a device");
+    assert!(!protected(1 << 40, 0x10_000));
+    assert!(protected((1 << 40) - 0x1000, 0x1000) && protected((1 << 40) + 0x10_000, 0x1000));
+    assert!(protected((1 << 40) - 0x1000, 0x2000) && protected((1 << 40) + 0xf000, 0x2000));
 }

@@ -37,7 +37,8 @@ impl<'s, H: Hal, F: Format, B: CustomBackend> Debt<'s, H, F, B> {
         Self { space }
     }
 
-    /// As [`AddrSpace::unmap`], the invalidation deferred.
+    /// As [`AddrSpace::unmap`], the invalidation deferred, unless some of it is shared memory or a custom backend's: then
+    /// all of the debt is discharged at once, because what was lent goes back.
     ///
     /// # Errors
     /// As [`AddrSpace::unmap`]; what the batch did before stays done.

@@ -2,6 +2,9 @@
 
 use crate::guest::Device;
 
+/// Where RAM begins; all registers of devices are below.
+pub const RAM_ADDRESS: u64 = 0x4000_0000;
+
 /// The GICv3 distributor.
 pub const GIC_DISTRIBUTOR: Device = Device { name: "GIC distributor", address: 0x0800_0000, size: 0x1_0000 };
 

@@ -4,13 +4,14 @@
 
 use super::recording::record;
 use crate::arch::aarch64::maintenance::{Step, narrowed, steps};
+use crate::arch::aarch64::platform::RAM_ADDRESS;
 use crate::pool::Maintenance;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 use slat::format::stage2::Instruction;
-use slat::{CacheMaintenance, Invalidation};
+use slat::{CacheMaintenance, HostPhysRange, Invalidation};
 use slat_hv_protocol::Mistake;
 use slat_hv_protocol::recording::Event;
 use spin::Mutex;
@@ -72,6 +73,10 @@ impl Maintenance for Counted {
         });
         slat::isa::aarch64::run(invalidation.root, native);
         record(Event::Invalidated);
+    }
+
+    fn is_memory(&self, range: HostPhysRange) -> bool {
+        range.end().as_u64() > RAM_ADDRESS
     }
 
     fn maintain_cache(&self, start: *mut u8, maintenance: &CacheMaintenance) {
