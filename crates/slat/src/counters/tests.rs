@@ -301,6 +301,50 @@ fn everything_else_goes_through_to_the_host() {
     assert_eq!(counted.totals().frames_taken, 2, "a refusal is no frame");
 }
 
+/// A host that has a pointer to the caller's memory, and notes which of its caches are maintained.
+struct WithLinear {
+    hal: HeapHal,
+    maintained: std::sync::Mutex<Vec<(usize, CacheMaintenance)>>,
+}
+
+// SAFETY: every promise is kept by the host inside; nobody follows the made-up pointers.
+unsafe impl Hal for WithLinear {
+    fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
+        self.hal.alloc_frames(count, align)
+    }
+    unsafe fn dealloc_frames(&self, start: HostPhysAddr, count: usize) {
+        // SAFETY: the same contract.
+        unsafe { self.hal.dealloc_frames(start, count) }
+    }
+    fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+        self.hal.phys_to_virt(hpa)
+    }
+    fn linear_to_virt(&self, range: crate::HostPhysRange) -> Option<*mut u8> {
+        let near = range.end().as_u64() <= 1 << 20;
+        near.then(|| core::ptr::without_provenance_mut(range.start().as_u64() as usize + 0x7000_0000))
+    }
+    fn maintain_linear_cache(&self, start: *mut u8, maintenance: &CacheMaintenance) {
+        self.maintained.lock().expect("alive").push((start.addr(), *maintenance));
+    }
+}
+
+#[test]
+fn memory_of_the_callers_is_reached_through_the_host() {
+    let host = WithLinear { hal: HeapHal::new(), maintained: std::sync::Mutex::default() };
+    let counted: Counted<&WithLinear, 1> = Counted::new(&host, || 0);
+    let run = |start| crate::HostPhysRange::new(HostPhysAddr::new(start), 4096).expect("valid");
+    assert_eq!(counted.linear_to_virt(run(0x3000)).map(|pointer| pointer.addr()), Some(0x7000_3000));
+    assert_eq!(counted.linear_to_virt(run(1 << 20)), None);
+    let actions = crate::CacheActions::CLEAN_TO_POU;
+    let maintenance = CacheMaintenance { start: HostPhysAddr::new(0x3000), frames: 1, actions };
+    counted.maintain_linear_cache(core::ptr::without_provenance_mut(0x7000_3000), &maintenance);
+    assert_eq!(*host.maintained.lock().expect("alive"), [(0x7000_3000, maintenance)]);
+    let frame = counted.alloc_frames(1, 1).expect("memory");
+    assert_eq!(counted.phys_to_virt(frame), host.hal.phys_to_virt(frame));
+    // SAFETY: just taken.
+    unsafe { counted.dealloc_frames(frame, 1) };
+}
+
 #[test]
 fn the_end_of_a_space_and_of_a_generation_are_counted() {
     let hal = HeapHal::new();

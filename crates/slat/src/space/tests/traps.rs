@@ -26,6 +26,11 @@ fn traps_on<F: Format>(format: F) {
     assert_eq!(space.translate(gpa(0x9000)), None);
     assert_eq!(space.populate(gpa(0x9000), 0x3000), Ok(0), "there is nothing to populate");
     assert_eq!(hal.in_use(), before + 1);
+    assert!(
+        space.dump().to_string().contains("0x9000..0xc000 rw-- device device 7 + 0x0\n"),
+        "{}",
+        space.dump()
+    );
     // A hole in the middle; what is left keeps its offsets.
     space.unmap(gpa(0xa000), 0x1000).expect("mapped");
     assert!(matches!(trap(&space, 0xa000, MappingFlags::READ), Err(FaultError::NoRegion(_))));

@@ -149,3 +149,82 @@ fn code_that_can_only_be_executed_can_be_looked_at() {
         space.translated_byte_buffer(gpa(8), 4, READ).next().expect("an error").expect_err("not readable");
     assert!(matches!(refused.reason, AccessRefusal::Fault(FaultError::Permission { access: READ, .. })));
 }
+
+/// Frames one behind the other whose pointers go up or down, and no pointer to memory of the caller's but page by page.
+struct Bare {
+    memory: std::cell::UnsafeCell<Vec<[u64; 512]>>,
+    taken: std::cell::Cell<u64>,
+    down: bool,
+    linear: bool,
+}
+
+impl Bare {
+    const FIRST: u64 = 0x4000_0000;
+    const FRAMES: u64 = 64;
+
+    fn new(down: bool, linear: bool) -> Self {
+        let memory = vec![[0; 512]; Self::FRAMES as usize + 1];
+        Self { memory: memory.into(), taken: std::cell::Cell::new(0), down, linear }
+    }
+}
+
+// SAFETY: each frame is handed out once, and has its own page of the vector, which never grows.
+unsafe impl Hal for Bare {
+    fn alloc_frames(&self, count: usize, align: usize) -> Option<HostPhysAddr> {
+        let start = self.taken.get().next_multiple_of(align as u64);
+        let end = start + count as u64;
+        (end <= Self::FRAMES).then(|| {
+            self.taken.set(end);
+            HostPhysAddr::new(Self::FIRST + start * KIB4)
+        })
+    }
+
+    unsafe fn dealloc_frames(&self, _start: HostPhysAddr, _count: usize) {}
+
+    fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
+        let number = (hpa.as_u64() - Self::FIRST) / KIB4;
+        let place = if self.down { Self::FRAMES - 1 - number } else { number };
+        // SAFETY: nobody else reaches the vector itself.
+        let first = unsafe { (*self.memory.get()).as_mut_ptr() };
+        let aligned = first.cast::<u8>().wrapping_add(first.cast::<u8>().align_offset(4096));
+        aligned.wrapping_add((place * KIB4 + hpa.page_offset()) as usize)
+    }
+
+    fn linear_to_virt(&self, range: crate::HostPhysRange) -> Option<*mut u8> {
+        (self.linear && range.size() <= KIB4).then(|| self.phys_to_virt(range.start()))
+    }
+}
+
+/// Lengths of the pieces of six pages that are in six regions, in pages.
+fn six_pages(hal: &Bare, linear: bool) -> Vec<u64> {
+    let mut space = AddrSpace::with_format(hal, Ept::default(), gpa(0), GIB1, 1).expect("a root");
+    let first = hal.taken.get() + 8;
+    if !linear {
+        // The tables first, so that the pages follow each other.
+        space
+            .map_alloc_with(gpa(8 * KIB4), KIB4, RW, AllocOptions { populate: true, ..SMALL })
+            .expect("memory");
+    }
+    for page in 0..6 {
+        let flags = if page % 2 == 0 { RW } else { RW | MappingFlags::EXECUTE };
+        if linear {
+            let hpa = HostPhysAddr::new(Bare::FIRST + (first + page) * KIB4);
+            space.map_linear(gpa(page * KIB4), hpa, KIB4, flags).expect("free");
+        } else {
+            let options = AllocOptions { populate: true, ..SMALL };
+            space.map_alloc_with(gpa(page * KIB4), KIB4, flags, options).expect("memory");
+        }
+    }
+    let frames: Vec<_> =
+        (0..6).map(|page| space.translate(gpa(page * KIB4)).expect("there").as_u64()).collect();
+    assert!(frames.windows(2).all(|pair| pair[0] + KIB4 == pair[1]), "{frames:x?}");
+    let pieces = space.translated_byte_buffer(gpa(0), 6 * KIB4, RW);
+    pieces.map(|piece| piece.expect("mapped").len() / KIB4).collect()
+}
+
+#[test]
+fn frames_are_joined_by_address_and_by_pointer_and_memory_of_the_callers_if_he_says_so() {
+    assert_eq!(six_pages(&Bare::new(false, false), false), [6], "whatever the host says of other memory");
+    assert_eq!(six_pages(&Bare::new(true, false), false), [1; 6], "the pointers do not follow");
+    assert_eq!(six_pages(&Bare::new(false, true), true), [1; 6], "no pointer to two pages");
+}
