@@ -228,3 +228,25 @@ fn frames_are_joined_by_address_and_by_pointer_and_memory_of_the_callers_if_he_s
     assert_eq!(six_pages(&Bare::new(true, false), false), [1; 6], "the pointers do not follow");
     assert_eq!(six_pages(&Bare::new(false, true), true), [1; 6], "no pointer to two pages");
 }
+
+#[test]
+fn leaves_of_one_region_are_one_run_only_if_their_pointers_are() {
+    for down in [false, true] {
+        let hal = Bare::new(down, false);
+        let mut space = AddrSpace::with_format(&hal, Ept::default(), gpa(0), GIB1, 1).expect("a root");
+        space.map_alloc_with(gpa(0), 6 * KIB4, RW, SMALL).expect("free");
+        for page in 0..6 {
+            let bytes = [page as u8 + 1; KIB4 as usize];
+            space.write(gpa(page * KIB4), &bytes).expect("mapped");
+        }
+        // The tables came after the first page.
+        let frames: Vec<_> =
+            (1..6).map(|page| space.translate(gpa(page * KIB4)).expect("there").as_u64()).collect();
+        assert!(frames.windows(2).all(|pair| pair[0] + KIB4 == pair[1]), "{frames:x?}");
+        let mut all = vec![0; 6 * KIB4 as usize];
+        space.read(gpa(0), &mut all).expect("mapped");
+        let right =
+            all.chunks(KIB4 as usize).zip(1..).all(|(page, number)| page.iter().all(|byte| *byte == number));
+        assert!(right, "each page has its own bytes");
+    }
+}
