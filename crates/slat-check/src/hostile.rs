@@ -1,6 +1,6 @@
 //! Hostile accesses: whatever addresses and lengths a guest could have the host use, on all four formats, beside faults.
 //!
-//! Every access goes to slat and to a naive [oracle]: a byte per address, and for each page what may be done with it. Both
+//! Every access goes to slat and to a naive oracle: a byte per address, and for each page what may be done with it. Both
 //! must stop at the same address, for the same reason, with the same bytes read and written. The frames are those of a
 //! [`HeapHal`], which panics where anything but a frame that is taken is reached. Meanwhile another thread answers faults in
 //! the same space.

@@ -1,6 +1,6 @@
 //! Walks of guests' tables, slat's beside the model's: random and hostile tables, on every format and in every paging mode.
 //!
-//! The guest's memory is a few pages of every kind ([`tables`]). Each walk is done twice over the same tables, by
+//! The guest's memory is a few pages of every kind (`tables`). Each walk is done twice over the same tables, by
 //! [`AddrSpace::translate_virt`] and by a CPU of the model, and must come to the same: the address and what both stages allow;
 //! or the guest's fault, register by register; or the nested fault, with its address and access; and the same marks in the
 //! guest's tables. Without marks it must leave every entry alone. [`Distortion`]s are mistakes that are made on purpose.
