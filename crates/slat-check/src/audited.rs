@@ -5,7 +5,7 @@ use crate::driver::Driver;
 use crate::host::FIRST_FRAME;
 use crate::mistakes::Mistake;
 use crate::platform::{Platform, permissions};
-use crate::specification::Page;
+use crate::specification::{Backing, Page};
 use slat::{
     Audit, AuditError, AuditRecord, AuditViolation, AuditedSpace, HostPhysAddr, HostPhysRange, MappingFlags,
     PAGE_SIZE,
@@ -134,8 +134,11 @@ impl<P: Platform> Driver<'_, P> {
     /// Pairs of pages of two spaces that can write to the same memory of the caller.
     fn pages_with_two_writers(&self) -> u64 {
         let rules = self.host.rules();
-        let writable =
-            |page: &Page| page.target().filter(|_| permissions(rules, page.flags).allow(Access::WRITE));
+        // Shared memory is declared by itself.
+        let caller = |page: &Page| matches!(page.backing, Backing::Linear(_));
+        let writable = |page: &Page| {
+            page.target().filter(|_| caller(page) && permissions(rules, page.flags).allow(Access::WRITE))
+        };
         let mut pairs = 0;
         for (index, one) in self.subjects.iter().enumerate() {
             for other in &self.subjects[index + 1..] {

@@ -213,6 +213,11 @@ impl<P: Platform> Host<P> {
         self.allocator.borrow_mut().fail_after = successes;
     }
 
+    /// Whether the failure that was asked for has come about.
+    pub(crate) fn has_injected(&self) -> bool {
+        self.allocator.borrow().fail_after.is_none()
+    }
+
     /// Frames that are taken.
     pub fn taken(&self) -> usize {
         self.allocator.borrow().taken

@@ -18,9 +18,8 @@ use std::collections::BTreeMap;
 
 /// Pages of a shared memory: few enough that all of those that are mapped are in play.
 const SHARED_PAGES: u64 = 16;
-/// Most pages of a custom region.
+/// Most pages of a custom region, and of what is pinned at once.
 const MOST_PAGES: u64 = 16;
-const GIB1: u64 = 1 << 30;
 
 /// A shared memory, and what is known of its pages: those that some space has mapped.
 pub(crate) struct SharedState<'h, P: Platform> {
@@ -183,7 +182,8 @@ impl<'h, P: Platform> Driver<'h, P> {
     pub(crate) fn pin(&mut self, index: usize, span: Span) -> Result<(), Violation> {
         let (gpa, size) = self.shape.range(span);
         let start = gpa.as_u64();
-        if size >= GIB1 {
+        if size > MOST_PAGES * PAGE_SIZE {
+            // What is pinned stays, and makes everything else slower.
             return Ok(());
         }
         let hole = self.subjects[index].specification.first_hole(&self.shape, start, size);

@@ -32,7 +32,7 @@ impl Shape {
         let start = edge - 6 * PAGE_SIZE;
         let boundaries: Vec<u64> = (0..=12).map(|page| start + page * PAGE_SIZE).collect();
         let pages = boundaries[..12].to_vec();
-        Self { name: "pages", boundaries, pages, complete: true, largest: LeafSize::Size4K, frames: 128 }
+        Self { name: "pages", boundaries, pages, complete: true, largest: LeafSize::Size4K, frames: 192 }
     }
 
     /// Three pages in the middle of a leaf table.
@@ -40,7 +40,14 @@ impl Shape {
     pub fn three_pages(edge: u64) -> Self {
         let boundaries: Vec<u64> = (0..=3).map(|page| edge + page * PAGE_SIZE).collect();
         let pages = boundaries[..3].to_vec();
-        Self { name: "three pages", boundaries, pages, complete: true, largest: LeafSize::Size4K, frames: 48 }
+        Self {
+            name: "three pages",
+            boundaries,
+            pages,
+            complete: true,
+            largest: LeafSize::Size4K,
+            frames: 112,
+        }
     }
 
     /// Three blocks of 2 MiB, the first of which ends at `edge`, a multiple of 2 MiB.
