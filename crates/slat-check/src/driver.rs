@@ -227,6 +227,10 @@ impl<'h, P: Platform> Driver<'h, P> {
     /// Takes over from slat which frames it chose, after checking that it may have.
     fn adopt(&mut self, index: usize) -> Result<(), Violation> {
         let watch = self.host.watch.borrow();
+        // A page of shared memory may have been written and then unmapped in the same operation.
+        if (0..watch.pages()).any(|page| watch.word(page).is_some()) {
+            self.shared.iter_mut().flatten().for_each(|shared| shared.refresh(self.host));
+        }
         let subject = &mut self.subjects[index];
         let space = subject.space.as_ref().expect("there again");
         for (page, spec) in &mut subject.specification.pages {

@@ -60,6 +60,13 @@ impl<P: Platform> SharedState<'_, P> {
         Ok(())
     }
 
+    /// Takes over what the pages hold now.
+    pub(crate) fn refresh(&mut self, host: &Host<P>) {
+        for frame in self.frames.values_mut() {
+            frame.word = host.ram().read(frame.hpa).unwrap_or_default();
+        }
+    }
+
     /// A page holds what the guests have written.
     pub(crate) fn check(&self, host: &Host<P>, number: u64) -> Result<(), Violation> {
         let Some(frame) = self.frames.get(&number) else { return Ok(()) };

@@ -96,6 +96,16 @@ impl AnyPlatform {
         }
     }
 
+    /// The largest leaf.
+    fn largest_leaf(&self) -> slat::LeafSize {
+        match self {
+            Self::Stage2(format) => format.largest_leaf(),
+            Self::Ept(format) => format.largest_leaf(),
+            Self::Npt(format) => format.largest_leaf(),
+            Self::Gstage(format) => format.largest_leaf(),
+        }
+    }
+
     /// Runs commands with all checks, with or without a mistake.
     ///
     /// # Errors
@@ -220,8 +230,9 @@ pub fn random_shape(platform: &AnyPlatform, random: &mut Random) -> Shape {
     let rare = if platform.gpa_bits() < 39 { 400 } else { 100 };
     match random.below(rare) {
         0 => Shape::blocks(edge),
-        1 => Shape::gigabyte(edge & !((1 << 30) - 1)),
-        2..4 => Shape::one_block(edge),
+        // A gigabyte of small pages takes a quarter of a million stores each time: that only costs time.
+        1 if platform.largest_leaf() > slat::LeafSize::Size4K => Shape::gigabyte(edge & !((1 << 30) - 1)),
+        1..4 => Shape::one_block(edge),
         other if other % 5 == 0 => Shape::three_pages(edge),
         _ => Shape::pages(edge),
     }
