@@ -69,6 +69,7 @@ use bitflags::bitflags;
 /// 4. [`linear_to_virt`](Hal::linear_to_virt) returns a pointer that is valid for reads and writes of all of the range
 ///    for as long as the range is mapped linearly by a space of this host, with the address's offset in its page; and no
 ///    Rust reference to that memory is in use meanwhile.
+/// 5. [`is_same_host`](Hal::is_same_host) is true only of hosts that can reach and take back each other's frames.
 pub unsafe trait Hal {
     /// Takes `count` physically contiguous frames of 4 KiB whose start is a multiple of `align` frames (a power of
     /// two), or returns `None` and changes nothing. The contents may be anything: slat zeroes.
