@@ -68,6 +68,8 @@ pub struct Driver<'h, P: Platform> {
     pub(crate) planned: Vec<Option<Target>>,
     /// What several spaces can map.
     pub(crate) shared: [Option<SharedState<'h, P>>; 2],
+    /// The pages that were shared memory when the operation began: page, memory, and page of that.
+    pub(crate) shared_before: Vec<(usize, usize, u64)>,
     /// What audits are made with.
     pub(crate) scratch: Vec<AuditRecord>,
 }
@@ -81,8 +83,17 @@ impl<'h, P: Platform> Driver<'h, P> {
         let planned = vec![None; shape.pages.len()];
         let random = Random::new(settings.seed ^ 0x1234);
         let scratch = vec![];
-        let mut driver =
-            Self { host, shape, subjects: vec![], settings, random, planned, shared: [None, None], scratch };
+        let mut driver = Self {
+            host,
+            shape,
+            subjects: vec![],
+            settings,
+            random,
+            planned,
+            shared: [None, None],
+            shared_before: vec![],
+            scratch,
+        };
         for index in 0..settings.spaces {
             let tag = index as u16 + 1;
             let specification = Specification::default();
@@ -189,6 +200,12 @@ impl<'h, P: Platform> Driver<'h, P> {
     fn begin_watch(&mut self, index: usize) {
         let cpus = self.cpus_running(index);
         let subject = &self.subjects[index];
+        let shared = |(page, spec): (&usize, &Page)| match spec.backing {
+            Backing::Shared { memory, page: number, hpa: Some(_) } => Some((*page, memory, number)),
+            _ => None,
+        };
+        self.shared_before.clear();
+        self.shared_before.extend(subject.specification.pages.iter().filter_map(shared));
         let mut watch = self.host.watch.borrow_mut();
         watch.begin(&self.shape, cpus);
         for (page, spec) in &subject.specification.pages {
@@ -227,9 +244,11 @@ impl<'h, P: Platform> Driver<'h, P> {
     /// Takes over from slat which frames it chose, after checking that it may have.
     fn adopt(&mut self, index: usize) -> Result<(), Violation> {
         let watch = self.host.watch.borrow();
-        // A page of shared memory may have been written and then unmapped in the same operation.
-        if (0..watch.pages()).any(|page| watch.word(page).is_some()) {
-            self.shared.iter_mut().flatten().for_each(|shared| shared.refresh(self.host));
+        // The guest may have written to a page that was then unmapped in the same operation.
+        for (page, memory, number) in self.shared_before.drain(..) {
+            if let (Some(_), Some(shared)) = (watch.word(page), &mut self.shared[memory]) {
+                shared.wrote(self.host, number);
+            }
         }
         let subject = &mut self.subjects[index];
         let space = subject.space.as_ref().expect("there again");

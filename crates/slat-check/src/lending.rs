@@ -60,10 +60,10 @@ impl<P: Platform> SharedState<'_, P> {
         Ok(())
     }
 
-    /// Takes over what the pages hold now.
-    pub(crate) fn refresh(&mut self, host: &Host<P>) {
-        for frame in self.frames.values_mut() {
-            frame.word = host.ram().read(frame.hpa).unwrap_or_default();
+    /// The guest has written to a page that the space may have no more.
+    pub(crate) fn wrote(&mut self, host: &Host<P>, number: u64) {
+        if let Some(frame) = self.frames.get_mut(&number) {
+            (frame.word, frame.written) = (host.ram().read(frame.hpa).unwrap_or_default(), true);
         }
     }
 

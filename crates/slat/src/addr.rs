@@ -134,14 +134,66 @@ pub enum RangeError {
     Wraps,
 }
 
+/// What a range of either kind of addresses is: first address and size, neither zero nor wrapping.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Span {
+    start: u64,
+    size: u64,
+}
+
+impl Span {
+    const fn new(start: u64, size: u64) -> Result<Self, RangeError> {
+        if size == 0 {
+            return Err(RangeError::Empty);
+        }
+        match start.checked_add(size) {
+            Some(_) => Ok(Self { start, size }),
+            None => Err(RangeError::Wraps),
+        }
+    }
+
+    const fn between(start: u64, end: u64) -> Option<Self> {
+        match end.checked_sub(start) {
+            None | Some(0) => None,
+            Some(size) => Some(Self { start, size }),
+        }
+    }
+
+    const fn end(self) -> u64 {
+        self.start + self.size
+    }
+
+    const fn contains(self, address: u64) -> bool {
+        match address.checked_sub(self.start) {
+            Some(offset) => offset < self.size,
+            None => false,
+        }
+    }
+
+    const fn contains_range(self, other: Self) -> bool {
+        self.start <= other.start && other.end() <= self.end()
+    }
+
+    fn intersection(self, other: Self) -> Option<Self> {
+        Self::between(self.start.max(other.start), self.end().min(other.end()))
+    }
+
+    fn hull(self, other: Self) -> Self {
+        let start = self.start.min(other.start);
+        Self { start, size: self.end().max(other.end()) - start }
+    }
+
+    const fn is_aligned(self, align: u64) -> bool {
+        (self.start | self.size) & (align - 1) == 0
+    }
+}
+
+// Nothing but names: the arithmetic stands above, where tools that break code on purpose find it.
 macro_rules! range {
     ($(#[$doc:meta])* $name:ident of $address:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-        pub struct $name {
-            start: $address,
-            size: u64,
-        }
+        pub struct $name(Span);
 
         impl $name {
             /// The range of `size` bytes that begins at `start`.
@@ -149,74 +201,67 @@ macro_rules! range {
             /// # Errors
             /// [`RangeError::Empty`] if `size` is zero, [`RangeError::Wraps`] if `start + size` exceeds `u64::MAX`.
             pub const fn new(start: $address, size: u64) -> Result<Self, RangeError> {
-                if size == 0 {
-                    return Err(RangeError::Empty);
-                }
-                match start.checked_add(size) {
-                    Some(_) => Ok(Self { start, size }),
-                    None => Err(RangeError::Wraps),
+                match Span::new(start.0, size) {
+                    Ok(span) => Ok(Self(span)),
+                    Err(error) => Err(error),
                 }
             }
 
             /// The range from `start` up to, not including, `end`; `None` if that is empty.
             #[must_use]
             pub const fn between(start: $address, end: $address) -> Option<Self> {
-                match end.checked_offset_from(start) {
-                    None | Some(0) => None,
-                    Some(size) => Some(Self { start, size }),
+                match Span::between(start.0, end.0) {
+                    Some(span) => Some(Self(span)),
+                    None => None,
                 }
             }
 
             /// First address.
             #[must_use]
             pub const fn start(self) -> $address {
-                self.start
+                $address(self.0.start)
             }
 
             /// Length in bytes, at least 1.
             #[must_use]
             pub const fn size(self) -> u64 {
-                self.size
+                self.0.size
             }
 
             /// The address after the last one.
             #[must_use]
             pub const fn end(self) -> $address {
-                $address(self.start.0 + self.size)
+                $address(self.0.end())
             }
 
             /// Whether `address` lies inside.
             #[must_use]
             pub const fn contains(self, address: $address) -> bool {
-                match address.checked_offset_from(self.start) {
-                    Some(offset) => offset < self.size,
-                    None => false,
-                }
+                self.0.contains(address.0)
             }
 
             /// Whether all of `other` lies inside.
             #[must_use]
             pub const fn contains_range(self, other: Self) -> bool {
-                self.start.0 <= other.start.0 && other.end().0 <= self.end().0
+                self.0.contains_range(other.0)
             }
 
             /// What the two ranges have in common, or `None`.
             #[must_use]
             pub fn intersection(self, other: Self) -> Option<Self> {
-                Self::between(self.start.max(other.start), self.end().min(other.end()))
+                self.0.intersection(other.0).map(Self)
             }
 
             /// The smallest range that contains both.
             #[must_use]
             pub fn hull(self, other: Self) -> Self {
-                let start = self.start.min(other.start);
-                Self { start, size: self.end().max(other.end()).0 - start.0 }
+                Self(self.0.hull(other.0))
             }
 
             /// Whether start and size are multiples of `align` bytes, a power of two.
             #[must_use]
             pub const fn is_aligned(self, align: u64) -> bool {
-                self.start.is_aligned(align) && self.size & (align - 1) == 0
+                self.0.is_aligned(align)
             }
         }
 
@@ -228,7 +273,7 @@ macro_rules! range {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:#x}..{:#x}", self.start, self.end())
+                write!(f, "{:#x}..{:#x}", self.start(), self.end())
             }
         }
     };
