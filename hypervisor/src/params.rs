@@ -1,6 +1,6 @@
 //! Checking of the parameters: everything that could make the run go wrong is refused before it starts.
 
-use slat_hv_protocol::{BLOBS_ADDRESS, CPUS_MAX, Params, Span};
+use slat_hv_protocol::{CPUS_MAX, MemoryMap, Params, Span};
 use thiserror::Error;
 
 const TWO_MIB: u64 = 2 << 20;
@@ -25,8 +25,10 @@ pub enum ParamsError {
     #[error("the pool must begin at a multiple of 2 MiB and be a multiple of 4 KiB long")]
     UnalignedPool,
     /// A span reaches into the hypervisor or leaves its mapping.
-    #[error("the {name} lies outside of {BLOBS_ADDRESS:#x}..{HOST_LIMIT:#x}")]
+    #[error("the {name} lies outside of {first:#x}..{HOST_LIMIT:#x}")]
     Outside {
+        /// Where blobs may begin.
+        first: u64,
         /// Which span.
         name: &'static str,
     },
@@ -49,11 +51,11 @@ pub enum ParamsError {
     CommandLine,
 }
 
-/// Checks `params`.
+/// Checks `params` for a machine with this `map`.
 ///
 /// # Errors
 /// [`ParamsError`], the first that is found.
-pub fn check(params: &Params) -> Result<(), ParamsError> {
+pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     let Params { nonce, pool, recording, kernel, initrd, guest_memory, cpus, bootargs, .. } = params;
     check_nonce(nonce)?;
     if kernel.size == 0 {
@@ -70,8 +72,8 @@ pub fn check(params: &Params) -> Result<(), ParamsError> {
     }
     let spans = [("pool", *pool), ("kernel", *kernel), ("initrd", *initrd), ("recording", *recording)];
     for (name, span) in spans {
-        if span.size != 0 && (span.address < BLOBS_ADDRESS || end(span).is_none_or(|end| end > HOST_LIMIT)) {
-            return Err(ParamsError::Outside { name });
+        if span.size != 0 && (span.address < map.blobs || end(span).is_none_or(|end| end > HOST_LIMIT)) {
+            return Err(ParamsError::Outside { first: map.blobs, name });
         }
     }
     for (i, (first, a)) in spans.into_iter().enumerate() {

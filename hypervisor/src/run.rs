@@ -29,7 +29,7 @@ use slat::{
     AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, Hal, HostPhysAddr, LeafSize, MapError,
     MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
 };
-use slat_hv_protocol::{End, FaultPolicy, Faults, GUEST_RAM_ADDRESS, Leaf};
+use slat_hv_protocol::{End, FaultPolicy, Faults, Leaf};
 use spin::{Mutex, RwLock};
 use uart::{UART, Uart};
 
@@ -48,6 +48,8 @@ const DEVICE: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE).union
 /// What is to be run.
 #[derive(Clone, Debug)]
 pub struct Job<'a> {
+    /// Guest-physical address of RAM.
+    pub ram: u64,
     /// Bytes of guest RAM.
     pub memory: u64,
     /// What lies in it at the beginning.
@@ -56,6 +58,8 @@ pub struct Job<'a> {
     pub devices: &'a [Device],
     /// The largest leaf of guest RAM.
     pub leaf: Leaf,
+    /// Whether [`Leaf::Auto`] is a large leaf where one fits: not on an emulator whose TLB is the worse for it.
+    pub large_leaves_suit: bool,
     /// The answer to accesses that are nobody's.
     pub on_fault: FaultPolicy,
     /// Churn, if wanted.
@@ -97,11 +101,12 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         let (largest_leaf, fault_around) = match job.leaf {
             Leaf::Size4K => (LeafSize::Size4K, LeafSize::Size4K),
             Leaf::Size2M => (LeafSize::Size2M, LeafSize::Size2M),
+            Leaf::Auto if job.large_leaves_suit => (LeafSize::Size2M, LeafSize::Size2M),
             // QEMU's software TLB forgets everything when the guest drops one page of a large leaf.
             Leaf::Auto => (LeafSize::Size4K, LeafSize::Size2M),
         };
         let ram_options = AllocOptions { populate: false, largest_leaf, fault_around };
-        space.map_alloc_with(GuestPhysAddr::new(GUEST_RAM_ADDRESS), job.memory, RAM, ram_options)?;
+        space.map_alloc_with(GuestPhysAddr::new(job.ram), job.memory, RAM, ram_options)?;
         for &Device { address, size, .. } in job.devices {
             space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
         }
@@ -413,7 +418,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
 
     /// Carries out what the guest asked for; `false` if that cannot be.
     fn request(&self, request: Request, page: GuestPhysAddr) -> Result<bool, Left> {
-        let offset = page.as_u64().wrapping_sub(GUEST_RAM_ADDRESS);
+        let offset = page.as_u64().wrapping_sub(self.job.ram);
         if offset >= self.job.memory || offset % PAGE_SIZE != 0 {
             return Ok(false);
         }

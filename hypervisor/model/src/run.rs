@@ -17,6 +17,7 @@ use slat_hv::run::{Job, Left, Machine};
 use slat_hv::vcpu::Vcpu;
 use slat_hv_protocol::{Churn, End, FaultPolicy, Leaf, Mistake, Report, Started};
 use slat_model::{Policy, Root};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -130,10 +131,12 @@ pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, 
     let cpus = Cpus::new(count, map.ram.clone(), |_| true);
     let devices = [CONSOLE];
     let job = Job {
+        ram: map.ram.start,
         memory: guest_memory,
         content,
         devices: &devices,
         leaf,
+        large_leaves_suit: false,
         on_fault: FaultPolicy::Stop,
         churn,
         uart: Some(EMULATED),
@@ -234,6 +237,10 @@ impl<P: Platform> Shared<'_, P> {
             exits_by_cpu: outcome.exits_by_cpu,
             uart: outcome.uart,
             buffer_calls: outcome.buffer_calls,
+            exits_by_kind: BTreeMap::new(),
+            pages_written: None,
+            fault_cost: None,
+            screen: None,
         })
     }
 }

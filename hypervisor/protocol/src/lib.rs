@@ -1,6 +1,6 @@
 //! The contract between `cargo xtask run`, which starts the emulator, and `slat-hv`, which runs in it.
 //!
-//! **In:** before the machine starts, one [`Params`] block lies in its memory at [`PARAMS_ADDRESS`]: a little-endian
+//! **In:** before the machine starts, one [`Params`] block lies in its memory where its [`MemoryMap`] says: a little-endian
 //! `u64` length, then that many bytes of JSON. **Out:** lines on the serial port that begin with [`LINE_PREFIX`],
 //! the nonce of the run and a space, then one [`Message`] as JSON. The guest shares that port, but it never sees
 //! the nonce, so it cannot forge a report.
@@ -18,20 +18,38 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use serde::{Deserialize, Serialize};
 
-/// Host physical address of the parameter block on QEMU's `virt` machine, above the machine's own device tree.
-pub const PARAMS_ADDRESS: u64 = 0x4010_0000;
-
 /// Most bytes that the parameter block takes, its length word included.
 pub const PARAMS_MAX: usize = 0x1_0000;
 
-/// Host physical address at which the hypervisor is linked.
-pub const IMAGE_ADDRESS: u64 = 0x4020_0000;
+/// Where things lie in the memory of a machine, by ISA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryMap {
+    /// First host physical address of RAM.
+    pub ram: u64,
+    /// Host physical address of the parameter block.
+    pub params: u64,
+    /// Host physical address at which the hypervisor is linked.
+    pub image: u64,
+    /// First host physical address that the hypervisor's image, stacks and heap leave alone: blobs begin here.
+    pub blobs: u64,
+    /// Guest-physical address of the guest's first byte of RAM.
+    pub guest_ram: u64,
+}
 
-/// First host physical address that the hypervisor's image, stack and heap leave alone: blobs begin here.
-pub const BLOBS_ADDRESS: u64 = 0x4200_0000;
+impl MemoryMap {
+    /// QEMU's `virt` machine, whose own device tree lies where its RAM begins.
+    pub const AARCH64: Self = Self {
+        ram: 0x4000_0000,
+        params: 0x4010_0000,
+        image: 0x4020_0000,
+        blobs: 0x4200_0000,
+        guest_ram: 0x4000_0000,
+    };
 
-/// Guest-physical address of the guest's first byte of RAM.
-pub const GUEST_RAM_ADDRESS: u64 = 0x4000_0000;
+    /// A PC, in Bochs and QEMU. The parameters and the blobs are one file, so the ones follow the others at once.
+    pub const X86_64: Self =
+        Self { ram: 0, params: 0x0100_0000, image: 0x0010_0000, blobs: 0x0101_0000, guest_ram: 0 };
+}
 
 /// Most CPUs of a guest; the machine has as many as the guest.
 pub const CPUS_MAX: usize = 2;
@@ -139,6 +157,9 @@ pub struct Params {
     /// Whether the guest may ask, by hypercall, that its pages are moved, write-protected or taken away: for the test
     /// guest. Frames that come back are poisoned then.
     pub page_requests: bool,
+    /// Names of unit guests to run instead of a kernel, in this order; `all` stands for all of them. x86 only.
+    #[serde(default)]
+    pub unit_guests: Vec<String>,
 }
 
 /// One line from the hypervisor.
@@ -149,11 +170,41 @@ pub enum Message {
     Started(Started),
     /// The run is over and everything was given back (or was not: see the counts).
     Ended(Box<Report>),
+    /// A unit guest has been run, or could not be.
+    Unit(UnitOutcome),
+    /// All unit guests have been run.
+    UnitsEnded,
     /// The hypervisor itself failed: a refused parameter, a host exception, a panic.
     Failed {
         /// Why, in one line.
         reason: String,
     },
+}
+
+/// What came of one unit guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitOutcome {
+    /// Its name.
+    pub name: String,
+    /// What was wrong, if anything was.
+    pub failure: Option<String>,
+    /// What the CPU lacks to run it, if it does.
+    pub lacking: Option<String>,
+    /// Frames taken and not returned.
+    pub frames_lost: u64,
+}
+
+/// The kinds of second-level tables that a run can use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mechanism {
+    /// Arm stage 2.
+    #[default]
+    Stage2,
+    /// Intel EPT.
+    Ept,
+    /// AMD nested page tables.
+    Npt,
 }
 
 /// What the hypervisor found and chose.
@@ -165,8 +216,20 @@ pub struct Started {
     pub levels: u32,
     /// Tables that stand side by side as the root.
     pub root_tables: u32,
-    /// VTCR_EL2 as written.
+    /// The kind of table.
+    #[serde(default)]
+    pub mechanism: Mechanism,
+    /// VTCR_EL2 as written, on Arm.
     pub vtcr: u64,
+    /// MAXPHYADDR, on x86.
+    #[serde(default)]
+    pub physical_bits: u32,
+    /// IA32_VMX_EPT_VPID_CAP, on Intel.
+    #[serde(default)]
+    pub ept_vpid_cap: u64,
+    /// Whether the CPU keeps accessed and dirty flags in the table.
+    #[serde(default)]
+    pub accessed_dirty: bool,
     /// Optional features of the CPU that stage 2 uses, by their architectural names.
     pub features: Vec<String>,
 }
@@ -228,6 +291,38 @@ pub struct Report {
     pub uart: EmulatedUart,
     /// What it had done with pieces of its memory, by hypercall.
     pub buffer_calls: BufferCalls,
+    /// Exits by what they were for.
+    #[serde(default)]
+    pub exits_by_kind: BTreeMap<String, u64>,
+    /// Pages that the guest wrote, where the hardware tells.
+    #[serde(default)]
+    pub pages_written: Option<PagesWritten>,
+    /// What the answers to second-level faults cost, where the machine counts that.
+    #[serde(default)]
+    pub fault_cost: Option<FaultCost>,
+    /// What the guest had on its text screen at the end, where it has one.
+    #[serde(default)]
+    pub screen: Option<String>,
+}
+
+/// Pages of 4 KiB that the guest wrote, by what the hardware tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagesWritten {
+    /// In leaves whose dirty flag was set at the end, or when they were taken away.
+    pub dirty: u64,
+    /// Entries of the page-modification log, where the CPU keeps one.
+    pub logged: Option<u64>,
+}
+
+/// Time-stamp counts between an exit for a second-level fault and the entry after it, all CPUs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultCost {
+    /// Faults that were measured.
+    pub faults: u64,
+    /// Counts in them.
+    pub ticks: u64,
+    /// Counts of the whole run.
+    pub run_ticks: u64,
 }
 
 /// Exits for the serial port that the hypervisor emulates.

@@ -8,7 +8,7 @@ fn params() -> Params {
         nonce: "abc".to_string(),
         pool: Span { address: 0x4800_0000, size: 0x1000_0000 },
         recording: Span::default(),
-        kernel: Span { address: BLOBS_ADDRESS, size: 123 },
+        kernel: Span { address: MemoryMap::AARCH64.blobs, size: 123 },
         initrd: Span::default(),
         guest_memory: 128 << 20,
         cpus: 2,
@@ -19,6 +19,7 @@ fn params() -> Params {
         churn: Some(Churn { seed: 7, per_exit: 2, limit: 1000 }),
         mistake: Mistake::Ipas2Alone,
         page_requests: true,
+        unit_guests: Vec::new(),
     }
 }
 

@@ -1,6 +1,9 @@
 use super::*;
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use slat_hv_protocol::{FaultPolicy, Leaf, Mistake};
+
+const MAP: MemoryMap = MemoryMap::AARCH64;
 
 fn params() -> Params {
     Params {
@@ -18,19 +21,20 @@ fn params() -> Params {
         churn: None,
         mistake: Mistake::None,
         page_requests: false,
+        unit_guests: Vec::new(),
     }
 }
 
 fn refused(change: impl FnOnce(&mut Params)) -> ParamsError {
     let mut params = params();
     change(&mut params);
-    check(&params).expect_err("this must be refused")
+    check(&params, &MAP).expect_err("this must be refused")
 }
 
 #[test]
 fn good_parameters_pass_with_and_without_initrd() {
-    assert_eq!(check(&params()), Ok(()));
-    assert_eq!(check(&Params { initrd: Span::default(), ..params() }), Ok(()));
+    assert_eq!(check(&params(), &MAP), Ok(()));
+    assert_eq!(check(&Params { initrd: Span::default(), ..params() }, &MAP), Ok(()));
 }
 
 #[test]
@@ -41,9 +45,15 @@ fn each_defect_has_its_own_error() {
     assert_eq!(refused(|p| p.pool.size = 0), ParamsError::Empty("pool"));
     assert_eq!(refused(|p| p.pool.address += 4096), ParamsError::UnalignedPool);
     assert_eq!(refused(|p| p.pool.size += 1), ParamsError::UnalignedPool);
-    assert_eq!(refused(|p| p.kernel.address = BLOBS_ADDRESS - 1), ParamsError::Outside { name: "kernel" });
-    assert_eq!(refused(|p| p.initrd.size = u64::MAX), ParamsError::Outside { name: "initrd" });
-    assert_eq!(refused(|p| p.pool.size = 1 << 40), ParamsError::Outside { name: "pool" });
+    assert_eq!(
+        refused(|p| p.kernel.address = MAP.blobs - 1),
+        ParamsError::Outside { first: MAP.blobs, name: "kernel" }
+    );
+    assert_eq!(
+        refused(|p| p.initrd.size = u64::MAX),
+        ParamsError::Outside { first: MAP.blobs, name: "initrd" }
+    );
+    assert_eq!(refused(|p| p.pool.size = 1 << 40), ParamsError::Outside { first: MAP.blobs, name: "pool" });
     assert_eq!(refused(|p| p.guest_memory = 0), ParamsError::GuestMemory);
     assert_eq!(refused(|p| p.guest_memory += 4096), ParamsError::GuestMemory);
     assert_eq!(refused(|p| p.guest_memory = 1 << 62), ParamsError::GuestMemory);

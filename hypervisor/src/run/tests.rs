@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use slat::FaultCause;
 use slat::device::{AccessWidth, DataAccess};
 use slat::format::stage2::Stage2;
+use slat_hv_protocol::MemoryMap;
 use slat_hv_protocol::{BufferCalls, Churn as Settings, ChurnReport, EmulatedUart, Faults, Leaves};
 use std::thread;
 
@@ -86,10 +87,12 @@ const DEVICES: [Device; 1] = [Device { name: "port", address: 0x900_0000, size: 
 
 fn job() -> Job<'static> {
     Job {
+        ram: MemoryMap::AARCH64.guest_ram,
         memory: 4 << 20,
         content: Content::default(),
         devices: &DEVICES,
         leaf: Leaf::Size4K,
+        large_leaves_suit: false,
         on_fault: FaultPolicy::Stop,
         churn: None,
         uart: Some(PORT),
@@ -122,7 +125,7 @@ fn space(pool: &Pool<Nothing>) -> Space<'_> {
 }
 
 fn cpus(count: usize) -> Cpus {
-    Cpus::new(count, GUEST_RAM_ADDRESS..GUEST_RAM_ADDRESS + (4 << 20), |_| true)
+    Cpus::new(count, MemoryMap::AARCH64.guest_ram..MemoryMap::AARCH64.guest_ram + (4 << 20), |_| true)
 }
 
 /// Closes `machine` and checks that all frames are back, and that no fault is forgotten.

@@ -3,7 +3,7 @@
 //! Layout, upwards from the start of RAM: the machine's device tree, the parameters, the hypervisor with its
 //! stack and heap, the guest's kernel and RAM disk as blobs, then the pool of frames, which ends where RAM ends.
 
-use slat_hv_protocol::{BLOBS_ADDRESS, Span};
+use slat_hv_protocol::{MemoryMap, Span};
 
 /// Where RAM begins on QEMU's `virt` machine.
 const RAM_ADDRESS: u64 = 0x4000_0000;
@@ -38,7 +38,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// Places blobs of these sizes and a pool for `guest_memory` bytes of guest.
     pub(crate) fn new(kernel_size: u64, initrd_size: u64, guest_memory: u64) -> Self {
-        let kernel = Span { address: BLOBS_ADDRESS, size: kernel_size };
+        let kernel = Span { address: MemoryMap::AARCH64.blobs, size: kernel_size };
         let initrd =
             Span { address: (kernel.address + kernel.size).next_multiple_of(BLOCK), size: initrd_size };
         // One table page of 4 KiB maps one block, so tables take a 512th, and the upper levels next to nothing.

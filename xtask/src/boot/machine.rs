@@ -4,7 +4,7 @@
 //! files.
 
 use super::layout::Layout;
-use slat_hv_protocol::{BLOBS_ADDRESS, PARAMS_ADDRESS};
+use slat_hv_protocol::MemoryMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// The hypervisor at EL2, with the files of a run in memory where `layout` says.
     pub(crate) fn with_hypervisor(&self, hypervisor: &Path, files: &Files<'_>, layout: &Layout) -> Command {
-        debug_assert_eq!(layout.kernel.address, BLOBS_ADDRESS);
+        debug_assert_eq!(layout.kernel.address, MemoryMap::AARCH64.blobs);
         let mut machine = "virt,virtualization=on,gic-version=3,its=off".to_owned();
         if files.memory.is_some() {
             machine.push_str(",memory-backend=ram");
@@ -33,7 +33,7 @@ impl Machine {
             command.arg("-object").arg(backend(memory, layout.machine_memory));
         }
         command.arg("-kernel").arg(hypervisor);
-        command.arg("-device").arg(loader(files.params, PARAMS_ADDRESS));
+        command.arg("-device").arg(loader(files.params, MemoryMap::AARCH64.params));
         command.arg("-device").arg(loader(files.kernel, layout.kernel.address));
         if let Some(initrd) = files.initrd {
             command.arg("-device").arg(loader(initrd, layout.initrd.address));

@@ -125,6 +125,7 @@ pub(crate) fn under_slat(
         churn: choices.churn,
         mistake: choices.mistake,
         page_requests: choices.page_requests,
+        unit_guests: Vec::new(),
     };
     let block = encode_params(&params).map_err(anyhow::Error::msg)?;
     let mut file = tempfile::Builder::new().prefix("slat-params-").tempfile().context("no temporary file")?;
@@ -259,6 +260,7 @@ impl Observer {
                     Message::Started(started) => self.seen.started = Some(started),
                     Message::Ended(report) => self.seen.report = Some(*report),
                     Message::Failed { reason } => self.seen.failed = Some(reason),
+                    Message::Unit(_) | Message::UnitsEnded => {}
                 },
                 Piece::Garbled(line) => {
                     self.seen.failed = Some(format!("it sent an unreadable message: {line}"))

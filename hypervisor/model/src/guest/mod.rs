@@ -14,7 +14,7 @@ pub(crate) use program::{Plan, Program};
 use slat::PAGE_SIZE;
 use slat_check::random::Random;
 use slat_hv::guest::Device;
-use slat_hv_protocol::GUEST_RAM_ADDRESS;
+use slat_hv_protocol::MemoryMap;
 use slat_model::Access;
 use std::ops::Range;
 
@@ -91,7 +91,7 @@ impl Map {
     /// The map of a guest with so much memory, a multiple of 2 MiB and at least [`LEAST_MEMORY`].
     pub(crate) fn new(memory: u64, cpus: usize) -> Self {
         let cpus = cpus as u64;
-        let ram = GUEST_RAM_ADDRESS..GUEST_RAM_ADDRESS + memory;
+        let ram = MemoryMap::AARCH64.guest_ram..MemoryMap::AARCH64.guest_ram + memory;
         let mut next = ram.start;
         let mut take = |bytes: u64| {
             let start = next;

@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
-use slat_hv_protocol::{GUEST_RAM_ADDRESS, Span};
+use slat_hv_protocol::{MemoryMap, Span};
 use vm_fdt::{FdtWriter, FdtWriterResult};
 
 const GIC_PHANDLE: u32 = 1;
@@ -52,9 +52,10 @@ pub fn build(description: &Description<'_>) -> FdtWriterResult<Vec<u8>> {
     fdt.end_node(aliases)?;
     chosen(&mut fdt, description)?;
     cpus(&mut fdt, description.cpus)?;
-    let memory = fdt.begin_node(&format!("memory@{GUEST_RAM_ADDRESS:x}"))?;
+    let ram = MemoryMap::AARCH64.guest_ram;
+    let memory = fdt.begin_node(&format!("memory@{ram:x}"))?;
     fdt.property_string("device_type", "memory")?;
-    fdt.property_array_u64("reg", &[GUEST_RAM_ADDRESS, description.memory])?;
+    fdt.property_array_u64("reg", &[ram, description.memory])?;
     fdt.end_node(memory)?;
     devices(&mut fdt, description.cpus)?;
 

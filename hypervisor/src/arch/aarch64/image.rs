@@ -3,7 +3,7 @@
 //! Reference: Linux, `Documentation/arm64/booting.rst`. The kernel lies `text_offset` bytes above a 2 MiB boundary,
 //! the device tree (at most 2 MiB) at the start of RAM, the initial RAM disk at its end.
 
-use slat_hv_protocol::GUEST_RAM_ADDRESS;
+use slat_hv_protocol::MemoryMap;
 use thiserror::Error;
 
 const MAGIC: &[u8] = b"ARM\x64";
@@ -106,9 +106,9 @@ impl Layout {
             .and_then(|end| end.checked_add(initrd_size?));
         match (needed, kernel_offset, initrd_size) {
             (Some(needed), Some(kernel_offset), Some(initrd_size)) if needed <= memory => Ok(Self {
-                device_tree: GUEST_RAM_ADDRESS,
-                kernel: GUEST_RAM_ADDRESS + kernel_offset,
-                initrd: GUEST_RAM_ADDRESS + (memory - initrd_size),
+                device_tree: MemoryMap::AARCH64.guest_ram,
+                kernel: MemoryMap::AARCH64.guest_ram + kernel_offset,
+                initrd: MemoryMap::AARCH64.guest_ram + (memory - initrd_size),
             }),
             _ => Err(too_little(needed)),
         }

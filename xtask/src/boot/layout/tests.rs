@@ -1,10 +1,10 @@
 use super::{BLOCK, Layout, comfortable_memory, least_memory};
-use slat_hv_protocol::BLOBS_ADDRESS;
+use slat_hv_protocol::MemoryMap;
 
 #[test]
 fn blobs_and_pool_are_aligned_and_apart() {
     let layout = Layout::new(33_000_001, 3_000_001, 128 << 20);
-    assert_eq!(layout.kernel.address, BLOBS_ADDRESS);
+    assert_eq!(layout.kernel.address, MemoryMap::AARCH64.blobs);
     for span in [layout.kernel, layout.initrd, layout.pool] {
         assert_eq!(span.address % BLOCK, 0);
     }
@@ -22,14 +22,14 @@ fn a_recording_lies_behind_the_pool() {
     assert_eq!(layout.pool, plain.pool);
     assert_eq!(layout.recording.address, layout.pool.address + layout.pool.size);
     assert_eq!(layout.recording.address + layout.recording.size, 0x4000_0000 + layout.machine_memory);
-    assert_eq!(Layout::offset(layout.kernel), BLOBS_ADDRESS - 0x4000_0000);
+    assert_eq!(Layout::offset(layout.kernel), MemoryMap::AARCH64.blobs - 0x4000_0000);
 }
 
 #[test]
 fn no_initrd_takes_no_room() {
     let layout = Layout::new(BLOCK, 0, BLOCK);
     assert_eq!(layout.initrd.size, 0);
-    assert_eq!(layout.pool.address, BLOBS_ADDRESS + BLOCK);
+    assert_eq!(layout.pool.address, MemoryMap::AARCH64.blobs + BLOCK);
 }
 
 #[test]

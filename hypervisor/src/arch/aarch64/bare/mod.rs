@@ -28,6 +28,7 @@ use crate::pool::Pool;
 use crate::run::{Job, Left, Machine};
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -39,11 +40,13 @@ use slat::format::stage2::{Features, Stage2};
 use slat::format::{Format as _, Geometry};
 use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{
-    End, GUEST_RAM_ADDRESS, Message, PARAMS_ADDRESS, PARAMS_MAX, Params, Report, Span, Started,
-    decode_params, encode_message,
+    End, MemoryMap, Message, PARAMS_MAX, Params, Report, Span, Started, decode_params, encode_message,
 };
 use spin::Once;
 use vcpu::{Aarch64Vcpu, Config, Root};
+
+/// Where everything lies.
+const MEMORY_MAP: MemoryMap = MemoryMap::AARCH64;
 
 /// VMID of the only guest.
 const VMID: u16 = 1;
@@ -109,7 +112,7 @@ fn finish(message: &Message) -> ! {
 fn set_up() -> Result<(&'static Shared, Entry), String> {
     let params = read_params()?;
     NONCE.call_once(|| params.nonce.clone());
-    params::check(&params).map_err(|error| format!("bad parameters: {error}"))?;
+    params::check(&params, &MEMORY_MAP).map_err(|error| format!("bad parameters: {error}"))?;
 
     let (kernel, initrd) = (blob(params.kernel), blob(params.initrd));
     let header = Header::parse(kernel).map_err(|error| error.to_string())?;
@@ -137,14 +140,16 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
         .map_err(|error| error.to_string())?;
     let root = Root { vttbr: space.root_register(), vtcr: format.vtcr_el2(), hcr: format.hcr_el2() };
 
-    let ram = GUEST_RAM_ADDRESS..GUEST_RAM_ADDRESS + params.guest_memory;
+    let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
     let cpus: &Cpus = Box::leak(Box::new(Cpus::new(params.cpus as usize, ram, firmware::power_on)));
     let devices = Box::leak(Box::new(platform::devices(cpus.count())));
     let job = Job {
+        ram: MEMORY_MAP.guest_ram,
         memory: params.guest_memory,
         content,
         devices,
         leaf: params.leaf,
+        large_leaves_suit: false,
         on_fault: params.on_fault,
         churn: params.churn,
         uart: Some(platform::EMULATED_UART),
@@ -182,12 +187,16 @@ fn close(shared: &Shared, end: End) -> Message {
         exits_by_cpu: outcome.exits_by_cpu,
         uart: outcome.uart,
         buffer_calls: outcome.buffer_calls,
+        exits_by_kind: BTreeMap::new(),
+        pages_written: None,
+        fault_cost: None,
+        screen: None,
     };
     Message::Ended(Box::new(report))
 }
 
 fn read_params() -> Result<Params, String> {
-    let block = core::ptr::with_exposed_provenance::<u8>(PARAMS_ADDRESS as usize);
+    let block = core::ptr::with_exposed_provenance::<u8>(MEMORY_MAP.params as usize);
     // SAFETY: this RAM lies below the image, is mapped, and belongs to the parameters alone; nobody writes to it.
     let block = unsafe { core::slice::from_raw_parts(block, PARAMS_MAX) };
     decode_params(block).map_err(ToString::to_string)
@@ -233,6 +242,7 @@ fn started(format: &Stage2) -> Started {
         root_tables: root_tables.into(),
         vtcr: format.vtcr_el2(),
         features: named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_string()).collect(),
+        ..Started::default()
     }
 }
 
