@@ -158,6 +158,27 @@ unsafe impl Instructions for Processor {
         outcome(carry, zero)
     }
 
+    fn end_nmi(&self) {
+        // SAFETY: IRET to the next instruction, with the same stack, segments and flags; what it pushes lies above the
+        // stack pointer that it restores.
+        unsafe {
+            asm!(
+                "mov {stack}, rsp",
+                "mov {scratch:e}, ss",
+                "push {scratch}",
+                "push {stack}",
+                "pushfq",
+                "mov {scratch:e}, cs",
+                "push {scratch}",
+                "lea {scratch}, [rip + 2f]",
+                "push {scratch}",
+                "iretq",
+                "2:",
+                stack = out(reg) _, scratch = out(reg) _,
+            );
+        }
+    }
+
     fn invept(&self, kind: InveptType) -> Result<(), VmxError> {
         match kind {
             InveptType::SingleContext(eptp) => invalidate!("invept", 1, [eptp, 0]),

@@ -46,6 +46,7 @@ unsafe impl Instructions for Processor {
     fn vmwrite(&self, _encoding: u32, _value: u64) -> Result<(), VmxError> {
         Err(VmxError::Invalid)
     }
+    fn end_nmi(&self) {}
     fn invept(&self, _kind: InveptType) -> Result<(), VmxError> {
         Err(VmxError::Invalid)
     }

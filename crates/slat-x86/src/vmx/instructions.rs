@@ -171,6 +171,9 @@ pub unsafe trait Instructions {
     /// [`VmxError`].
     fn vmwrite(&self, encoding: u32, value: u64) -> Result<(), VmxError>;
 
+    /// Takes NMIs again after one has led to an exit: they are blocked from there to the next IRET.
+    fn end_nmi(&self);
+
     /// Drops translations derived from EPT on this CPU. Forgetting is always allowed.
     ///
     /// # Errors
