@@ -10,6 +10,7 @@
 extern crate alloc;
 
 pub mod recording;
+pub mod rom;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub struct MemoryMap {
     pub image: u64,
     /// First host physical address that the hypervisor's image, stacks and heap leave alone: blobs begin here.
     pub blobs: u64,
+    /// First host physical address above what the hypervisor maps as memory.
+    pub end: u64,
     /// Guest-physical address of the guest's first byte of RAM.
     pub guest_ram: u64,
 }
@@ -43,12 +46,20 @@ impl MemoryMap {
         params: 0x4010_0000,
         image: 0x4020_0000,
         blobs: 0x4200_0000,
+        end: 1 << 39,
         guest_ram: 0x4000_0000,
     };
 
     /// A PC, in Bochs and QEMU. The parameters and the blobs are one file, so the ones follow the others at once.
-    pub const X86_64: Self =
-        Self { ram: 0, params: 0x0100_0000, image: 0x0010_0000, blobs: 0x0101_0000, guest_ram: 0 };
+    /// Above 3 GiB both emulators have registers of devices.
+    pub const X86_64: Self = Self {
+        ram: 0,
+        params: 0x0100_0000,
+        image: 0x0010_0000,
+        blobs: 0x0101_0000,
+        end: 0xc000_0000,
+        guest_ram: 0,
+    };
 }
 
 /// Most CPUs of a guest; the machine has as many as the guest.

@@ -1,0 +1,86 @@
+//! The CPUs' part: start, parameters, the run, the report, the end.
+//!
+//! Each CPU has a stack of its own; interrupts are masked in the hypervisor throughout. CPU 0 sets everything up. Every way
+//! out ends in one line of `slat-hv-protocol` on the serial port, then the end of the machine.
+
+#![expect(unsafe_code, reason = "takes over memory that the linker script and the parameters describe")]
+
+mod boot;
+mod console;
+mod cpu;
+mod failure;
+mod machine;
+mod port;
+
+pub use failure::fail;
+
+use crate::params;
+use alloc::format;
+use alloc::string::{String, ToString};
+use buddy_system_allocator::LockedHeap;
+use console::Console;
+use core::fmt::Write as _;
+use slat_hv_protocol::{MemoryMap, Message, PARAMS_MAX, Params, Span, decode_params, encode_message};
+use spin::Once;
+
+/// Where everything lies.
+const MEMORY_MAP: MemoryMap = MemoryMap::X86_64;
+
+#[global_allocator]
+static HEAP: LockedHeap<32> = LockedHeap::empty();
+
+/// The secret of this run, as soon as it is known.
+static NONCE: Once<String> = Once::new();
+
+unsafe extern "C" {
+    // Symbols of the linker script; only their addresses mean something.
+    static heap_start: u8;
+    static heap_end: u8;
+}
+
+/// First Rust of the hypervisor, on CPU 0.
+extern "C" fn start() -> ! {
+    let (start, end) = (&raw const heap_start as usize, &raw const heap_end as usize);
+    // SAFETY: the linker script gives this memory to nobody else, and this runs once.
+    unsafe { HEAP.lock().init(start, end - start) };
+    cpu::set_up(0);
+    console::set_up();
+    machine::enable_apic(0);
+    match set_up() {
+        Ok(()) => finish(&Message::UnitsEnded),
+        Err(reason) => finish(&Message::Failed { reason }),
+    }
+}
+
+/// First Rust on another CPU.
+extern "C" fn start_cpu(cpu: usize) -> ! {
+    cpu::set_up(cpu);
+    machine::enable_apic(cpu);
+    machine::stop()
+}
+
+/// Ends the machine with `message`.
+fn finish(message: &Message) -> ! {
+    say(message);
+    machine::end()
+}
+
+fn set_up() -> Result<(), String> {
+    let params = read_params()?;
+    NONCE.call_once(|| params.nonce.clone());
+    Ok(())
+}
+
+fn read_params() -> Result<Params, String> {
+    let block = core::ptr::with_exposed_provenance::<u8>(MEMORY_MAP.params as usize);
+    // SAFETY: this RAM lies above the image and the heap, is mapped, and belongs to the parameters alone; nobody writes to it.
+    let block = unsafe { core::slice::from_raw_parts(block, PARAMS_MAX) };
+    decode_params(block).map_err(ToString::to_string)
+}
+
+/// Writes one message as a line of its own, whatever the guest has left on the current line.
+fn say(message: &Message) {
+    let line = encode_message(NONCE.get().map_or("", |nonce| nonce), message);
+    // The console cannot fail.
+    let _ = write!(Console::claim(), "\r\n{line}\r\n");
+}
