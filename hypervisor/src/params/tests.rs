@@ -22,6 +22,7 @@ fn params() -> Params {
         mistake: Mistake::None,
         page_requests: false,
         unit_guests: Vec::new(),
+        until_screen: None,
     }
 }
 
