@@ -30,6 +30,43 @@ pub const PAYLOAD_END: usize = 24;
 /// Fewest and most bytes of a ROM that Bochs takes.
 const SIZES: (usize, usize) = (128 << 10, 2 << 20);
 
+/// The ROM of the hypervisor's `elf` file; `payload` is the length in bytes of what the machine loads at
+/// [`params`](crate::MemoryMap::params).
+///
+/// # Errors
+/// [`RomError`]: the file is not one of slat-hv for x86, or too large.
+pub fn build(elf: &[u8], payload: u64) -> Result<Vec<u8>, RomError> {
+    let (segments, entry) = parse(elf).ok_or(RomError::NoElf)?;
+    make_rom(&segments, entry, payload)
+}
+
+/// The loadable segments and the entry of a little-endian 64-bit ELF file. (System V ABI, "Object Files", "Program Header".)
+fn parse(elf: &[u8]) -> Option<(Vec<Segment<'_>>, u64)> {
+    const LOADABLE: u64 = 1;
+    // Magic number, 64 bits, little-endian.
+    elf.starts_with(b"\x7fELF\x02\x01").then_some(())?;
+    let [entry, headers] = [24, 32].map(|offset| number(elf, offset, 8));
+    let [size, count] = [54, 56].map(|offset| number(elf, offset, 2));
+    let (headers, size) = (usize::try_from(headers?).ok()?, usize::try_from(size?).ok()?);
+    let mut segments = Vec::new();
+    for index in 0..usize::try_from(count?).ok()? {
+        let header = elf.get(headers.checked_add(index.checked_mul(size)?)?..)?.get(..size)?;
+        if number(header, 0, 4)? != LOADABLE {
+            continue;
+        }
+        let [offset, address, length] = [8, 24, 32].map(|offset| number(header, offset, 8));
+        let (offset, length) = (usize::try_from(offset?).ok()?, usize::try_from(length?).ok()?);
+        segments.push(Segment { address: address?, bytes: elf.get(offset..offset.checked_add(length)?)? });
+    }
+    Some((segments, entry?))
+}
+
+/// The little-endian number of so many bytes at `offset`.
+fn number(bytes: &[u8], offset: usize, length: usize) -> Option<u64> {
+    let bytes = bytes.get(offset..)?.get(..length)?;
+    Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
 /// A piece of an image, from its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
@@ -42,6 +79,8 @@ pub struct Segment<'a> {
 /// Why no ROM can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RomError {
+    /// It is no 64-bit ELF file, or a broken one.
+    NoElf,
     /// There are no bytes.
     Empty,
     /// The image does not begin with the code for the end of a ROM.
@@ -55,6 +94,7 @@ pub enum RomError {
 impl fmt::Display for RomError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoElf => f.write_str("the image is not a whole 64-bit ELF file"),
             Self::Empty => f.write_str("the image has no bytes to load"),
             Self::NoCode => f.write_str("the image does not begin with the code for a ROM"),
             Self::TooLarge(size) => write!(f, "the image needs a ROM of {size} bytes, more than {}", SIZES.1),
@@ -74,10 +114,11 @@ pub fn make_rom(segments: &[Segment<'_>], entry: u64, payload: u64) -> Result<Ve
     let used = || segments.iter().filter(|segment| !segment.bytes.is_empty());
     let first = used().map(|segment| segment.address).min().ok_or(RomError::Empty)?;
     let end = |segment: &Segment<'_>| segment.address.saturating_add(segment.bytes.len() as u64);
-    let length = (used().map(end).max().unwrap_or(first) - first).next_multiple_of(4);
+    let length = used().map(end).max().unwrap_or(first) - first;
+    let length = length.checked_next_multiple_of(4).unwrap_or(length);
     let needed = length.saturating_add(CODE_SIZE as u64);
-    let size = usize::try_from(needed).ok().map(|needed| needed.next_power_of_two().max(SIZES.0));
-    let size = size.filter(|size| *size <= SIZES.1).ok_or(RomError::TooLarge(needed))?;
+    let fits = usize::try_from(needed).ok().filter(|needed| *needed <= SIZES.1);
+    let size = fits.ok_or(RomError::TooLarge(needed))?.next_power_of_two().max(SIZES.0);
 
     let mut rom = vec![0; size];
     for segment in used() {
