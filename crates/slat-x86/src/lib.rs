@@ -20,14 +20,9 @@ mod event;
 mod exit;
 mod frame;
 pub mod isa;
-<<<<<<< HEAD
 pub mod msr;
 pub mod port;
-=======
-// pub mod msr;
-// pub mod port;
 mod resident;
->>>>>>> 46f81c5
 mod shootdown;
 mod state;
 pub mod svm;

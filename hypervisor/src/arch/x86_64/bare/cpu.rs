@@ -8,11 +8,11 @@
 use crate::arch::x86_64::descriptors::{
     self, CODE, DATA, GDT_ENTRIES, SEGMENTS, Stack, TASK_SIZE, cpu_of, gate, task_descriptor, task_selector,
 };
-use core::arch::x86_64::__cpuid;
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use slat_hv_protocol::CPUS_MAX;
+use slat_x86::isa::common::cpuid;
 use spin::Once;
 
 /// Exceptions of the architecture: vectors 0 to 31.
@@ -66,9 +66,8 @@ pub(super) fn set_up(cpu: usize) {
     // SAFETY: the tables are complete, and stay where they are.
     let (gdt, idt) = unsafe { (&raw const (*tables).gdt, &raw const (*tables).idt) };
     load(&register(gdt as u64, size_of::<u64>() * GDT_ENTRIES), &register(idt as u64, 16 * VECTORS), cpu);
-    // SAFETY: every CPU in 64-bit mode has CPUID.
-    let features = unsafe { __cpuid(1) };
-    if features.ecx & CPUID_XSAVE != 0 {
+    let [.., features, _] = cpuid(1, 0);
+    if features & CPUID_XSAVE != 0 {
         // SAFETY: the CPU has it; it only makes instructions available.
         unsafe {
             asm!("mov {old}, cr4", "or {old}, {bit}", "mov cr4, {old}", old = out(reg) _,

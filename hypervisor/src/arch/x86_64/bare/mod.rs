@@ -33,9 +33,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use buddy_system_allocator::LockedHeap;
 use console::Console;
-use core::arch::x86_64::__cpuid;
 use core::fmt::Write as _;
 use slat_hv_protocol::{MemoryMap, Message, PARAMS_MAX, Params, decode_params, encode_message};
+use slat_x86::isa::common::cpuid;
 use spin::Once;
 
 /// Where everything lies.
@@ -107,8 +107,7 @@ fn run_unit_guests(_: &Params) -> Result<(), String> {
 
 /// The extension that this CPU has.
 fn extension() -> Result<Extension, String> {
-    // SAFETY: every CPU in 64-bit mode has CPUID, and these leaves.
-    let (basic, extended) = unsafe { (__cpuid(1).ecx, __cpuid(0x8000_0001).ecx) };
+    let ([.., basic, _], [.., extended, _]) = (cpuid(1, 0), cpuid(0x8000_0001, 0));
     Extension::of(basic, extended).ok_or_else(|| "this CPU has neither VMX nor SVM".to_string())
 }
 
