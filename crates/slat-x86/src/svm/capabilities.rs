@@ -1,5 +1,8 @@
 //! What a CPU offers of SVM, from CPUID and two registers: looked at before anything is turned on.
 
+#![expect(unsafe_code, reason = "reads model-specific registers")]
+
+use crate::cpuid;
 use crate::isa::common as isa;
 use slat::format::npt;
 use thiserror::Error;
@@ -10,7 +13,6 @@ pub(super) const EFER: u32 = 0xc000_0080;
 const VM_CR_LOCK: u64 = 1 << 3;
 pub(super) const VM_CR_SVMDIS: u64 = 1 << 4;
 const EFER_NXE: u64 = 1 << 11;
-const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_LA57: u64 = 1 << 12;
 
 const fn has(word: u32, bit: u32) -> bool {
@@ -24,6 +26,8 @@ pub struct Facts {
     pub leaf_1: [u32; 4],
     /// CPUID 7, subleaf 0.
     pub leaf_7: [u32; 4],
+    /// CPUID DH, subleaf 0.
+    pub leaf_d: [u32; 4],
     /// CPUID 8000_0001H.
     pub extended_1: [u32; 4],
     /// CPUID 8000_0008H.
@@ -53,11 +57,14 @@ impl Facts {
         Self {
             leaf_1: leaf(1),
             leaf_7: leaf(7),
+            leaf_d: leaf(0xd),
             extended_1,
             extended_8: leaf(0x8000_0008),
             svm: if svm { leaf(0x8000_000a) } else { [0; 4] },
-            vm_cr: if svm { isa::read_existing_msr(VM_CR) } else { 0 },
-            efer: if has(extended_1[3], 29) { isa::read_existing_msr(EFER) } else { 0 },
+            // SAFETY: a CPU with SVM has it.
+            vm_cr: if svm { unsafe { isa::rdmsr(VM_CR) } } else { 0 },
+            // SAFETY: a CPU with long mode has it.
+            efer: if has(extended_1[3], 29) { unsafe { isa::rdmsr(EFER) } } else { 0 },
             cr4: isa::read_cr4(),
         }
     }
@@ -109,8 +116,10 @@ pub struct Capabilities {
     pub levels: u8,
     /// PSE-36.
     pub pse36: bool,
-    /// XSAVE, turned on in the host's CR4.
-    pub xsave: bool,
+    /// The components of XCR0 that a guest may have; 0 if the CPU has no XSAVE.
+    pub components: u64,
+    /// Bytes of an XSAVE area with all components of the CPU.
+    pub xsave_bytes: u32,
     /// RDTSCP, and with it TSC_AUX.
     pub rdtscp: bool,
     /// The bits that a guest's CR4 may have.
@@ -155,7 +164,9 @@ impl Capabilities {
         if physical_bits < 32 || physical_bits > 52 {
             return Err(Unsupported::PhysicalBits(physical_bits));
         }
-        let xsave = has(facts.leaf_1[2], 26) && facts.cr4 & CR4_OSXSAVE != 0;
+        let xsave = has(facts.leaf_1[2], 26);
+        let [components, _, xsave_bytes, components_high] = facts.leaf_d;
+        let components = (components_high as u64) << 32 | components as u64;
         Ok(Self {
             asids,
             next_rip: has(svm, 3),
@@ -168,7 +179,8 @@ impl Capabilities {
             no_execute: facts.efer & EFER_NXE != 0,
             levels: if facts.cr4 & CR4_LA57 != 0 { 5 } else { 4 },
             pse36: has(facts.leaf_1[3], 17),
-            xsave,
+            components: if xsave { components & cpuid::XCR0 } else { 0 },
+            xsave_bytes,
             rdtscp: has(extended_edx, 27),
             cr4: guest_cr4(facts, xsave),
             efer: guest_efer(facts),
@@ -195,20 +207,20 @@ const fn guest_cr4(facts: &Facts, xsave: bool) -> u64 {
     let mut bits = 1 << 2 | 1 << 8;
     // A feature's word and bit in CPUID, and its bit in CR4.
     let features = [
-        (edx, 1, 0),   // VME
-        (edx, 1, 1),   // PVI
-        (edx, 2, 3),   // DE
-        (edx, 3, 4),   // PSE
-        (edx, 6, 5),   // PAE
-        (edx, 7, 6),   // MCE
-        (edx, 13, 7),  // PGE
-        (edx, 24, 9),  // OSFXSR
-        (edx, 25, 10), // OSXMMEXCPT
-        (ecx7, 2, 11), // UMIP
+        (edx, 1, 0),    // VME
+        (edx, 1, 1),    // PVI
+        (edx, 2, 3),    // DE
+        (edx, 3, 4),    // PSE
+        (edx, 6, 5),    // PAE
+        (edx, 7, 6),    // MCE
+        (edx, 13, 7),   // PGE
+        (edx, 24, 9),   // OSFXSR
+        (edx, 25, 10),  // OSXMMEXCPT
+        (ecx7, 2, 11),  // UMIP
         (ecx7, 16, 12), // LA57
-        (ebx7, 0, 16), // FSGSBASE
-        (ecx, 17, 17), // PCIDE
-        (ebx7, 7, 20), // SMEP
+        (ebx7, 0, 16),  // FSGSBASE
+        (ecx, 17, 17),  // PCIDE
+        (ebx7, 7, 20),  // SMEP
         (ebx7, 20, 21), // SMAP
     ];
     let mut index = 0;
@@ -219,7 +231,8 @@ const fn guest_cr4(facts: &Facts, xsave: bool) -> u64 {
         }
         index += 1;
     }
-    if xsave { bits | CR4_OSXSAVE } else { bits }
+    // OSXSAVE.
+    if xsave { bits | 1 << 18 } else { bits }
 }
 
 /// SCE and LME exist in every CPU with SVM; NXE, FFXSR and the translation cache extension have their own bits.
@@ -239,4 +252,4 @@ const fn guest_efer(facts: &Facts) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -117,9 +117,7 @@ pub(super) fn decode(record: &Record) -> Decoded {
         }
         code::SHUTDOWN => Exit::Shutdown,
         code::VMMCALL => Exit::Hypercall,
-        code::XSETBV => {
-            Exit::Xsetbv { index: general.get(General::Rcx) as u32, value: general.edx_eax() }
-        }
+        code::XSETBV => Exit::Xsetbv { index: general.get(General::Rcx) as u32, value: general.edx_eax() },
         // The guest's CPU has no SVM, no MONITOR and no performance counters.
         code::RDPMC
         | code::INVLPGA

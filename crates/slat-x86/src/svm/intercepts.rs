@@ -69,7 +69,15 @@ pub(super) const fn words(chosen: Intercepts, wanted: Wanted) -> Words {
     }
     Words {
         exceptions: chosen.exceptions | when(wanted.step, 1 << 1),
-        first: NMI | INIT | RDPMC | CPUID | INVD | INVLPGA | IOIO | MSR | SHUTDOWN
+        first: NMI
+            | INIT
+            | RDPMC
+            | CPUID
+            | INVD
+            | INVLPGA
+            | IOIO
+            | MSR
+            | SHUTDOWN
             | when(chosen.external_interrupts, INTR)
             | when(chosen.halt, HLT)
             | when(chosen.pause, PAUSE)

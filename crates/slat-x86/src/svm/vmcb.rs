@@ -157,8 +157,7 @@ impl<H: Hal> Vmcb<H> {
     pub(super) fn set_segment(&mut self, name: SegmentName, segment: Segment) {
         let [first, base] = segment_fields(name);
         let usable = segment.rights & Segment::UNUSABLE.rights == 0;
-        let attributes =
-            if usable { segment.rights & 0xff | segment.rights >> 4 & 0xf00 } else { 0 };
+        let attributes = if usable { segment.rights & 0xff | segment.rights >> 4 & 0xf00 } else { 0 };
         let low = u64::from(segment.limit) << 32 | u64::from(attributes) << 16 | u64::from(segment.selector);
         self.set(first, low);
         self.set(base, segment.base);
