@@ -47,7 +47,7 @@ const MONITOR: u32 = 7 << 10;
 const XSETBV: u32 = 1 << 13;
 const RDPRU: u32 = 1 << 14;
 /// INVLPGB, also where it is illegal.
-const INVLPGB: u32 = 3 << 0;
+const INVLPGB: u32 = 3;
 const MCOMMIT: u32 = 1 << 3;
 const TLBSYNC: u32 = 1 << 4;
 

@@ -115,6 +115,21 @@ impl Pending {
         }
     }
 
+    /// RIP has been moved behind the instruction of the software event that the planned entry delivers: it is not moved again
+    /// if the delivery has to be repeated.
+    pub(super) fn moved_behind(&mut self) {
+        if let Some((source, delivery)) = &mut self.injected {
+            delivery.length = 0;
+            match source {
+                Source::Next => self.next = Some(*delivery),
+                Source::Again => {
+                    self.again = self.again.map(|known| Interrupted { again: Some(*delivery), ..known });
+                }
+                Source::Nmi | Source::External => {}
+            }
+        }
+    }
+
     /// What the entry had delivered.
     pub(super) fn injected(&self) -> Option<Delivery> {
         self.injected.map(|(_, delivery)| delivery)

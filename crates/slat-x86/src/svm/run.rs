@@ -113,6 +113,7 @@ impl<H: Hal, I: Instructions> SvmVcpu<'_, H, I> {
             self.vmcb.set(fields::NEXT_RIP, next);
         } else {
             self.vmcb.set(fields::RIP, next);
+            self.pending.moved_behind();
         }
     }
 

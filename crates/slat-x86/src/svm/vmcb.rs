@@ -37,6 +37,14 @@ pub(super) struct Field {
     group: Group,
 }
 
+#[cfg(test)]
+impl Field {
+    /// Offset and size.
+    pub(super) fn place(self) -> (usize, usize) {
+        (self.offset.into(), self.bytes.into())
+    }
+}
+
 const fn field(offset: u16, bytes: u8, group: Group) -> Field {
     Field { offset, bytes, group }
 }
