@@ -16,6 +16,9 @@ pub enum BindError {
     /// It is bound to this CPU already, or to another one, which has to unbind it.
     #[error("the vCPU is bound to CPU {0}")]
     Bound(usize),
+    /// Another vCPU is bound to this CPU.
+    #[error("another vCPU is bound to CPU {0}")]
+    Occupied(usize),
     /// This CPU has not turned its virtualization extension on.
     #[error("CPU {0} has not turned virtualization on")]
     Off(usize),

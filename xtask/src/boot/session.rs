@@ -126,6 +126,7 @@ pub(crate) fn under_slat(
         mistake: choices.mistake,
         page_requests: choices.page_requests,
         unit_guests: Vec::new(),
+        until_screen: None,
     };
     let block = encode_params(&params).map_err(anyhow::Error::msg)?;
     let mut file = tempfile::Builder::new().prefix("slat-params-").tempfile().context("no temporary file")?;

@@ -14,7 +14,7 @@ pub(crate) fn under_slat(guest: &Guest, seen: &Observed) -> Result<(), String> {
     }
     let Some(report) = &seen.report else { return Err(no_report(seen)) };
     match &report.end {
-        End::PowerOff => {}
+        End::PowerOff | End::ScreenShows => {}
         End::Reset => return Err("the guest reset itself (a kernel panic?)".to_owned()),
         End::Fault { description } | End::Unsupported { description } => return Err(description.clone()),
         End::OutOfMemory { description } => {

@@ -143,8 +143,18 @@ pub(crate) struct Options {
 }
 
 /// The protocol's names of mistakes.
-pub(crate) const MISTAKES: [&str; 7] =
-    ["none", "no-tlbi", "ipas2-alone", "vmalle1-alone", "wrong-address", "el2-instruction", "local-tlbi"];
+pub(crate) const MISTAKES: [&str; 10] = [
+    "none",
+    "no-tlbi",
+    "ipas2-alone",
+    "vmalle1-alone",
+    "wrong-address",
+    "el2-instruction",
+    "local-tlbi",
+    "no-kick",
+    "no-redelivery",
+    "skipped-copies",
+];
 
 /// What the guest runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
