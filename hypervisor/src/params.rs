@@ -58,7 +58,7 @@ pub enum ParamsError {
 pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     let Params { nonce, pool, recording, kernel, initrd, guest_memory, cpus, bootargs, .. } = params;
     check_nonce(nonce)?;
-    if kernel.size == 0 {
+    if kernel.size == 0 && params.unit_guests.is_empty() {
         return Err(ParamsError::Empty("kernel"));
     }
     if pool.size == 0 {

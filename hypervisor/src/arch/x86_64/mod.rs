@@ -10,3 +10,5 @@ pub mod platform;
 mod bare;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 pub use bare::fail;
+#[cfg(all(feature = "unit-guests", target_arch = "x86_64", target_os = "none"))]
+mod unit;

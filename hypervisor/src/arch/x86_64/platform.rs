@@ -25,3 +25,29 @@ pub const TRAMPOLINE: u64 = 0x8000;
 pub const fn apic_id(cpu: usize) -> u32 {
     cpu as u32
 }
+
+/// The virtualization extensions that the hypervisor can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extension {
+    /// Intel's.
+    Vmx,
+    /// AMD's.
+    Svm,
+}
+
+impl Extension {
+    /// The one of a CPU with these values of CPUID leaf 1 ECX and leaf 8000_0001H ECX (0 if there is no such leaf).
+    #[must_use]
+    pub const fn of(leaf_1_ecx: u32, extended_1_ecx: u32) -> Option<Self> {
+        if leaf_1_ecx >> 5 & 1 != 0 {
+            Some(Self::Vmx)
+        } else if extended_1_ecx >> 2 & 1 != 0 {
+            Some(Self::Svm)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

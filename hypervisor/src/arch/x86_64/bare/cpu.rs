@@ -8,11 +8,11 @@
 use crate::arch::x86_64::descriptors::{
     self, CODE, DATA, GDT_ENTRIES, SEGMENTS, Stack, TASK_SIZE, cpu_of, gate, task_descriptor, task_selector,
 };
-use core::arch::x86_64::__cpuid;
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use slat_hv_protocol::CPUS_MAX;
+use slat_x86::isa::common::cpuid;
 use spin::Once;
 
 /// Exceptions of the architecture: vectors 0 to 31.
@@ -66,7 +66,8 @@ pub(super) fn set_up(cpu: usize) {
     // SAFETY: the tables are complete, and stay where they are.
     let (gdt, idt) = unsafe { (&raw const (*tables).gdt, &raw const (*tables).idt) };
     load(&register(gdt as u64, size_of::<u64>() * GDT_ENTRIES), &register(idt as u64, 16 * VECTORS), cpu);
-    if __cpuid(1).ecx & CPUID_XSAVE != 0 {
+    let [.., features, _] = cpuid(1, 0);
+    if features & CPUID_XSAVE != 0 {
         // SAFETY: the CPU has it; it only makes instructions available.
         unsafe {
             asm!("mov {old}, cr4", "or {old}, {bit}", "mov cr4, {old}", old = out(reg) _,
@@ -76,7 +77,7 @@ pub(super) fn set_up(cpu: usize) {
 }
 
 /// The number of the CPU that runs this.
-pub(super) fn this_cpu() -> usize {
+pub(in crate::arch::x86_64) fn this_cpu() -> usize {
     let selector: u16;
     // SAFETY: reads a register.
     unsafe { asm!("str {0:x}", out(reg) selector, options(nomem, nostack, preserves_flags)) };
@@ -84,7 +85,7 @@ pub(super) fn this_cpu() -> usize {
 }
 
 /// NMIs that `cpu` took outside of its guest until now.
-pub(super) fn nmis(cpu: usize) -> u64 {
+pub(in crate::arch::x86_64) fn nmis(cpu: usize) -> u64 {
     NMIS.get(cpu).map_or(0, |count| count.load(Ordering::Acquire))
 }
 

@@ -69,7 +69,7 @@ pub(super) fn enable_apic(cpu: usize) {
 }
 
 /// Sends `cpu` an NMI, which gets it out of its guest, whatever that masked.
-pub(super) fn kick(cpu: usize) {
+pub(in crate::arch::x86_64) fn kick(cpu: usize) {
     command(cpu, NMI | ASSERT);
 }
 

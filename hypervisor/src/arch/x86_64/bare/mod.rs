@@ -10,17 +10,32 @@ mod console;
 mod cpu;
 mod failure;
 mod machine;
+mod maintenance;
 mod port;
+mod second;
+mod vendor;
 
 pub use failure::fail;
 
+// What unit guests use.
+#[cfg(feature = "unit-guests")]
+pub(super) use self::{
+    cpu::{nmis, this_cpu},
+    machine::kick,
+    maintenance::{Cpus, Shootdown},
+    second::beside,
+    vendor::{Host, Intercepts, Vendor},
+};
+
+use crate::arch::x86_64::platform::Extension;
 use crate::params;
 use alloc::format;
 use alloc::string::{String, ToString};
 use buddy_system_allocator::LockedHeap;
 use console::Console;
 use core::fmt::Write as _;
-use slat_hv_protocol::{MemoryMap, Message, PARAMS_MAX, Params, Span, decode_params, encode_message};
+use slat_hv_protocol::{MemoryMap, Message, PARAMS_MAX, Params, decode_params, encode_message};
+use slat_x86::isa::common::cpuid;
 use spin::Once;
 
 /// Where everything lies.
@@ -56,7 +71,7 @@ extern "C" fn start() -> ! {
 extern "C" fn start_cpu(cpu: usize) -> ! {
     cpu::set_up(cpu);
     machine::enable_apic(cpu);
-    machine::stop()
+    second::serve(cpu)
 }
 
 /// Ends the machine with `message`.
@@ -68,7 +83,32 @@ fn finish(message: &Message) -> ! {
 fn set_up() -> Result<(), String> {
     let params = read_params()?;
     NONCE.call_once(|| params.nonce.clone());
-    Ok(())
+    params::check(&params, &MEMORY_MAP).map_err(|error| format!("bad parameters: {error}"))?;
+    if !params.unit_guests.is_empty() {
+        return run_unit_guests(&params);
+    }
+    Err("not yet".to_string())
+}
+
+#[cfg(feature = "unit-guests")]
+fn run_unit_guests(params: &Params) -> Result<(), String> {
+    let Params { unit_guests: names, pool, mistake, .. } = params;
+    super::unit::run_machine(names, *pool, *mistake);
+    match extension()? {
+        Extension::Vmx => Ok(()),
+        Extension::Svm => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "unit-guests"))]
+fn run_unit_guests(_: &Params) -> Result<(), String> {
+    Err("unit guests were asked for, and are not in this image".to_string())
+}
+
+/// The extension that this CPU has.
+fn extension() -> Result<Extension, String> {
+    let ([.., basic, _], [.., extended, _]) = (cpuid(1, 0), cpuid(0x8000_0001, 0));
+    Extension::of(basic, extended).ok_or_else(|| "this CPU has neither VMX nor SVM".to_string())
 }
 
 fn read_params() -> Result<Params, String> {
@@ -79,7 +119,7 @@ fn read_params() -> Result<Params, String> {
 }
 
 /// Writes one message as a line of its own, whatever the guest has left on the current line.
-fn say(message: &Message) {
+pub(super) fn say(message: &Message) {
     let line = encode_message(NONCE.get().map_or("", |nonce| nonce), message);
     // The console cannot fail.
     let _ = write!(Console::claim(), "\r\n{line}\r\n");
