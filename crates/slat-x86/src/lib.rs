@@ -22,6 +22,7 @@ mod frame;
 pub mod isa;
 pub mod msr;
 pub mod port;
+mod resident;
 mod shootdown;
 mod state;
 pub mod svm;
