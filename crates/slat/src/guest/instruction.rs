@@ -20,6 +20,15 @@ impl InstructionBytes {
         Self { bytes: [0; Self::MOST], length: 0 }
     }
 
+    /// The bytes that a CPU has kept of an instruction (AMD's decode assists); `None` for none and for more than 15.
+    #[must_use]
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        let mut found = Self::new();
+        found.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        found.length = bytes.len() as u8;
+        (!bytes.is_empty()).then_some(found)
+    }
+
     /// Appends bytes from `pc` on, as many as its page has and as there is room for: `read` writes them.
     pub(crate) fn append_from_page<E>(
         &mut self,

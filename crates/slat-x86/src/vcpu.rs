@@ -1,0 +1,161 @@
+//! What both vendors' vCPUs can do.
+//!
+//! Protocol: a vCPU is made unbound. [`bind`](Vcpu::bind) loads it into the CPU on which it is called; between then and
+//! [`unbind`](Vcpu::unbind) every other function is to be called on that same CPU. On another CPU, or unbound, the functions
+//! that need the CPU fail with [`RunError::NotBound`] and change nothing.
+
+use crate::event::{BadEvent, Event};
+use crate::exit::Exit;
+use crate::state::{CpuState, GeneralRegisters};
+use slat::{GuestPageWalkInfo, InstructionBytes};
+use thiserror::Error;
+
+/// Why a vCPU was not bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BindError {
+    /// It is bound to this CPU already, or to another one, which has to unbind it.
+    #[error("the vCPU is bound to CPU {0}")]
+    Bound(usize),
+    /// This CPU has not turned its virtualization extension on.
+    #[error("CPU {0} has not turned virtualization on")]
+    Off(usize),
+    /// The CPU refused the VMCS (VM-instruction error, 0 if there is none).
+    #[error("the CPU refused the vCPU's VMCS (VM-instruction error {0})")]
+    Refused(u32),
+}
+
+/// Why a guest was not entered, or something of it not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RunError {
+    /// The vCPU is not bound, or it is to another CPU.
+    #[error("the vCPU is not bound to this CPU")]
+    NotBound,
+    /// The vCPU has no second-level root yet.
+    #[error("the vCPU has no second-level root")]
+    NoRoot,
+    /// The CPU refused the guest's state: the hypervisor made one that does not exist (Intel: exit reason and qualification;
+    /// AMD: VMEXIT_INVALID).
+    #[error("the CPU refused the guest's state (reason {reason:#x}, qualification {qualification:#x})")]
+    InvalidState {
+        /// Exit reason or code.
+        reason: u64,
+        /// Qualification, or 0.
+        qualification: u64,
+    },
+    /// VMLAUNCH, VMRESUME, VMREAD or VMWRITE failed with this VM-instruction error.
+    #[error("a VMX instruction failed (VM-instruction error {0})")]
+    Instruction(u32),
+    /// The event is none.
+    #[error(transparent)]
+    Event(#[from] BadEvent),
+    /// The root is not aligned, or wider than the CPU's physical addresses.
+    #[error("{0:#x} cannot be the second-level root")]
+    BadRoot(u64),
+}
+
+/// A virtual CPU, of either vendor.
+pub trait Vcpu {
+    /// Loads the vCPU into the CPU on which this is called and whose index is `cpu`.
+    ///
+    /// Where the vCPU ran on another CPU before, what this CPU may remember of it is dropped first.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing has changed then.
+    fn bind(&mut self, cpu: usize) -> Result<(), BindError>;
+
+    /// Takes the vCPU out of the CPU that it is bound to, on that CPU. Does nothing when it is not bound.
+    fn unbind(&mut self);
+
+    /// The CPU that it is bound to.
+    fn bound_to(&self) -> Option<usize>;
+
+    /// The second-level root (slat's [`root_register`](slat::AddrSpace::root_register)) that the guest runs on from the next entry on.
+    /// Drops what this CPU remembers of it if the vCPU is bound.
+    ///
+    /// # Errors
+    /// [`RunError::BadRoot`], [`RunError::NotBound`].
+    fn set_root(&mut self, root: u64) -> Result<(), RunError>;
+
+    /// Everything in the guest's CPU that [`CpuState`] has.
+    ///
+    /// # Errors
+    /// [`RunError::NotBound`].
+    fn state(&self) -> Result<CpuState, RunError>;
+
+    /// Sets everything in the guest's CPU that [`CpuState`] has; an event that waits for its delivery is forgotten.
+    ///
+    /// # Errors
+    /// [`RunError::NotBound`].
+    fn set_state(&mut self, state: &CpuState) -> Result<(), RunError>;
+
+    /// General registers; RSP is right after an exit and counts at the next entry.
+    fn general(&self) -> &GeneralRegisters;
+
+    /// As [`general`](Self::general), to be changed.
+    fn general_mut(&mut self) -> &mut GeneralRegisters;
+
+    /// The guest's instruction pointer, 0 before the first [`set_state`](Self::set_state).
+    fn rip(&self) -> u64;
+
+    /// Lets the guest go on at `rip`.
+    fn set_rip(&mut self, rip: u64);
+
+    /// Goes on behind the instruction that led to the last exit, and ends the blocking of interrupts by STI or MOV SS. The
+    /// hardware says how long the instruction was (AMD without NRIP: it is decoded). Only for exits by an instruction.
+    fn advance(&mut self);
+
+    /// Runs the guest until it exits. `flush` drops what this CPU remembers of the second-level table before the entry (see
+    /// [`SpaceCpus`](crate::SpaceCpus)).
+    ///
+    /// # Errors
+    /// [`RunError`]; the guest has not run then.
+    fn run(&mut self, flush: bool) -> Result<Exit, RunError>;
+
+    /// Delivers `event` at the next entry, behind one that was interrupted before.
+    ///
+    /// # Errors
+    /// [`RunError::Event`]; an external interrupt is refused while the guest does not take any (ask for the window).
+    fn inject(&mut self, event: Event) -> Result<(), RunError>;
+
+    /// Whether the guest would take an external interrupt at the next entry.
+    fn takes_interrupts(&self) -> bool;
+
+    /// Whether to exit ([`Exit::InterruptWindow`]) as soon as the guest takes external interrupts.
+    fn set_interrupt_window(&mut self, wanted: bool);
+
+    /// Whether to exit ([`Exit::NmiWindow`]) as soon as the guest takes NMIs.
+    fn set_nmi_window(&mut self, wanted: bool);
+
+    /// CR0, CR4 or EFER from the guest's own MOV or WRMSR: checked as the CPU would, then made so.
+    ///
+    /// # Errors
+    /// `false` if the guest is to get a general protection exception; nothing has changed then.
+    #[must_use]
+    fn set_control(&mut self, control: Control, value: u64) -> bool;
+
+    /// The value of CR0, CR3, CR4 or EFER that the guest sees.
+    fn control(&self, control: Control) -> u64;
+
+    /// The guest's XCR0.
+    fn xcr0(&self) -> u64;
+
+    /// Sets the guest's XCR0, a value that [`xcr::check`](crate::xcr::check) takes.
+    fn set_xcr0(&mut self, value: u64);
+
+    /// The guest's paging at the last exit, for [`translate_virt`](slat::AddrSpace::translate_virt): MAXPHYADDR, PDPTEs and all.
+    fn paging(&self) -> GuestPageWalkInfo;
+
+    /// The bytes of the instruction at the last exit, where the CPU has kept them (AMD, on data faults). Elsewhere
+    /// [`fetch_instruction`](slat::AddrSpace::fetch_instruction) reads them from the guest's memory.
+    fn instruction_bytes(&self) -> Option<InstructionBytes>;
+}
+
+/// Registers whose values decide about the CPU's mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as the manuals name them")]
+pub enum Control {
+    Cr0,
+    Cr3,
+    Cr4,
+    Efer,
+}
