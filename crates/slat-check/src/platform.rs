@@ -175,7 +175,7 @@ impl Platform for Npt {
             user_execute: false,
             execute_only: false,
             memory_types: true,
-            marks: false,
+            marks: self.capabilities().accessed_dirty,
             force_write_back: false,
             largest: if self.capabilities().leaf_1g { LeafSize::Size1G } else { LeafSize::Size2M },
         }

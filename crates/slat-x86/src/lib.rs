@@ -14,21 +14,21 @@
 //! - Decoding and planning are plain integers, built and tested on every machine. Only [`isa`] has instructions.
 #![cfg_attr(not(test), no_std)]
 
-// pub mod answer;
-// pub mod cpuid;
+pub mod answer;
+pub mod cpuid;
 mod event;
 mod exit;
 mod frame;
 pub mod isa;
-// pub mod msr;
-// pub mod port;
+pub mod msr;
+pub mod port;
 mod shootdown;
 mod state;
 pub mod svm;
 mod sync;
 mod vcpu;
 pub mod vmx;
-// pub mod xcr;
+pub mod xcr;
 
 pub use event::BadEvent;
 pub use event::Event;
