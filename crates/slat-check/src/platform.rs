@@ -161,6 +161,7 @@ impl Platform for Npt {
             host_nxe: capabilities.no_execute,
             gmet: false,
             page_1g: capabilities.leaf_1g,
+            flush_by_asid: true,
         })
     }
 
