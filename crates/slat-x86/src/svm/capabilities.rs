@@ -187,14 +187,16 @@ impl Capabilities {
         })
     }
 
-    /// What slat's [`Npt`](npt::Npt) has to know.
+    /// What slat's [`Npt`](npt::Npt) has to know. With `accessed_dirty` the CPU tells which pages a guest has used and written,
+    /// as every CPU with nested paging can.
     #[must_use]
-    pub const fn npt(&self) -> npt::Capabilities {
+    pub const fn npt(&self, accessed_dirty: bool) -> npt::Capabilities {
         npt::Capabilities {
             physical_bits: self.physical_bits as u32,
             leaf_1g: self.leaf_1g,
             no_execute: self.no_execute,
             asids: self.asids,
+            accessed_dirty,
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::event::Event;
 use crate::exit::Exit;
 use crate::isa::svm::{Entry, Instructions};
 use crate::vcpu::{RunError, Vcpu};
-use slat::{Hal, Tag};
+use core::ops::Deref;
+use slat::{Hal, Tag, TagPool};
 
 // VMCB offset 060h.
 const V_TPR: u64 = 0xff;
@@ -25,7 +26,7 @@ const V_INTR_MASKING: u64 = 1 << 24;
 /// DR6.BS.
 const SINGLE_STEP: u64 = 1 << 14;
 
-impl<H: Hal, I: Instructions> SvmVcpu<'_, H, I> {
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
     /// Enters the guest until it leaves for something that is the hypervisor's.
     pub(super) fn run_guest(&mut self, flush: bool) -> Result<Exit, RunError> {
         let cpu = self.bound.ok_or(RunError::NotBound)?;

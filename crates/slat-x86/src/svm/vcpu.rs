@@ -20,6 +20,7 @@ use crate::port::Intercepted;
 use crate::resident::Resident;
 use crate::state::{CpuState, General, GeneralRegisters, SegmentName};
 use crate::vcpu::{BindError, Control, RunError, Vcpu};
+use core::ops::Deref;
 use slat::guest::{GuestPaging, X86Paging};
 use slat::{GuestPageWalkInfo, Hal, InstructionBytes, Tag, TagError, TagPool};
 use thiserror::Error;
@@ -55,9 +56,9 @@ pub struct Configuration<'a> {
 ///
 /// It owns its VMCB, a page for the host's half of VMSAVE, the permission maps and two XSAVE areas: nine frames with up to 4 KiB of
 /// XSAVE state. Its ASIDs come from a pool that all vCPUs of a CPU share; each vCPU has one of its own, because translations of
-/// guest virtual addresses are tagged with it too.
+/// guest virtual addresses are tagged with it too. `T` is how it holds the pool: a reference, or an `Arc`.
 #[derive(Debug)]
-pub struct SvmVcpu<'t, H: Hal, I: Instructions = Native> {
+pub struct SvmVcpu<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions = Native> {
     pub(super) instructions: I,
     pub(super) capabilities: Capabilities,
     pub(super) intercepts: Intercepts,
@@ -66,7 +67,7 @@ pub struct SvmVcpu<'t, H: Hal, I: Instructions = Native> {
     /// The VMCB points there.
     _maps: PermissionMaps<H>,
     resident: Resident<H>,
-    pub(super) tags: &'t TagPool<H>,
+    pub(super) tags: T,
     pub(super) tag: Tag,
     pub(super) general: GeneralRegisters,
     pub(super) bound: Option<usize>,
@@ -89,21 +90,17 @@ pub struct LastEntry {
     pub tlb_control: TlbControl,
 }
 
-impl<'t, H: Hal + Clone> SvmVcpu<'t, H> {
+impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>> SvmVcpu<H, T> {
     /// A vCPU in real mode at address 0, without a root, not bound. Takes nine frames, or more for more than 4 KiB of XSAVE state.
     ///
     /// # Errors
     /// [`OutOfMemory`]; no frame is taken then.
-    pub fn new(
-        hal: &H,
-        configuration: &Configuration<'_>,
-        tags: &'t TagPool<H>,
-    ) -> Result<Self, OutOfMemory> {
+    pub fn new(hal: &H, configuration: &Configuration<'_>, tags: T) -> Result<Self, OutOfMemory> {
         Self::with_instructions(hal, configuration, tags, Native)
     }
 }
 
-impl<'t, H: Hal + Clone, I: Instructions> SvmVcpu<'t, H, I> {
+impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
     /// As [`new`](SvmVcpu::new), entered through `instructions`.
     ///
     /// # Errors
@@ -111,7 +108,7 @@ impl<'t, H: Hal + Clone, I: Instructions> SvmVcpu<'t, H, I> {
     pub fn with_instructions(
         hal: &H,
         configuration: &Configuration<'_>,
-        tags: &'t TagPool<H>,
+        tags: T,
         instructions: I,
     ) -> Result<Self, OutOfMemory> {
         let capabilities = *configuration.capabilities;
@@ -150,7 +147,7 @@ impl<'t, H: Hal + Clone, I: Instructions> SvmVcpu<'t, H, I> {
     }
 }
 
-impl<H: Hal, I: Instructions> SvmVcpu<'_, H, I> {
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
     /// How the guest was last entered; ASID 0 before the first entry.
     #[must_use]
     pub fn last_entry(&self) -> LastEntry {
@@ -247,7 +244,7 @@ fn privilege_level(state: &CpuState) -> u8 {
     }
 }
 
-impl<H: Hal, I: Instructions> Vcpu for SvmVcpu<'_, H, I> {
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H, T, I> {
     /// A guest that comes from another CPU gets rid of what this one remembers of it at its next entry, and the CPU reads the
     /// whole VMCB anew.
     fn bind(&mut self, cpu: usize) -> Result<(), BindError> {
@@ -445,13 +442,13 @@ impl<H: Hal, I: Instructions> Vcpu for SvmVcpu<'_, H, I> {
     }
 }
 
-impl<H: Hal, I: Instructions> Drop for SvmVcpu<'_, H, I> {
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Drop for SvmVcpu<H, T, I> {
     fn drop(&mut self) {
         self.unbind();
     }
 }
 
-impl<H: Hal, I: Instructions> SvmVcpu<'_, H, I> {
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
     /// RSP and RAX, which VMRUN takes from the VMCB.
     pub(super) fn store_general(&mut self) {
         self.vmcb.set(fields::RAX, self.general.get(General::Rax));

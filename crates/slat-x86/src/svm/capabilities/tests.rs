@@ -90,9 +90,16 @@ fn the_hosts_own_mode_decides_about_nested_tables() {
     let facts = Facts { efer: 0x501, cr4: 0x1620, ..epyc_facts() };
     let found = Capabilities::from_facts(&facts).expect("it has SVM");
     assert_eq!((found.levels, found.no_execute), (5, false));
-    let expected = npt::Capabilities { physical_bits: 40, leaf_1g: true, no_execute: false, asids: 16 };
-    assert_eq!(found.npt(), expected);
-    let format = Npt::new(found.npt(), found.levels).expect("in range");
+    let expected = npt::Capabilities {
+        physical_bits: 40,
+        leaf_1g: true,
+        no_execute: false,
+        asids: 16,
+        accessed_dirty: false,
+    };
+    assert_eq!(found.npt(false), expected);
+    assert_eq!(found.npt(true), npt::Capabilities { accessed_dirty: true, ..expected });
+    let format = Npt::new(found.npt(true), found.levels).expect("in range");
     assert_eq!(format.tag_bits(), 4);
 }
 

@@ -86,7 +86,7 @@ impl Instructions for &Script<'_> {
     }
 }
 
-type TestVcpu<'t, 'h> = SvmVcpu<'t, &'h HeapHal, &'t Script<'h>>;
+type TestVcpu<'t, 'h> = SvmVcpu<&'h HeapHal, &'t TagPool<&'h HeapHal>, &'t Script<'h>>;
 
 fn pool(hal: &HeapHal, cpus: usize) -> TagPool<&HeapHal> {
     TagPool::new(hal, 4, cpus).expect("memory")

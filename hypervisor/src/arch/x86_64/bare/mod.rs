@@ -13,6 +13,7 @@ mod machine;
 mod maintenance;
 mod port;
 mod second;
+mod svm;
 mod vendor;
 mod vmx;
 
@@ -25,6 +26,7 @@ pub(super) use self::{
     machine::kick,
     maintenance::{Cpus, Shootdown},
     second::beside,
+    svm::Svm,
     vendor::{Host, Intercepts, Vendor},
     vmx::Vmx,
 };
@@ -98,7 +100,7 @@ fn run_unit_guests(params: &Params) -> Result<(), String> {
     super::unit::run_machine(names, *pool, *mistake);
     match extension()? {
         Extension::Vmx => super::unit::run::<Vmx>(super::unit::vmx::GUESTS, names, *pool, *mistake),
-        Extension::Svm => Ok(()),
+        Extension::Svm => super::unit::run::<Svm>(super::unit::svm::GUESTS, names, *pool, *mistake),
     }
 }
 
