@@ -15,6 +15,7 @@ mod physical;
 mod port;
 mod run;
 mod second;
+mod svm;
 mod vendor;
 mod vmx;
 
@@ -27,6 +28,7 @@ pub(super) use self::{
     machine::kick,
     maintenance::Cpus,
     second::beside,
+    svm::Svm,
     vendor::{Host, Intercepts, Vendor},
     vmx::Vmx,
 };
@@ -96,7 +98,7 @@ fn work() -> Result<Message, String> {
     }
     match extension()? {
         Extension::Vmx => run::run::<vmx::Vmx>(&params),
-        Extension::Svm => Err("not yet".to_string()),
+        Extension::Svm => run::run::<svm::Svm>(&params),
     }
 }
 
@@ -106,7 +108,7 @@ fn run_unit_guests(params: &Params) -> Result<(), String> {
     super::unit::run_machine(names, *pool, *mistake);
     match extension()? {
         Extension::Vmx => super::unit::run::<Vmx>(super::unit::vmx::GUESTS, names, *pool, *mistake),
-        Extension::Svm => Ok(()),
+        Extension::Svm => super::unit::run::<Svm>(super::unit::svm::GUESTS, names, *pool, *mistake),
     }
 }
 

@@ -12,6 +12,7 @@ mod code;
 mod common;
 mod context;
 mod machine;
+pub(super) mod svm;
 pub(super) mod vmx;
 
 use super::bare::{Host, Vendor, maintenance::Shootdown, say};
