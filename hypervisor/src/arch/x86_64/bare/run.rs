@@ -12,6 +12,7 @@ use crate::guest::Content;
 use crate::run::{Job, Left, Machine, Outcome, Screen};
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use slat::format::{Format as _, Geometry};
@@ -44,6 +45,9 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
 
     let host = host(params);
     let vendor = V::detect(host)?;
+    if let Some(lacking) = vendor.lacks_without_paging() {
+        return Err(format!("the kernel begins without paging, and this CPU has no {lacking}"));
+    }
     vendor.turn_on(0)?;
     let format = vendor.format(params.gpa_bits)?;
     let Geometry { levels, gpa_bits, root_tables } = format.geometry();

@@ -125,6 +125,10 @@ impl Vendor for Svm {
         }
     }
 
+    fn lacks_without_paging(&self) -> Option<&'static str> {
+        None
+    }
+
     /// AMD has none.
     fn logs(&self) -> bool {
         false

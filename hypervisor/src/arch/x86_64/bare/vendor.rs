@@ -60,6 +60,9 @@ pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
     /// What there is to tell about the CPU, and about `format`.
     fn started(&self, format: &Self::Format) -> Started;
 
+    /// What the CPU lacks for a guest that begins without paging, if it lacks something.
+    fn lacks_without_paging(&self) -> Option<&'static str>;
+
     /// Whether it keeps a page-modification log for a vCPU that wants one.
     fn logs(&self) -> bool;
 

@@ -119,6 +119,10 @@ impl Vendor for Vmx {
         }
     }
 
+    fn lacks_without_paging(&self) -> Option<&'static str> {
+        (!self.capabilities.unrestricted_guest()).then_some("unrestricted guest")
+    }
+
     fn logs(&self) -> bool {
         self.capabilities.modification_log()
     }
