@@ -4,6 +4,8 @@
 //! `slat_hv_protocol::recording` defines them. **Invariant:** a [`Recording`] is complete and every event of it decodes: what is cut
 //! off, damaged or of another version is refused.
 
+mod flushes;
+
 use crate::boot::layout::Layout;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -50,7 +52,7 @@ impl Recording {
     /// A recording of these events.
     pub(crate) fn new(cpus: u32, pool: Span, started: Started, events: Vec<(usize, Event)>) -> Self {
         let format = FORMAT.to_owned();
-        let arch = if started.mechanism == Mechanism::Stage2 { "aarch64" } else { "x86_64" }.to_owned();
+        let arch = arch(started.mechanism).to_owned();
         let header = Header { format, arch, cpus, pool, started, events: events.len() as u64 };
         Self { header, events }
     }
@@ -101,8 +103,8 @@ impl Recording {
         reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line)?;
         let header: Header = serde_json::from_slice(&line).ok().context("its first line is no header")?;
         ensure!(header.format == FORMAT, "it is a `{}`, not a `{FORMAT}`", header.format);
-        let known = ["aarch64", "x86_64"].contains(&header.arch.as_str());
-        ensure!(known, "only recordings of aarch64 and x86_64 can be read, not of {}", header.arch);
+        let arch = arch(header.started.mechanism);
+        ensure!(header.arch == arch, "it is of {}, with a table of {arch}", header.arch);
         ensure!((1..=CPUS_MAX as u32).contains(&header.cpus), "it has {} CPUs", header.cpus);
         let Span { address, size } = header.pool;
         let fits = address % PAGE == 0 && size % PAGE == 0 && size <= 1 << 36;
@@ -116,6 +118,14 @@ impl Recording {
             bail!("an event is of CPU {cpu}, of {}", header.cpus);
         }
         Ok(Self { header, events })
+    }
+}
+
+/// The architecture with this kind of table.
+fn arch(mechanism: Mechanism) -> &'static str {
+    match mechanism {
+        Mechanism::Stage2 => "aarch64",
+        Mechanism::Ept | Mechanism::Npt => "x86_64",
     }
 }
 

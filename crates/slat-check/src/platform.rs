@@ -161,6 +161,7 @@ impl Platform for Npt {
             host_nxe: capabilities.no_execute,
             gmet: false,
             page_1g: capabilities.leaf_1g,
+            flush_by_asid: true,
         })
     }
 
@@ -174,7 +175,7 @@ impl Platform for Npt {
             user_execute: false,
             execute_only: false,
             memory_types: true,
-            marks: false,
+            marks: self.capabilities().accessed_dirty,
             force_write_back: false,
             largest: if self.capabilities().leaf_1g { LeafSize::Size1G } else { LeafSize::Size2M },
         }

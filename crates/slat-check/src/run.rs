@@ -189,8 +189,9 @@ pub fn platforms() -> Vec<(&'static str, AnyPlatform)> {
         AnyPlatform::Ept(Ept::new(capabilities, levels).expect("offered"))
     };
     let large = 1 << 16 | 1 << 17;
-    let npt = |levels, leaf_1g| {
-        let capabilities = npt::Capabilities { physical_bits: 48, leaf_1g, no_execute: true, asids: 64 };
+    let npt = |levels, leaf_1g, accessed_dirty| {
+        let capabilities =
+            npt::Capabilities { physical_bits: 48, leaf_1g, no_execute: true, asids: 64, accessed_dirty };
         AnyPlatform::Npt(Npt::new(capabilities, levels).expect("in range"))
     };
     let gstage =
@@ -204,8 +205,9 @@ pub fn platforms() -> Vec<(&'static str, AnyPlatform)> {
         ("ept-5-levels-marks", ept(5, false, true, large | 1)),
         ("ept-4-levels-mbec", ept(4, true, true, 1 << 16)),
         ("ept-small", ept(4, false, false, 0)),
-        ("npt-4-levels", npt(4, false)),
-        ("npt-5-levels", npt(5, true)),
+        ("npt-4-levels", npt(4, false, false)),
+        ("npt-4-levels-marks", npt(4, true, true)),
+        ("npt-5-levels", npt(5, true, false)),
         ("gstage-sv39x4", gstage(gstage::Mode::Sv39x4, false)),
         ("gstage-sv48x4", gstage(gstage::Mode::Sv48x4, true)),
         ("gstage-sv57x4", gstage(gstage::Mode::Sv57x4, true)),

@@ -45,12 +45,21 @@ pub struct Npt {
     pub gmet: bool,
     /// CPUID 8000_0001h EDX\[26\]: pages of 1 GiB.
     pub page_1g: bool,
+    /// CPUID 8000_000Ah EDX\[6\]: TLB_CONTROL 3 and 7 flush by ASID. Without it they are reserved, and flush nothing.
+    pub flush_by_asid: bool,
 }
 
 impl Default for Npt {
-    /// 48 bits, four levels, no-execute on, GMET off, 1 GiB pages.
+    /// 48 bits, four levels, no-execute on, GMET off, 1 GiB pages, flushes by ASID.
     fn default() -> Self {
-        Self { max_phys_addr: 48, host_la57: false, host_nxe: true, gmet: false, page_1g: true }
+        Self {
+            max_phys_addr: 48,
+            host_la57: false,
+            host_nxe: true,
+            gmet: false,
+            page_1g: true,
+            flush_by_asid: true,
+        }
     }
 }
 

@@ -29,7 +29,13 @@ fn ept() -> Ept {
 }
 
 fn npt() -> Npt {
-    let capabilities = npt::Capabilities { physical_bits: 48, leaf_1g: true, no_execute: true, asids: 64 };
+    let capabilities = npt::Capabilities {
+        physical_bits: 48,
+        leaf_1g: true,
+        no_execute: true,
+        asids: 64,
+        accessed_dirty: false,
+    };
     Npt::new(capabilities, 4).expect("48 bits are within the width of the CPU")
 }
 

@@ -86,7 +86,13 @@ pub(crate) fn ept() -> Result<Ept, String> {
 
 /// Four levels, and leaves of 1 GiB.
 pub(crate) fn npt() -> Result<Npt, String> {
-    let capabilities = npt::Capabilities { physical_bits: 48, leaf_1g: true, no_execute: true, asids: 64 };
+    let capabilities = npt::Capabilities {
+        physical_bits: 48,
+        leaf_1g: true,
+        no_execute: true,
+        asids: 64,
+        accessed_dirty: false,
+    };
     Npt::new(capabilities, 4).map_err(|error| error.to_string())
 }
 

@@ -4,6 +4,11 @@
 //! had there been room; then three words for each event. The order of events is that in which CPUs claimed their places:
 //! a store is recorded after it was made, a TLBI before it is executed and a barrier after, so that a recording
 //! never claims more maintenance than there was.
+//!
+//! On x86 invalidations are of one CPU, and a CPU outside of its guest uses no translation of it. So there INVEPT and INVVPID
+//! are recorded before they are executed, [`Event::Enter`] or [`Event::Vmrun`] before the entry but after the CPU has said
+//! that it is inside, and [`Event::Exit`] after the exit but before it says that it is outside: a CPU is never shown outside while
+//! it is inside.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,7 +46,7 @@ pub enum Event {
     },
     /// The sequence of maintenance is complete.
     Invalidated,
-    /// The CPU enters the guest.
+    /// The CPU enters the guest (Intel: VM entry).
     Enter,
     /// The guest's access faulted.
     Fault {
@@ -77,6 +82,41 @@ pub enum Event {
         start: u64,
         /// How many.
         count: u64,
+    },
+    /// Intel: INVEPT.
+    Invept {
+        /// The type: 1 single-context, 2 all-context.
+        kind: u8,
+        /// The EPT pointer of the descriptor.
+        eptp: u64,
+    },
+    /// Intel: INVVPID.
+    Invvpid {
+        /// The type: 0 individual-address, 1 single-context, 2 all-context, 3 single-context-retaining-globals.
+        kind: u8,
+        /// The VPID of the descriptor.
+        vpid: u16,
+        /// The linear address of the descriptor.
+        linear: u64,
+    },
+    /// x86: the root register that the CPU's entries have from now on, and its tag.
+    LoadTagged {
+        /// EPTP or nCR3.
+        root: u64,
+        /// VPID or ASID.
+        tag: u32,
+    },
+    /// AMD: the CPU enters the guest.
+    Vmrun {
+        /// TLB_CONTROL of the VMCB.
+        tlb_control: u8,
+    },
+    /// x86: the CPU has left the guest.
+    Exit,
+    /// Intel: the page-modification log had an entry for this page.
+    Logged {
+        /// The guest-physical address.
+        gpa: u64,
     },
 }
 
@@ -140,8 +180,8 @@ impl Operation {
 }
 
 impl Event {
-    /// The event of CPU `cpu` as words: kind in bits 7:0, CPU in 15:8, the operation of a maintenance in 23:16 and bit 63,
-    /// which tells it from a place that was claimed and never written; then two operands.
+    /// The event of CPU `cpu` as words: kind in bits 7:0, CPU in 15:8, in 23:16 the operation of a maintenance, the type of an
+    /// INVEPT or INVVPID or the TLB_CONTROL, and bit 63, which tells it from a place that was claimed and never written; then two operands.
     #[must_use]
     pub fn encode(self, cpu: usize) -> [u64; EVENT_WORDS] {
         let (kind, a, b) = match self {
@@ -157,6 +197,12 @@ impl Event {
             Self::Return { start, count } => (9, start, count),
             Self::Zero { start, count } => (10, start, count),
             Self::Clean { start, count } => (11, start, count),
+            Self::Invept { kind, eptp } => (12 | u64::from(kind) << 16, eptp, 0),
+            Self::Invvpid { kind, vpid, linear } => (13 | u64::from(kind) << 16, u64::from(vpid), linear),
+            Self::LoadTagged { root, tag } => (14, root, u64::from(tag)),
+            Self::Vmrun { tlb_control } => (15 | u64::from(tlb_control) << 16, 0, 0),
+            Self::Exit => (16, 0, 0),
+            Self::Logged { gpa } => (17, gpa, 0),
         };
         [1 << 63 | (cpu as u64 & 0xff) << 8 | kind, a, b]
     }
@@ -165,10 +211,10 @@ impl Event {
     #[must_use]
     pub fn decode(words: [u64; EVENT_WORDS]) -> Option<(usize, Self)> {
         let [head, a, b] = words;
-        let operation = usize::try_from(head >> 16 & 0xff).ok()?;
+        let number = (head >> 16 & 0xff) as u8;
         let event = match head & 0xff {
             0 => Self::Store { entry: a, value: b },
-            1 => Self::Maintenance { operation: *Operation::ALL.get(operation)?, operand: a },
+            1 => Self::Maintenance { operation: *Operation::ALL.get(usize::from(number))?, operand: a },
             2 => Self::Load { root: a },
             3 => Self::Unload,
             4 => Self::Invalidate { root: a },
@@ -179,6 +225,13 @@ impl Event {
             9 => Self::Return { start: a, count: b },
             10 => Self::Zero { start: a, count: b },
             11 => Self::Clean { start: a, count: b },
+            12 => Self::Invept { kind: number, eptp: a },
+            // What is too wide comes out narrower, and is refused below.
+            13 => Self::Invvpid { kind: number, vpid: a as u16, linear: b },
+            14 => Self::LoadTagged { root: a, tag: b as u32 },
+            15 => Self::Vmrun { tlb_control: number },
+            16 => Self::Exit,
+            17 => Self::Logged { gpa: a },
             _ => return None,
         };
         let cpu = (head >> 8 & 0xff) as usize;

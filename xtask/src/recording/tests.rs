@@ -2,7 +2,7 @@ use super::*;
 use slat_hv_protocol::MemoryMap;
 use slat_hv_protocol::recording::Operation;
 
-fn recording() -> Recording {
+pub(super) fn recording() -> Recording {
     let pool = Span { address: 0x4400_0000, size: 1 << 20 };
     let events = vec![
         (0, Event::Take { start: 0x4400_0000, count: 2 }),
@@ -46,7 +46,8 @@ fn what_is_no_recording_is_refused() {
     assert!(complaint(&good[..good.len() - 1]).contains("ends before event 2"));
     assert!(complaint(&[&good[..], b"x"].concat()).contains("follows the last event"));
     assert!(complaint(&with("recording 1", "recording 2")).contains("`slat recording 2`"));
-    assert!(complaint(&with("aarch64", "riscv64")).contains("not of riscv64"));
+    assert!(complaint(&with("aarch64", "riscv64")).contains("it is of riscv64"));
+    assert!(complaint(&with("\"stage2\"", "\"npt\"")).contains("with a table of x86_64"));
     assert!(complaint(&with("\"cpus\":2", "\"cpus\":1")).contains("of CPU 1, of 1"));
     assert!(complaint(&with("\"cpus\":2", "\"cpus\":0")).contains("0 CPUs"));
     assert!(complaint(&with("\"events\":3", "\"events\":18446744073709551615")).contains("before event 3"));

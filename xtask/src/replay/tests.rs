@@ -1,5 +1,6 @@
 use super::*;
 use Operation::{DsbIsh, DsbIshst, Ipas2e1, Ipas2e1is, Isb, Vmalle1, Vmalle1is, Vmalls12e1is};
+use slat_hv_protocol::recording::Operation;
 use slat_hv_protocol::{Span, Started};
 
 const POOL: u64 = 0x4400_0000;
@@ -198,4 +199,5 @@ fn what_makes_no_sense_is_an_error() {
     assert!(refused(Event::Zero { start: POOL, count: u64::MAX }).contains("outside of the pool"));
     assert!(refused(Event::Clean { start: POOL, count: 257 }).contains("outside of the pool"));
     assert!(refused(Event::Return { start: POOL, count: 257 }).contains("outside of the pool"));
+    assert!(refused(Event::Vmrun { tlb_control: 0 }).contains("another architecture"));
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{Machine, Policy};
+use super::{Cpu, Machine, Policy};
 use crate::access::FaultKind;
-use crate::mmu::Mmu;
+use crate::mmu::{Mmu, Root};
 use crate::ram::{Mirror, Words};
 use crate::report::{Reach, Report};
 use crate::tlb::{Entry, Order, What};
@@ -33,8 +33,9 @@ impl Machine {
         };
         let mut reached = Vec::new();
         for cpu in 0..self.cpus.len() {
+            let unseen = !self.cpus[cpu].sees(hpa);
             for Walkable { node, used } in self.tables_at(cpu, hpa) {
-                if used {
+                if used && !unseen {
                     self.keep_below(cpu, &node, hpa, old, order);
                     if old != 0 {
                         self.note_change(&node, hpa);
@@ -45,8 +46,30 @@ impl Machine {
         }
         self.check_break_before_make(hpa, new);
         self.mirror.write(hpa, new);
+        for state in &mut self.cpus {
+            state.stored_unseen(hpa);
+        }
         for (cpu, node) in reached {
             self.check_new(cpu, &node, hpa, new);
+        }
+    }
+
+    /// The host wrote to a frame: where that was a table that a CPU can walk to, each word is a store.
+    pub(super) fn overwritten(&mut self, frame: u64) {
+        let differs = |machine: &Self, hpa| {
+            machine.ram.read(hpa).filter(|now| machine.mirror.read(hpa).is_some_and(|old| old != *now))
+        };
+        let words = || (frame..frame + 4096).step_by(8);
+        if words().all(|hpa| differs(self, hpa).is_none()) {
+            return;
+        }
+        let walked = (0..self.cpus.len()).any(|cpu| !self.tables_at(cpu, frame).is_empty());
+        for hpa in words() {
+            match differs(self, hpa) {
+                Some(now) if walked => self.capture(0, hpa, now),
+                Some(now) => self.mirror.write(hpa, now),
+                None => {}
+            }
         }
     }
 
@@ -56,7 +79,7 @@ impl Machine {
         let mut kept = Vec::new();
         for start in self.starts(cpu, &regime) {
             if start.used && !kept.contains(&start) {
-                reached(&regime, &self.mirror, start, &mut kept);
+                reached(&regime, &self.mirror, &self.cpus[cpu], start, &mut kept);
                 self.keep_table(cpu, &regime, &start.node, Order::Ordered { at: 0 });
             }
         }
@@ -89,8 +112,8 @@ impl Machine {
 
     /// Where a CPU's walks can begin: at the root, or at a cached pointer to a table.
     fn starts(&self, cpu: usize, regime: &Regime) -> Vec<Walkable> {
-        let mut starts: Vec<Walkable> =
-            regime.root().into_iter().map(|node| Walkable { node, used: true }).collect();
+        let root = regime.root().ok().filter(|_| !self.cpus[cpu].knows_nothing());
+        let mut starts: Vec<Walkable> = root.into_iter().map(|node| Walkable { node, used: true }).collect();
         for node in self.cpus[cpu].tlb.tables(regime.tag()) {
             let start = Walkable { node, used: true };
             if !starts.contains(&start) {
@@ -105,7 +128,7 @@ impl Machine {
         let mut found = Vec::new();
         if let Some(regime) = self.live(cpu) {
             for start in self.starts(cpu, regime) {
-                find(regime, &self.mirror, start, hpa, &mut found);
+                find(regime, &self.mirror, &self.cpus[cpu], start, hpa, &mut found);
             }
         }
         found
@@ -137,7 +160,7 @@ impl Machine {
 
     fn keep_table(&mut self, cpu: usize, regime: &Regime, node: &Node, order: Order) {
         for entry in (node.table..node.table + node.bytes()).step_by(8) {
-            match self.mirror.read(entry) {
+            match self.mirror.read(entry).filter(|_| self.cpus[cpu].sees(entry)) {
                 // An absent entry of a format that does not cache absence.
                 Some(0) if !regime.caches(FaultKind::NotPresent) => {}
                 Some(raw) => self.keep_entry(cpu, regime, node, entry, raw, order),
@@ -200,7 +223,8 @@ impl Machine {
         }
     }
 
-    pub(super) fn reaches_by(&self, cpu: usize, memory: &Range<u64>) -> Option<Reach> {
+    /// `current`: only by what the root register that the CPU has makes it use.
+    pub(super) fn reaches_by(&self, cpu: usize, memory: &Range<u64>, current: bool) -> Option<Reach> {
         let overlaps = |start: u64, bytes: u64| start < memory.end && memory.start < start + bytes;
         let leads = |decoded: &Decoded| match decoded {
             Decoded::Leaf(leaf) => overlaps(leaf.hpa, leaf.size),
@@ -208,7 +232,14 @@ impl Machine {
             Decoded::Fault(_) => false,
         };
         let state = &self.cpus[cpu];
-        let cached = state.tlb.leading_to(memory).find_map(|entry| {
+        let (only, vpid) = match (current, state.root, &state.regime) {
+            (false, ..) => (None, None),
+            (true, Some(Root::Ept { vpid, .. }), Some(regime)) => (Some(regime.tag()), Some(vpid)),
+            (true, Some(_), Some(regime)) => (Some(regime.tag()), None),
+            (true, ..) => return None,
+        };
+        let usable = |tag: u64| only.is_none_or(|only| only == tag);
+        let cached = state.tlb.leading_to(memory).filter(|entry| usable(entry.tag)).find_map(|entry| {
             let (gpa, source) = (entry.base, entry.source);
             match entry.what {
                 What::Table(_) => Some(Reach::CachedTable { gpa, entry: source }),
@@ -221,6 +252,9 @@ impl Machine {
             return cached;
         }
         for entry in &state.tlb.combined {
+            if !usable(entry.tag) || vpid.is_some_and(|vpid| vpid != entry.vpid) {
+                continue;
+            }
             if overlaps(entry.translation.hpa, entry.size) {
                 return Some(Reach::Combined { gva: entry.gva, entry: entry.source });
             }
@@ -248,7 +282,11 @@ impl Machine {
                 });
             }
         }
-        for start in state.tlb.all_tables() {
+        let cached_tables: Vec<Node> = match only {
+            Some(tag) => state.tlb.tables(tag).collect(),
+            None => state.tlb.all_tables().collect(),
+        };
+        for start in cached_tables {
             if !walked.insert((start.table, start.level, start.index_bits)) {
                 continue;
             }
@@ -261,20 +299,39 @@ impl Machine {
         }
         found
     }
+
+    /// A cached pointer to a table in this memory that a walk from the root does not come by any more.
+    pub(super) fn dangling_by(&self, cpu: usize, memory: &Range<u64>) -> Option<Reach> {
+        let state = &self.cpus[cpu];
+        let regime = state.root.and(state.regime.as_ref())?;
+        let root = regime.root().ok()?;
+        state.tlb.leading_to(memory).filter(|entry| entry.tag == regime.tag()).find_map(|entry| {
+            let What::Table(kept) = entry.what else { return None };
+            let same =
+                |node: &Node| (node.table, node.level, node.base) == (kept.table, kept.level, kept.base);
+            let mut current = same(&root);
+            regime.visit(&self.ram, &root, &mut |_, _, _, decoded| {
+                current |= matches!(decoded, Decoded::Table { node, .. } if same(node));
+                !current
+            });
+            (!current).then_some(Reach::CachedTable { gpa: entry.base, entry: entry.source })
+        })
+    }
 }
 
 /// Finds the tables below `start`.
-fn reached(regime: &Regime, memory: &Mirror, start: Walkable, found: &mut Vec<Walkable>) {
-    regime.visit(memory, &start.node, &mut |_, _, _, decoded| {
-        if let Decoded::Table { node, set_accessed: 0 } = decoded {
+fn reached(regime: &Regime, memory: &Mirror, cpu: &Cpu, start: Walkable, found: &mut Vec<Walkable>) {
+    regime.visit(memory, &start.node, &mut |_, entry, _, decoded| match decoded {
+        Decoded::Table { node, set_accessed: 0 } if cpu.sees(entry) => {
             found.push(Walkable { node: *node, used: start.used });
+            true
         }
-        matches!(decoded, Decoded::Table { set_accessed: 0, .. })
+        _ => false,
     });
 }
 
 /// Finds the tables that hold `hpa`, at or below `start`.
-fn find(regime: &Regime, memory: &Mirror, start: Walkable, hpa: u64, found: &mut Vec<Walkable>) {
+fn find(regime: &Regime, memory: &Mirror, cpu: &Cpu, start: Walkable, hpa: u64, found: &mut Vec<Walkable>) {
     let node = start.node;
     if (node.table..node.table + node.bytes()).contains(&hpa) && !found.contains(&start) {
         found.push(start);
@@ -285,8 +342,8 @@ fn find(regime: &Regime, memory: &Mirror, start: Walkable, hpa: u64, found: &mut
     for entry in (node.table..node.table + node.bytes()).step_by(8) {
         let Some(raw) = memory.read(entry).filter(|&raw| raw != 0) else { continue };
         if let Decoded::Table { node: next, set_accessed } = regime.decode(&node, entry, raw) {
-            let next = Walkable { node: next, used: start.used && set_accessed == 0 };
-            find(regime, memory, next, hpa, found);
+            let used = start.used && set_accessed == 0 && cpu.sees(entry);
+            find(regime, memory, cpu, Walkable { node: next, used }, hpa, found);
         }
     }
 }

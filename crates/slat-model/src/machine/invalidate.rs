@@ -73,6 +73,11 @@ impl Machine {
         match instruction {
             Instruction::Vmrun { tlb_control: 0 } => {}
             Instruction::Vmrun { tlb_control: 1 } => self.apply(cpu, &both(None), None),
+            // Reserved without FlushByAsid, CPUID 8000_000Ah EDX[6].
+            Instruction::Vmrun { tlb_control: 3 | 7 } if matches!(&self.mmu, Mmu::Npt(npt) if !npt.flush_by_asid) =>
+            {
+                return None;
+            }
             Instruction::Vmrun { tlb_control: 3 } => {
                 let tag = self.cpus[cpu].regime.as_ref()?.tag();
                 self.apply(cpu, &both(Some(tag)), None);
@@ -262,7 +267,12 @@ impl Machine {
     }
 
     fn apply(&mut self, cpu: usize, effect: &Effect, issued: Option<u64>) {
-        self.cpus[cpu].tlb.invalidate(effect, issued);
+        let state = &mut self.cpus[cpu];
+        state.tlb.invalidate(effect, issued);
+        if let (Some(unseen), Some(regime)) = (&mut state.paused, &state.regime) {
+            let all = effect.second == Some(Second::ALL);
+            unseen.all |= all && effect.tag.is_none_or(|tag| tag == regime.tag());
+        }
     }
 
     fn issue(&mut self, cpu: usize, effect: Effect, broadcast: bool) {

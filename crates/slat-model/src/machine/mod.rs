@@ -69,11 +69,38 @@ struct Cpu {
     cleaned: Vec<u64>,
     /// Arm: the VMID before a write of VTTBR_EL2 that is not synchronized yet.
     previous_tag: Option<Option<u64>>,
+    /// While the CPU is [paused](Machine::pause): what it cannot have seen.
+    paused: Option<Unseen>,
+}
+
+/// What a CPU that walks nothing has not seen of the tables.
+#[derive(Debug, Default)]
+struct Unseen {
+    /// Entries that were stored since.
+    stored: BTreeSet<u64>,
+    /// Everything: its root register is new, or what it had seen by it was dropped.
+    all: bool,
 }
 
 impl Cpu {
     fn regime(&self) -> &Regime {
         self.root.and(self.regime.as_ref()).expect("the CPU has a root register")
+    }
+
+    /// Whether the CPU may have fetched the present value of an entry.
+    fn sees(&self, hpa: u64) -> bool {
+        self.paused.as_ref().is_none_or(|unseen| !unseen.all && !unseen.stored.contains(&hpa))
+    }
+
+    /// Whether the CPU cannot have fetched anything from its root that its TLB does not hold.
+    fn knows_nothing(&self) -> bool {
+        self.paused.as_ref().is_some_and(|unseen| unseen.all)
+    }
+
+    fn stored_unseen(&mut self, hpa: u64) {
+        if let Some(unseen) = &mut self.paused {
+            unseen.stored.insert(hpa);
+        }
     }
 }
 
@@ -130,7 +157,28 @@ impl Machine {
         }
         state.root = Some(root);
         state.regime = Some(regime);
+        if let Some(unseen) = &mut state.paused {
+            *unseen = Unseen { all: true, ..Unseen::default() };
+        }
         Ok(())
+    }
+
+    /// x86: the CPU is outside of its guest. Its root register stays, but it walks nothing (SDM volume 3C, "Creating and Using
+    /// Cached Translation Information": only while EPT is in use; APM volume 2: nested paging is of the guest), so
+    /// what is stored from now on it does not see. A root register that is loaded meanwhile is one that it has not used.
+    pub fn pause(&mut self, cpu: usize) {
+        self.cpus[cpu].paused.get_or_insert_default();
+    }
+
+    /// x86: the CPU is in its guest again.
+    pub fn resume(&mut self, cpu: usize) {
+        self.cpus[cpu].paused = None;
+    }
+
+    /// Whether the CPU is [paused](Self::pause).
+    #[must_use]
+    pub fn is_paused(&self, cpu: usize) -> bool {
+        self.cpus[cpu].paused.is_some()
     }
 
     /// The CPU leaves the guest for good: no walks any more, its TLB stays.
@@ -188,8 +236,12 @@ impl Machine {
     }
 
     /// Told that the host wrote to memory through its caches (zeroed a frame, loaded a kernel): on Arm without FWB it needs
-    /// cleaning before a guest may read it.
+    /// cleaning before a guest may read it. On x86, tables that were overwritten so stay cached as they were.
     pub fn host_wrote(&mut self, memory: Range<u64>) {
+        if matches!(self.mmu, Mmu::Ept(_) | Mmu::Npt(_)) {
+            let frames = (memory.start & !0xfff..memory.end).step_by(4096);
+            frames.for_each(|frame| self.overwritten(frame));
+        }
         if let Mmu::Stage2(crate::mmu::Stage2 { fwb: false, .. }) = self.mmu {
             self.dirty_lines.extend((memory.start / 64..memory.end.div_ceil(64)).map(|line| line * 64));
         }
@@ -237,7 +289,21 @@ impl Machine {
     /// every frame that goes back to the allocator.
     #[must_use]
     pub fn reaches(&self, memory: Range<u64>) -> Option<(usize, Reach)> {
-        (0..self.cpus.len()).find_map(|cpu| Some((cpu, self.reaches_by(cpu, &memory)?)))
+        (0..self.cpus.len()).find_map(|cpu| Some((cpu, self.reaches_by(cpu, &memory, false)?)))
+    }
+
+    /// As [`reaches`](Self::reaches), by one CPU with the root register that it has: what it has cached under other tags does
+    /// not count.
+    #[must_use]
+    pub fn reaches_now(&self, cpu: usize, memory: Range<u64>) -> Option<Reach> {
+        self.reaches_by(cpu, &memory, true)
+    }
+
+    /// How a CPU, with the root register that it has, would walk a table in this memory that the tables do not lead to any more:
+    /// to be asked of a frame that went back and may serve another purpose by now.
+    #[must_use]
+    pub fn dangling(&self, cpu: usize, memory: Range<u64>) -> Option<Reach> {
+        self.dangling_by(cpu, &memory)
     }
 
     /// Every translation that a CPU may still use, with the root register that it has, although a walk of the tables would give

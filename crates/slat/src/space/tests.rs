@@ -60,8 +60,13 @@ pub(crate) fn ept_formats() -> [Ept; 3] {
 /// Nested paging with four and five levels, with and without 1 GiB leaves.
 pub(crate) fn npt_formats() -> [Npt; 2] {
     [4, 5].map(|levels| {
-        let capabilities =
-            npt::Capabilities { physical_bits: 48, leaf_1g: levels == 5, no_execute: true, asids: 64 };
+        let capabilities = npt::Capabilities {
+            physical_bits: 48,
+            leaf_1g: levels == 5,
+            no_execute: true,
+            asids: 64,
+            accessed_dirty: false,
+        };
         Npt::new(capabilities, levels).expect("in range")
     })
 }

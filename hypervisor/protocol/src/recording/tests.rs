@@ -18,6 +18,12 @@ fn all_events() -> Vec<Event> {
         Event::Return { start: 0x1000, count: 1 },
         Event::Zero { start: 0x2000, count: 2 },
         Event::Clean { start: 0x3000, count: 3 },
+        Event::Invept { kind: 2, eptp: 0x1_2345_605e },
+        Event::Invvpid { kind: 3, vpid: u16::MAX, linear: u64::MAX },
+        Event::LoadTagged { root: 0x1_2345_605e, tag: u32::MAX },
+        Event::Vmrun { tlb_control: 7 },
+        Event::Exit,
+        Event::Logged { gpa: 0x7000 },
     ]);
     events
 }
@@ -39,9 +45,12 @@ fn the_place_in_the_list_of_operations_is_its_number() {
 #[test]
 fn words_that_stand_for_nothing_are_refused() {
     assert_eq!(Event::decode([0, 0, 0]), None, "a place that was never written");
-    assert_eq!(Event::decode([1 << 63 | 12, 0, 0]), None, "an unknown kind");
+    assert_eq!(Event::decode([1 << 63 | 18, 0, 0]), None, "an unknown kind");
     assert_eq!(Event::decode([1 << 63 | 16 << 16 | 1, 0, 0]), None, "an unknown operation");
     assert_eq!(Event::decode([1 << 63 | 3, 1, 0]), None, "an operand where there is none");
+    assert_eq!(Event::decode([1 << 63 | 13, 1 << 16, 0]), None, "a VPID that is too wide");
+    assert_eq!(Event::decode([1 << 63 | 14, 0, 1 << 32]), None, "a tag that is too wide");
+    assert_eq!(Event::decode([1 << 63 | 1 << 16 | 16, 0, 0]), None, "a type of an exit");
     assert_eq!(Event::decode([1 << 63 | 1 << 40 | 3, 0, 0]), None, "a bit without a meaning");
 }
 

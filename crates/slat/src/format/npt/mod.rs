@@ -1,8 +1,8 @@
 //! AMD nested page tables (AMD64 APM vol. 2, "Nested Paging"): the long-mode format of the host.
 //!
-//! Every nested access is a user access, so U/S is set on every level. Accessed and dirty are set beforehand: the
-//! hardware has nothing to update, so it never writes to a table beside us. Memory types select entries of the
-//! host's PAT as it is after reset.
+//! Every nested access is a user access, so U/S is set on every level. Accessed and dirty are set beforehand, so that the
+//! hardware has nothing to update and never writes to a table beside us; or the hardware sets them, where its
+//! marks are wanted. Memory types select entries of the host's PAT as it is after reset.
 
 mod fault;
 
@@ -42,6 +42,9 @@ pub struct Capabilities {
     pub no_execute: bool,
     /// Address-space identifiers: CPUID 8000_000AH, EBX; 0 itself is the host's.
     pub asids: u32,
+    /// Whether the CPU is to tell what a guest has used and written: accessed and dirty are then clear in a new leaf, and
+    /// the CPU sets them (APM vol. 2, "Nested Table Walk").
+    pub accessed_dirty: bool,
 }
 
 /// Why nested paging cannot be set up.
@@ -88,7 +91,13 @@ impl Npt {
 impl Default for Npt {
     /// Four levels, 40 bits, NX and no 1 GiB leaves.
     fn default() -> Self {
-        let capabilities = Capabilities { physical_bits: 40, leaf_1g: false, no_execute: true, asids: 64 };
+        let capabilities = Capabilities {
+            physical_bits: 40,
+            leaf_1g: false,
+            no_execute: true,
+            asids: 64,
+            accessed_dirty: false,
+        };
         Self { capabilities, levels: 4 }
     }
 }
@@ -132,7 +141,8 @@ impl Format for Npt {
 
     #[inline]
     fn leaf(&self, level: u8, hpa: HostPhysAddr, flags: MappingFlags) -> u64 {
-        let mut entry = hpa.as_u64() & ADDRESS | PRESENT | USER | ACCESSED | DIRTY;
+        let marks = if self.capabilities.accessed_dirty { 0 } else { ACCESSED | DIRTY };
+        let mut entry = hpa.as_u64() & ADDRESS | PRESENT | USER | marks;
         if level > 0 {
             entry |= LARGE;
         }
@@ -167,6 +177,16 @@ impl Format for Npt {
             // Reserved in the upper levels.
             (true, _, true) => Kind::Absent,
         }
+    }
+
+    #[inline]
+    fn accessed_bit(&self) -> u64 {
+        if self.capabilities.accessed_dirty { ACCESSED } else { 0 }
+    }
+
+    #[inline]
+    fn dirty_bit(&self) -> u64 {
+        if self.capabilities.accessed_dirty { DIRTY } else { 0 }
     }
 
     #[inline]

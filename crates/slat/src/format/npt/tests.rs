@@ -4,13 +4,16 @@ use super::*;
 use crate::format::conformance as suite;
 use MappingFlags as M;
 
-const FULL: Capabilities = Capabilities { physical_bits: 48, leaf_1g: true, no_execute: true, asids: 32_768 };
+const FULL: Capabilities =
+    Capabilities { physical_bits: 48, leaf_1g: true, no_execute: true, asids: 32_768, accessed_dirty: false };
 
 fn formats() -> Vec<Npt> {
     let mut formats = vec![Npt::default()];
     for physical_bits in [40, 48, 52] {
         for levels in [4, 5] {
             let capabilities = Capabilities { physical_bits, ..FULL };
+            formats.push(Npt::new(capabilities, levels).expect("in range"));
+            let capabilities = Capabilities { accessed_dirty: true, ..capabilities };
             formats.push(Npt::new(capabilities, levels).expect("in range"));
         }
     }
@@ -127,4 +130,18 @@ fn a_table_and_a_leaf_take_each_others_place_at_once() {
 #[test]
 fn the_hardware_keeps_its_caches_coherent_for_data() {
     formats().into_iter().for_each(suite::the_hardware_keeps_its_caches_coherent_for_data);
+}
+
+#[test]
+fn marks_are_the_hardwares_where_they_are_wanted() {
+    let marking = Npt::new(Capabilities { accessed_dirty: true, ..FULL }, 4).expect("in range");
+    let rwx = M::READ | M::WRITE | M::EXECUTE;
+    // A is bit 5, D bit 6.
+    assert_eq!(marking.leaf(0, HostPhysAddr::new(0x5000), rwx), 0x5007);
+    assert_eq!(marking.leaf(1, HostPhysAddr::new(0x20_0000), rwx), 0x20_0087);
+    assert_eq!((marking.accessed_bit(), marking.dirty_bit()), (1 << 5, 1 << 6));
+    let set = Npt::new(FULL, 4).expect("in range");
+    assert_eq!((set.accessed_bit(), set.dirty_bit()), (0, 0));
+    // What the hardware would set in a table is set.
+    assert_eq!(marking.table(HostPhysAddr::new(0x5000)), 0x5027);
 }

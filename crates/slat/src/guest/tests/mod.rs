@@ -199,3 +199,18 @@ fn the_esr_tells_who_did_what() {
         assert_eq!(ArmFault { status: 7, write, fetch, user, far }.esr(), esr);
     }
 }
+
+#[test]
+fn bytes_of_a_cpu_are_taken_as_they_are() {
+    assert_eq!(InstructionBytes::from_slice(&[]), None);
+    assert_eq!(InstructionBytes::from_slice(&[0; 16]), None);
+    let most: [u8; 15] = core::array::from_fn(|i| i as u8);
+    assert_eq!(
+        InstructionBytes::from_slice(&most).map(|bytes| bytes.as_slice().to_vec()),
+        Some(most.to_vec())
+    );
+    assert_eq!(
+        InstructionBytes::from_slice(&[0x90]).map(|bytes| (bytes.len(), bytes.is_empty())),
+        Some((1, false))
+    );
+}

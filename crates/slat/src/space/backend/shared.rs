@@ -73,7 +73,8 @@ unsafe impl<H: Hal + Send + Sync> Sync for SharedMemory<H> {}
 
 /// What keeps the frames: nothing but addresses matter, so any format would do.
 const KEEPER: Npt = {
-    let capabilities = Capabilities { physical_bits: 52, leaf_1g: false, no_execute: true, asids: 1 };
+    let capabilities =
+        Capabilities { physical_bits: 52, leaf_1g: false, no_execute: true, asids: 1, accessed_dirty: false };
     match Npt::new(capabilities, 4) {
         Ok(format) => format,
         Err(_) => unreachable!(),

@@ -1,0 +1,250 @@
+//! The x86 side of a replay: every CPU invalidates for itself, and one that is outside of its guest when it next enters.
+//!
+//! **What must hold** for each CPU and each tag (EPTP's address of the root, ASID): while the CPU is inside, whatever was
+//! changed by operations that are complete, and no frame that went back, can be reached by what it remembers; what changes
+//! while it is outside it has to have dropped when it enters, by INVEPT, by the TLB_CONTROL of that very entry, or by another
+//! tag. A CPU that enters with a root or tag that it has just loaded is searched for everything.
+//!
+//! Accessed and dirty flags are left out: hardware may set them in any entry at any time, so the CPUs of the replay do without, and
+//! whatever is present may be remembered.
+
+use super::{Finding, PAGE, Replay};
+use anyhow::{Result, bail, ensure};
+use slat_hv_protocol::recording::Event;
+use slat_hv_protocol::{Mechanism, Started};
+use slat_model::{Ept, Instruction, Mmu, Npt, Root};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Accessed and dirty flags, of the EPTP.
+const ACCESSED_DIRTY: u64 = 1 << 6;
+
+/// The address of the root in EPTP or nCR3.
+const ROOT: u64 = 0x000f_ffff_ffff_f000;
+
+/// A CPU, as far as the model does not know it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cpu {
+    /// Between an entry and an exit.
+    inside: bool,
+    /// The root register and tag of its entries.
+    loaded: Option<(u64, u32)>,
+    /// Guest physical ranges that it changed, in an operation that may not be complete.
+    unsettled: BTreeSet<(u64, u64)>,
+    /// What it is to be searched for, by what its TLB tells entries apart by.
+    owed: BTreeMap<u64, Owed>,
+}
+
+/// What a CPU must not use any more when it is inside with some tag.
+#[derive(Clone, Debug, Default)]
+struct Owed {
+    /// Guest physical ranges that changed.
+    changed: BTreeSet<(u64, u64)>,
+    /// Frames that went back.
+    returned: Vec<Range<u64>>,
+    /// Anything may have changed.
+    everything: bool,
+}
+
+/// What the CPUs of the machine are.
+pub(super) fn mmu(started: &Started) -> Mmu {
+    let max_phys_addr = started.physical_bits;
+    if started.mechanism == Mechanism::Ept {
+        let capabilities = started.ept_vpid_cap;
+        return Mmu::Ept(Ept { max_phys_addr, capabilities, mode_based_execute: false });
+    }
+    let flush_by_asid = started.features.iter().any(|found| found == "FlushByAsid");
+    Mmu::Npt(Npt { max_phys_addr, host_la57: started.levels == 5, flush_by_asid, ..Npt::default() })
+}
+
+impl Replay {
+    pub(super) fn x86_event(&mut self, cpu: usize, event: Event) -> Result<()> {
+        let inside = self.x86[cpu].inside;
+        let outside = || match inside {
+            true => bail!("the CPU is inside of the guest"),
+            false => Ok(()),
+        };
+        match event {
+            Event::LoadTagged { root, tag } => {
+                outside()?;
+                self.load_tagged(cpu, root, tag);
+            }
+            Event::Unload => {
+                outside()?;
+                self.machine.unload_root(cpu);
+                self.x86[cpu].loaded = None;
+            }
+            Event::Invept { kind, eptp } => {
+                outside()?;
+                self.maintain(cpu, Instruction::Invept { kind: kind.into(), eptp });
+            }
+            Event::Invvpid { kind, vpid, linear } => {
+                outside()?;
+                self.maintain(cpu, Instruction::Invvpid { kind: kind.into(), vpid, linear });
+            }
+            Event::Enter => {
+                outside()?;
+                ensure!(self.mechanism == Mechanism::Ept, "a VM entry on AMD");
+                self.go_inside(cpu, Instruction::VmEntry)?;
+            }
+            Event::Vmrun { tlb_control } => {
+                outside()?;
+                ensure!(self.mechanism == Mechanism::Npt, "a VMRUN on Intel");
+                self.outcome.instructions += u64::from(tlb_control != 0);
+                self.go_inside(cpu, Instruction::Vmrun { tlb_control })?;
+            }
+            Event::Exit => {
+                ensure!(inside, "the CPU is not inside of the guest");
+                self.x86[cpu].inside = false;
+                self.machine.pause(cpu);
+                if self.mechanism == Mechanism::Ept {
+                    self.machine.execute(cpu, Instruction::VmExit);
+                }
+            }
+            Event::Invalidate { .. } => {}
+            Event::Invalidated => {
+                self.outcome.invalidations += 1;
+                self.settle(cpu);
+            }
+            Event::Logged { .. } => self.outcome.logged += 1,
+            _ => bail!("an event of another architecture"),
+        }
+        Ok(())
+    }
+
+    /// Takes down what an event of this CPU has changed.
+    pub(super) fn note_changes(&mut self, cpu: usize) {
+        let changes = self.machine.take_changes();
+        self.x86[cpu].unsettled.extend(changes.into_iter().map(|gpas| (gpas.start, gpas.end)));
+    }
+
+    fn maintain(&mut self, cpu: usize, instruction: Instruction) {
+        self.outcome.instructions += 1;
+        self.machine.execute(cpu, instruction);
+    }
+
+    fn load_tagged(&mut self, cpu: usize, register: u64, tag: u32) {
+        let root = match self.mechanism {
+            Mechanism::Ept => match u16::try_from(tag) {
+                Ok(vpid) => Root::Ept { eptp: register & !ACCESSED_DIRTY, vpid },
+                Err(_) => return self.find(Finding::Root(format!("VPID {tag:#x} is wider than 16 bits"))),
+            },
+            _ => Root::Npt { ncr3: register, asid: tag },
+        };
+        self.machine.pause(cpu);
+        if let Err(invalid) = self.machine.load_root(cpu, root) {
+            return self.find(Finding::Root(invalid.to_string()));
+        }
+        let told_apart_by = self.told_apart_by(register, tag);
+        let state = &mut self.x86[cpu];
+        if state.loaded.replace((register, tag)) != Some((register, tag)) {
+            state.owed.entry(told_apart_by).or_default().everything = true;
+        }
+    }
+
+    /// What the TLB tells entries apart by.
+    fn told_apart_by(&self, register: u64, tag: u32) -> u64 {
+        if self.mechanism == Mechanism::Ept { register & ROOT } else { tag.into() }
+    }
+
+    /// The entry executes this.
+    fn go_inside(&mut self, cpu: usize, instruction: Instruction) -> Result<()> {
+        ensure!(self.machine.root(cpu).is_some(), "the CPU has loaded no root");
+        self.outcome.entries += 1;
+        self.machine.execute(cpu, instruction);
+        self.machine.resume(cpu);
+        self.x86[cpu].inside = true;
+        // A CPU that goes on with the guest has done with its operations, invalidation or not.
+        if self.x86[cpu].unsettled.is_empty() {
+            self.search(cpu)
+        } else {
+            self.settle(cpu)
+        }
+        Ok(())
+    }
+
+    /// What this CPU has changed is what everybody has to go by: those that are inside at once.
+    fn settle(&mut self, cpu: usize) {
+        let changes = std::mem::take(&mut self.x86[cpu].unsettled);
+        for owed in self.x86.iter_mut().flat_map(|state| state.owed.values_mut()) {
+            owed.changed.extend(&changes);
+        }
+        for cpu in 0..self.x86.len() {
+            if self.x86[cpu].inside {
+                self.search(cpu);
+            }
+        }
+    }
+
+    /// Frames went back: none of them may be reached by who is inside, nor by the others when they enter.
+    pub(super) fn returned(&mut self, start: u64, count: u64) {
+        let frames = start..start + count * PAGE;
+        let ept = self.mechanism == Mechanism::Ept;
+        for (told_apart_by, owed) in self.x86.iter_mut().flat_map(|state| &mut state.owed) {
+            owed.everything |= ept && frames.contains(told_apart_by);
+            match owed.returned.last_mut() {
+                Some(last) if last.end == frames.start => last.end = frames.end,
+                _ => owed.returned.push(frames.clone()),
+            }
+        }
+        for cpu in 0..self.x86.len() {
+            if self.x86[cpu].inside {
+                self.search(cpu);
+            }
+        }
+    }
+
+    /// Looks for what a CPU that is inside must not use any more.
+    fn search(&mut self, cpu: usize) {
+        let Some((register, tag)) = self.x86[cpu].loaded else { return };
+        let told_apart_by = self.told_apart_by(register, tag);
+        let Some(owed) = self.x86[cpu].owed.get_mut(&told_apart_by) else { return };
+        let Owed { mut changed, returned, everything } = std::mem::take(owed);
+        if everything {
+            changed = BTreeSet::from([(0, u64::MAX)]);
+        }
+        if changed.is_empty() && returned.is_empty() {
+            return;
+        }
+        self.outcome.checks += 1;
+        for (start, end) in changed {
+            for stale in self.machine.stale_within(cpu, start..end) {
+                // Whoever is still at it invalidates later.
+                let others = self.x86.iter().enumerate().filter(|(other, _)| *other != cpu);
+                let mut changing = others.flat_map(|(_, state)| &state.unsettled);
+                if !changing.any(|(start, end)| (*start..*end).contains(&stale.gpa)) {
+                    self.outcome.stale += 1;
+                    self.find(Finding::Stale(stale));
+                }
+            }
+        }
+        for frames in returned {
+            self.search_returned(cpu, frames);
+        }
+    }
+
+    /// Frames that are free must not be reached at all; those that were taken again, not as the tables that they were.
+    fn search_returned(&mut self, cpu: usize, frames: Range<u64>) {
+        let index = |hpa: u64| ((hpa - self.first) / PAGE) as usize;
+        let taken = &self.taken[index(frames.start)..index(frames.end)];
+        let mut runs: Vec<(bool, Range<u64>)> = Vec::new();
+        for (frame, taken) in frames.clone().step_by(PAGE as usize).zip(taken) {
+            match runs.last_mut() {
+                Some((same, run)) if same == taken => run.end += PAGE,
+                _ => runs.push((*taken, frame..frame + PAGE)),
+            }
+        }
+        for (taken, run) in runs {
+            let Range { start, end } = run.clone();
+            let how =
+                if taken { self.machine.dangling(cpu, run) } else { self.machine.reaches_now(cpu, run) };
+            if let Some(how) = how {
+                self.outcome.reachable += (end - start) / PAGE;
+                self.find(Finding::Reachable { start, cpu, how });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
