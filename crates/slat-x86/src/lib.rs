@@ -21,6 +21,7 @@ mod exit;
 mod frame;
 pub mod isa;
 pub mod msr;
+mod pending;
 pub mod port;
 mod resident;
 mod shootdown;

@@ -10,3 +10,9 @@ pub mod common;
 #[cfg(not(all(target_arch = "x86_64", target_os = "none")))]
 #[path = "hosted.rs"]
 pub mod common;
+
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod vmx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "none")))]
+#[path = "vmx_hosted.rs"]
+mod vmx;

@@ -3,6 +3,7 @@
 //! All but `bare` is plain logic that builds and is tested on every host; `bare` is the CPU's part.
 
 pub mod descriptors;
+pub mod linux;
 pub mod mmu;
 pub mod platform;
 

@@ -14,6 +14,7 @@ mod maintenance;
 mod port;
 mod second;
 mod vendor;
+mod vmx;
 
 pub use failure::fail;
 
@@ -25,6 +26,7 @@ pub(super) use self::{
     maintenance::{Cpus, Shootdown},
     second::beside,
     vendor::{Host, Intercepts, Vendor},
+    vmx::Vmx,
 };
 
 use crate::arch::x86_64::platform::Extension;
@@ -95,7 +97,7 @@ fn run_unit_guests(params: &Params) -> Result<(), String> {
     let Params { unit_guests: names, pool, mistake, .. } = params;
     super::unit::run_machine(names, *pool, *mistake);
     match extension()? {
-        Extension::Vmx => Ok(()),
+        Extension::Vmx => super::unit::run::<Vmx>(super::unit::vmx::GUESTS, names, *pool, *mistake),
         Extension::Svm => Ok(()),
     }
 }

@@ -12,6 +12,7 @@ mod code;
 mod common;
 mod context;
 mod machine;
+pub(super) mod vmx;
 
 use super::bare::{Host, Shootdown, Vendor, say};
 use crate::pool::Pool;
@@ -48,7 +49,7 @@ pub(super) fn run_machine(names: &[String], memory: Span, mistake: Mistake) {
     for guest in machine::GUESTS.iter().filter(|guest| is_chosen(names, guest.name)) {
         let host = host(memory, mistake);
         let bench = Bench::new(host);
-        report(guest, &bench, host);
+        report(guest, bench, host);
     }
 }
 
@@ -65,7 +66,7 @@ pub(super) fn run<V: Vendor>(
     for guest in common::guests::<V>().iter().chain(own).filter(|guest| is_chosen(names, guest.name)) {
         let host = host(memory, mistake);
         let context = Context::new(host)?;
-        report(guest, &context, host);
+        report(guest, context, host);
     }
     Ok(())
 }
@@ -90,9 +91,11 @@ fn host(memory: Span, mistake: Mistake) -> Host {
     Box::leak(Box::new(pool))
 }
 
-fn report<C>(guest: &UnitGuest<C>, context: &C, host: Host) {
-    let lacking = (guest.needs)(context).err();
-    let failure = if lacking.is_none() { (guest.run)(context).err() } else { None };
+fn report<C>(guest: &UnitGuest<C>, context: C, host: Host) {
+    let lacking = (guest.needs)(&context).err();
+    let failure = if lacking.is_none() { (guest.run)(&context).err() } else { None };
+    // What the extension itself takes comes back when it is turned off.
+    drop(context);
     let counts = host.counts();
     let frames_lost = counts.taken.saturating_sub(counts.returned);
     say(&Message::Unit(UnitOutcome { name: guest.name.to_string(), failure, lacking, frames_lost }));
