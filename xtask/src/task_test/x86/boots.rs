@@ -6,6 +6,7 @@ use crate::boot::session::{self, Choices, Guest, Observed};
 use crate::boot::verdict;
 use crate::platform::Platform;
 use crate::task_run;
+use crate::task_test::recorded;
 use crate::task_test::step::{Outcome, Step};
 use anyhow::{Context as _, Result, bail, ensure};
 use slat_hv_protocol::{Leaf, Mistake, Report};
@@ -41,8 +42,12 @@ pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     for &cpu in cpus {
         steps.push(step(slot, &format!("Linux on {cpu}"), move |bench, output| linux(bench, cpu, output)));
     }
-    steps.push(step(slot, "Linux under churn", linux_under_churn));
-    steps.push(step(slot, "memtest86+ under churn", memtest_under_churn));
+    steps.push(step(slot, "Linux under churn", |bench, output| {
+        under_churn(bench, &bench.linux(LINUX_MEMORY)?, output)
+    }));
+    steps.push(step(slot, "memtest86+ under churn", |bench, output| {
+        under_churn(bench, &bench.memtest(MEMTEST_MEMORY)?, output)
+    }));
     steps.push(step(slot, "a mistake is noticed: an event is lost", |bench, output| {
         noticed(bench, bench.linux(LINUX_MEMORY)?, Mistake::NoRedelivery, output)
     }));
@@ -102,19 +107,15 @@ fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
     Ok(format!("{faults} faults, each {} ticks", cost.ticks / cost.faults))
 }
 
-/// Page by page, moved, taken away and write-protected while the guest runs.
-fn linux_under_churn(bench: &Bench, output: &mut String) -> Result<String> {
-    let guest = bench.linux(LINUX_MEMORY)?;
-    let choices = Choices { churn: Some(task_run::churn(1)), leaf: Leaf::Size4K, ..Choices::default() };
-    let report = good(bench, &guest, bench.platform.default_cpu(), &choices, output)?.1;
-    churned(&report)
-}
-
-fn memtest_under_churn(bench: &Bench, output: &mut String) -> Result<String> {
-    let guest = bench.memtest(MEMTEST_MEMORY)?;
-    let choices = Choices { churn: Some(task_run::churn(1)), leaf: Leaf::Size4K, ..Choices::default() };
-    let report = good(bench, &guest, bench.platform.default_cpu(), &choices, output)?.1;
-    churned(&report)
+/// Page by page, moved, taken away and write-protected while the guest runs; and all of that once more on the model, which
+/// notices when one invalidation is left out.
+fn under_churn(bench: &Bench, guest: &Guest, output: &mut String) -> Result<String> {
+    let churn = Some(task_run::churn(1));
+    let choices = Choices { churn, leaf: Leaf::Size4K, record: true, ..Choices::default() };
+    let (seen, report) = good(bench, guest, bench.platform.default_cpu(), &choices, output)?;
+    let note = churned(&report)?;
+    let replayed = recorded::is_clean(&seen)?;
+    Ok(format!("{note}; {replayed}; {}", recorded::is_stale_without_a_flush(&seen)?))
 }
 
 /// What churn did, if that was enough.
