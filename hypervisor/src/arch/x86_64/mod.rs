@@ -6,6 +6,8 @@ pub mod descriptors;
 pub mod linux;
 pub mod mmu;
 pub mod platform;
+pub mod ports;
+pub mod vcpu;
 
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod bare;

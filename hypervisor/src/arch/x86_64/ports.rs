@@ -29,8 +29,10 @@ const EMULATORS: [u16; 2] = [super::platform::DEBUG_EXIT, 0x8900];
 pub fn intercepted() -> Intercepted {
     let [qemu, bochs] = EMULATORS;
     // A word to the power management control is an access to both its ports.
-    let ranges = [(POWER, 2), (KEYBOARD, 1), (CONTROL_A, 1), (RESET_CONTROL, 1), (DEBUG, 1), (qemu, 1), (bochs, 1)];
-    let ranges = ranges.into_iter().filter_map(|(first, count)| PortRange::new(Port(first), count).ok());
+    let ranges =
+        [(POWER, 2), (KEYBOARD, 1), (CONTROL_A, 1), (RESET_CONTROL, 1), (DEBUG, 1), (qemu, 1), (bochs, 1)];
+    let ranges =
+        ranges.into_iter().filter_map(|(first, count)| PortRange::with_count(Port(first), count).ok());
     // There is room for eight.
     ranges.fold(Intercepted::NONE, |all, range| all.with(range).unwrap_or(all))
 }
@@ -78,8 +80,10 @@ pub fn action(access: &PortAccess, rax: u64) -> Action {
             _ => Action::Pass,
         };
     }
-    if first == POWER && bytes >= 2 {
-        return if rax as u16 == SOFT_OFF { Action::PowerOff } else { Action::Ignore };
+    // Whole, or its upper half by itself: SLP_EN is there.
+    let [low, high] = SOFT_OFF.to_le_bytes();
+    if byte(POWER + 1) == Some(high) && byte(POWER).is_none_or(|value| value == low) {
+        return Action::PowerOff;
     }
     let resets = byte(KEYBOARD) == Some(PULSE_RESET)
         || byte(CONTROL_A).is_some_and(|value| value & 1 != 0)
@@ -94,6 +98,18 @@ pub fn action(access: &PortAccess, rax: u64) -> Action {
         _ if byte(POWER).is_some() || byte(POWER + 1).is_some() => Action::Ignore,
         _ => Action::Pass,
     }
+}
+
+/// RAX after an access that gave `value`: IN of a byte or a word leaves the rest alone, OUT all of it.
+#[must_use]
+pub fn merged(access: &PortAccess, rax: u64, value: u64) -> u64 {
+    let mask = match (access.direction, access.width) {
+        (PortDirection::Out, _) => return rax,
+        (PortDirection::In, AccessWidth::Byte | AccessWidth::Word) => access.width.mask(),
+        // 32 bits clear the upper half.
+        (PortDirection::In, _) => return value & 0xffff_ffff,
+    };
+    rax & !mask | value & mask
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use super::vendor::{Host, Intercepts, Vendor};
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicU16, Ordering};
+use slat::format::Format as _;
 use slat::format::ept::{ConfigError, Ept};
-use slat_hv_protocol::CPUS_MAX;
+use slat_hv_protocol::recording::Event;
+use slat_hv_protocol::{CPUS_MAX, Mechanism, Started};
 use slat_x86::vmx::{Capabilities, Processor, VmxConfig, VmxCpu, VmxVcpu};
 use spin::Mutex;
 
@@ -97,6 +99,46 @@ impl Vendor for Vmx {
             None | Some(48) => self.format_with(true),
             Some(bits) => Err(format!("EPT with 4 levels has 48-bit addresses, not {bits}-bit ones")),
         }
+    }
+
+    fn started(&self, format: &Ept) -> Started {
+        let named = [
+            (self.capabilities.modification_log(), "PML"),
+            (self.capabilities.unrestricted_guest(), "unrestricted guest"),
+        ];
+        Started {
+            mechanism: Mechanism::Ept,
+            physical_bits: self.capabilities.raw().physical_bits,
+            ept_vpid_cap: self.capabilities.raw().ept_vpid_cap,
+            accessed_dirty: format.dirty_bit() != 0,
+            features: named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_string()).collect(),
+            ..Started::default()
+        }
+    }
+
+    fn logs(&self) -> bool {
+        self.capabilities.modification_log()
+    }
+
+    fn record_entry(vcpu: &Self::Vcpu, flush: bool, record: &mut dyn FnMut(Event)) {
+        let Some(eptp) = vcpu.ept_root() else { return };
+        if flush {
+            let kind = if vcpu.capabilities().invept_single() { 1 } else { 2 };
+            record(Event::Invept { kind, eptp: eptp.raw() });
+        }
+        record(Event::Enter);
+    }
+
+    fn drain_log(vcpu: &mut Self::Vcpu, record: &mut dyn FnMut(Event)) {
+        if let Ok(log) = vcpu.drain_log() {
+            log.for_each(|gpa| record(Event::Logged { gpa: gpa.as_u64() }));
+        }
+    }
+
+    fn has_msr(index: u32) -> bool {
+        const APIC_BASE: u32 = 0x1b;
+        const MISC_ENABLE: u32 = 0x1a0;
+        matches!(index, APIC_BASE | MISC_ENABLE)
     }
 
     fn vcpu(&self, intercepts: &Intercepts) -> Result<Self::Vcpu, String> {

@@ -18,9 +18,13 @@ use AccessWidth::{Byte, Dword, Word};
 fn the_power_goes_off_by_a_word() {
     assert_eq!(out(0x604, Word, 0xffff_2000), Action::PowerOff);
     assert_eq!(out(0x604, Dword, 0x2000), Action::PowerOff);
-    for (port, width, value) in [(0x604, Word, 0x3c00), (0x604, Byte, 0x20), (0x605, Byte, 0x20), (0x603, Word, 0x2000)] {
+    for (port, width, value) in
+        [(0x604, Word, 0x3c00), (0x604, Byte, 0x20), (0x605, Byte, 0x21), (0x603, Word, 0x2000)]
+    {
         assert_eq!(out(port, width, value), Action::Ignore, "{value:#x} to {port:#x}");
     }
+    // What a program can do that has only bytes.
+    assert_eq!((out(0x604, Byte, 0), out(0x605, Byte, 0x20)), (Action::Ignore, Action::PowerOff));
     assert_eq!(input(0x604, Word), Action::Pass);
 }
 
@@ -65,4 +69,14 @@ fn all_of_them_lead_to_exits() {
     let intercepted = intercepted();
     let ports = (0..=u16::MAX).filter(|port| intercepted.contains(Port(*port))).collect::<std::vec::Vec<_>>();
     assert_eq!(ports, [0x64, 0x92, 0xe9, 0xf4, 0x604, 0x605, 0xcf9, 0x8900]);
+}
+
+#[test]
+fn a_read_changes_as_much_of_rax_as_it_is_wide() {
+    let merged =
+        |width, direction| merged(&access(0x64, width, direction), 0x1122_3344_5566_7788, 0xaabb_ccdd_eeff);
+    assert_eq!(merged(Byte, PortDirection::In), 0x1122_3344_5566_77ff);
+    assert_eq!(merged(Word, PortDirection::In), 0x1122_3344_5566_eeff);
+    assert_eq!(merged(Dword, PortDirection::In), 0xccdd_eeff);
+    assert_eq!(merged(Dword, PortDirection::Out), 0x1122_3344_5566_7788);
 }

@@ -12,9 +12,10 @@ mod code;
 mod common;
 mod context;
 mod machine;
+pub(super) mod svm;
 pub(super) mod vmx;
 
-use super::bare::{Host, Shootdown, Vendor, say};
+use super::bare::{Host, Vendor, maintenance::Shootdown, say};
 use crate::pool::Pool;
 use alloc::boxed::Box;
 use alloc::format;
@@ -87,7 +88,7 @@ fn is_chosen(names: &[String], name: &str) -> bool {
 fn host(memory: Span, mistake: Mistake) -> Host {
     // SAFETY: the parameters give this memory to nobody else, and the guest before has come to its end: what it has not given
     // back nobody uses. All memory is mapped one to one.
-    let pool = unsafe { Pool::new(memory, true, Shootdown::new(mistake)) };
+    let pool = unsafe { Pool::new(memory, true, Shootdown::new(mistake, None)) };
     Box::leak(Box::new(pool))
 }
 
