@@ -4,6 +4,7 @@
 
 use crate::isa::common;
 use crate::state::GeneralRegisters;
+use crate::svm::TlbControl;
 use slat::HostPhysAddr;
 
 const EFER: u32 = 0xc000_0080;
@@ -19,6 +20,12 @@ pub struct Entry {
     /// Lets external interrupts end the guest's run whatever its RFLAGS.IF: the host's is set at the entry. They are taken by the
     /// host only when it sets its own again.
     pub take_interrupts: bool,
+    /// What of the VMCB decides about translation, for whoever records entries: nCR3,
+    pub root: u64,
+    /// the ASID,
+    pub asid: u16,
+    /// and what the CPU drops.
+    pub tlb_control: TlbControl,
 }
 
 /// What a vCPU needs of the CPU. [`Native`] is the CPU itself; a host that wants to see every entry, or tests, bring

@@ -40,6 +40,9 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
                 vmcb: self.vmcb.address(),
                 host: self.host.address(),
                 take_interrupts: self.intercepts.external_interrupts,
+                root: self.vmcb.get(fields::NESTED_CR3),
+                asid: self.last_entry.asid,
+                tlb_control: self.last_entry.tlb_control,
             };
             // SAFETY: SVM is on on this CPU, asked when the vCPU was bound to it; both frames are the vCPU's; the guest reaches
             // what its nested table and permission maps let it, which is the hypervisor's choice.

@@ -154,6 +154,12 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         self.last_entry
     }
 
+    /// What enters the guest.
+    #[must_use]
+    pub fn instructions(&self) -> &I {
+        &self.instructions
+    }
+
     /// What leads to an exit from the next entry on.
     pub fn set_intercepts(&mut self, intercepts: Intercepts) {
         self.intercepts = intercepts;

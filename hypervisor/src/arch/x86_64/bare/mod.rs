@@ -98,7 +98,7 @@ fn work() -> Result<Message, String> {
     }
     match extension()? {
         Extension::Vmx => run::run::<vmx::Vmx>(&params),
-        Extension::Svm => Err("not yet".to_string()),
+        Extension::Svm => run::run::<svm::Svm>(&params),
     }
 }
 
