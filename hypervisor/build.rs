@@ -1,4 +1,4 @@
-//! Gives the linker the memory map of the machine, on the bare-metal target only.
+//! Gives the linker the memory map of the machine, on the bare-metal targets only.
 
 use slat_hv_protocol::{CPUS_MAX, MemoryMap};
 use std::env;
@@ -7,20 +7,35 @@ use std::path::Path;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
-    if (target("OS").as_str(), target("ARCH").as_str()) != ("none", "aarch64") {
-        return;
-    }
-    let map = MemoryMap::AARCH64;
+    let (os, arch) = (target("OS"), target("ARCH"));
+    let mut arguments = match (os.as_str(), arch.as_str()) {
+        ("none", "aarch64") => {
+            let map = MemoryMap::AARCH64;
+            vec![
+                format!("--defsym=IMAGE_ADDRESS={:#x}", map.image),
+                format!("--defsym=BLOBS_ADDRESS={:#x}", map.blobs),
+            ]
+        }
+        ("none", "x86_64") => {
+            let map = MemoryMap::X86_64;
+            vec![
+                format!("--defsym=IMAGE_ADDRESS={:#x}", map.image),
+                format!("--defsym=PARAMS_ADDRESS={:#x}", map.params),
+                // The image is loaded where it is linked, and its file has no gaps for pages that nobody maps.
+                "--no-pie".to_owned(),
+                "-n".to_owned(),
+                "-znorelro".to_owned(),
+            ]
+        }
+        _ => return,
+    };
     let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    let script = Path::new(&root).join("src/arch/aarch64/image.ld");
+    let script = Path::new(&root).join(format!("src/arch/{arch}/image.ld"));
     println!("cargo::rerun-if-changed={}", script.display());
-    for argument in [
-        format!("-T{}", script.display()),
-        format!("--defsym=IMAGE_ADDRESS={:#x}", map.image),
-        format!("--defsym=BLOBS_ADDRESS={:#x}", map.blobs),
-        format!("--defsym=CPUS_MAX={CPUS_MAX}"),
-        "--gc-sections".to_owned(),
-    ] {
+    arguments.push(format!("-T{}", script.display()));
+    arguments.push(format!("--defsym=CPUS_MAX={CPUS_MAX}"));
+    arguments.push("--gc-sections".to_owned());
+    for argument in arguments {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
 }

@@ -4,8 +4,6 @@ use slat_hv_protocol::{CPUS_MAX, MemoryMap, Params, Span};
 use thiserror::Error;
 
 const TWO_MIB: u64 = 2 << 20;
-/// Width of the hypervisor's own identity mapping.
-const HOST_LIMIT: u64 = 1 << 39;
 /// Most guest RAM: leaves room below the 40 bits of guest-physical address.
 const GUEST_MEMORY_MAX: u64 = 256 << 30;
 
@@ -25,10 +23,12 @@ pub enum ParamsError {
     #[error("the pool must begin at a multiple of 2 MiB and be a multiple of 4 KiB long")]
     UnalignedPool,
     /// A span reaches into the hypervisor or leaves its mapping.
-    #[error("the {name} lies outside of {first:#x}..{HOST_LIMIT:#x}")]
+    #[error("the {name} lies outside of {first:#x}..{end:#x}")]
     Outside {
         /// Where blobs may begin.
         first: u64,
+        /// Where the hypervisor's own mapping of memory ends.
+        end: u64,
         /// Which span.
         name: &'static str,
     },
@@ -58,7 +58,7 @@ pub enum ParamsError {
 pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     let Params { nonce, pool, recording, kernel, initrd, guest_memory, cpus, bootargs, .. } = params;
     check_nonce(nonce)?;
-    if kernel.size == 0 {
+    if kernel.size == 0 && params.unit_guests.is_empty() {
         return Err(ParamsError::Empty("kernel"));
     }
     if pool.size == 0 {
@@ -72,8 +72,8 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     }
     let spans = [("pool", *pool), ("kernel", *kernel), ("initrd", *initrd), ("recording", *recording)];
     for (name, span) in spans {
-        if span.size != 0 && (span.address < map.blobs || end(span).is_none_or(|end| end > HOST_LIMIT)) {
-            return Err(ParamsError::Outside { first: map.blobs, name });
+        if span.size != 0 && (span.address < map.blobs || end(span).is_none_or(|end| end > map.end)) {
+            return Err(ParamsError::Outside { first: map.blobs, end: map.end, name });
         }
     }
     for (i, (first, a)) in spans.into_iter().enumerate() {

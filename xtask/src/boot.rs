@@ -4,5 +4,6 @@
 pub(crate) mod console;
 pub(crate) mod layout;
 pub(crate) mod machine;
+pub(crate) mod screen;
 pub(crate) mod session;
 pub(crate) mod verdict;

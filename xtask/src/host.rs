@@ -28,7 +28,7 @@ pub(crate) struct OsRelease {
     pub(crate) codename: String,
 }
 
-/// One piece of software under the names that package managers know it by.
+/// One piece of software under the names that package managers know it by; several names stand with blanks between them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Package {
     pub(crate) debian: &'static str,
@@ -36,6 +36,13 @@ pub(crate) struct Package {
     pub(crate) arch: &'static str,
     pub(crate) suse: &'static str,
     pub(crate) brew: &'static str,
+}
+
+impl Package {
+    /// Debian's packages, one by one.
+    pub(crate) fn of_debian(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.debian.split(' ')
+    }
 }
 
 impl Host {

@@ -11,6 +11,7 @@ mod guests;
 mod host;
 mod instructions;
 mod missing;
+mod platform;
 mod process;
 mod progress;
 mod random;

@@ -57,14 +57,15 @@ impl Recording {
         Self { header, events }
     }
 
-    /// Takes the recording from `memory`, the RAM of a machine with this layout that has stopped.
+    /// Takes the recording from `memory`, RAM of a machine with this layout that has stopped; it begins at `offset`.
     pub(crate) fn from_memory(
         memory: &mut File,
+        offset: u64,
         layout: &Layout,
         started: &Started,
         cpus: u32,
     ) -> Result<Self> {
-        memory.seek(SeekFrom::Start(Layout::offset(layout.recording)))?;
+        memory.seek(SeekFrom::Start(offset))?;
         let mut reader = BufReader::new(memory);
         let mut count = [0; 8];
         reader.read_exact(&mut count)?;

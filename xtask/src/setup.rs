@@ -5,26 +5,19 @@
 //! installed or fetched.
 
 pub(crate) mod apt;
+mod emulators;
 mod unpacked;
 
-use crate::guests::cache::Cache;
+use crate::guests::cache::{Cache, Kernel};
 use crate::host::{Host, Package};
 use crate::missing::{Missing, MissingThings};
+use crate::platform::Platform;
 use crate::process;
 use crate::toolchain::{self, Plan, Toolchain};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
+use emulators::Emulator;
 use std::path::{Path, PathBuf};
-
-const EMULATOR: &str = "qemu-system-aarch64";
-
-const EMULATOR_PACKAGE: Package = Package {
-    debian: "qemu-system-arm",
-    fedora: "qemu-system-aarch64-core",
-    arch: "qemu-system-aarch64",
-    suse: "qemu-arm",
-    brew: "qemu",
-};
 
 const COUNTER: &str = "valgrind";
 
@@ -34,8 +27,10 @@ const COUNTER_PACKAGE: Package =
 /// What is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
-    /// The kernel of this package.
-    pub(crate) kernel: Option<&'static str>,
+    /// What it is to run on.
+    pub(crate) platform: Platform,
+    /// A kernel.
+    pub(crate) kernel: Option<Kernel>,
     /// The guest's busybox.
     pub(crate) busybox: bool,
 }
@@ -55,17 +50,21 @@ pub(crate) struct Equipment {
 
 /// Gets everything in `needs`.
 pub(crate) fn prepare(host: &Host, workspace: &Workspace, needs: &Needs) -> Result<Equipment> {
-    let mut cache = Cache::new(&workspace.target);
-    let plan = toolchain::plan(host);
+    let platform = needs.platform;
+    let (wanted, target) = (Emulator::of(platform), platform.target());
+    let mut cache = Cache::new(&workspace.target, platform);
+    let plan = toolchain::plan(host, target);
     MissingThings::check(out_of_reach(host, &cache, &plan, needs))?;
 
     let mut missing = Vec::new();
-    let emulator = keep(&mut missing, emulator(host, &workspace.target), missing_emulator(host))?;
-    let toolchain = keep(&mut missing, toolchain::obtain(host, &plan), toolchain::missing(host))?;
-    let kernel = needs.kernel.map(|package| cache.kernel(host, package)).transpose();
-    let kernel = keep(&mut missing, kernel, missing_kernel())?;
+    let emulator =
+        keep(&mut missing, emulator(host, &workspace.target, wanted), missing_emulator(host, wanted))?;
+    let toolchain =
+        keep(&mut missing, toolchain::obtain(host, &plan, target), toolchain::missing(host, target))?;
+    let kernel = needs.kernel.map(|kernel| cache.kernel(host, kernel)).transpose();
+    let kernel = keep(&mut missing, kernel, missing_kernel(needs))?;
     let busybox = needs.busybox.then(|| cache.busybox(host)).transpose();
-    let busybox = keep(&mut missing, busybox, missing_busybox())?;
+    let busybox = keep(&mut missing, busybox, missing_busybox(platform))?;
     MissingThings::check(missing)?;
     match (emulator, toolchain) {
         (Some(emulator), Some(toolchain)) => {
@@ -78,18 +77,19 @@ pub(crate) fn prepare(host: &Host, workspace: &Workspace, needs: &Needs) -> Resu
 /// What is neither there nor to be had by us.
 fn out_of_reach(host: &Host, cache: &Cache, plan: &Plan, needs: &Needs) -> Vec<Missing> {
     let mut missing = Vec::new();
-    if host.find(EMULATOR).is_none() && !host.can_install() {
-        missing.push(missing_emulator(host));
+    let emulator = Emulator::of(needs.platform);
+    if find(host, emulator).is_none() && !host.can_install() {
+        missing.push(missing_emulator(host, emulator));
     }
     if *plan == Plan::Impossible {
-        missing.push(toolchain::missing(host));
+        missing.push(toolchain::missing(host, needs.platform.target()));
     }
     if !Cache::can_fetch(host) {
-        if needs.kernel.is_some_and(|package| !cache.kernel_path(package).is_file()) {
-            missing.push(missing_kernel());
+        if needs.kernel.is_some_and(|kernel| !cache.kernel_path(kernel).is_file()) {
+            missing.push(missing_kernel(needs));
         }
         if needs.busybox && !cache.busybox_path().is_file() {
-            missing.push(missing_busybox());
+            missing.push(missing_busybox(needs.platform));
         }
     }
     missing
@@ -109,33 +109,39 @@ fn keep<T>(missing: &mut Vec<Missing>, result: Result<T>, mut thing: Missing) ->
     }
 }
 
+/// Where the emulator is installed.
+fn find(host: &Host, emulator: &Emulator) -> Option<PathBuf> {
+    emulator.programs.iter().find_map(|program| host.find(program))
+}
+
 /// The emulator: installed, or where that is refused unpacked below `target`.
-fn emulator(host: &Host, target: &Path) -> Result<PathBuf> {
-    if let (None, Some(unpacked)) = (host.find(EMULATOR), unpacked::find(target, EMULATOR)) {
-        return Ok(unpacked);
+fn emulator(host: &Host, target: &Path, emulator: &Emulator) -> Result<PathBuf> {
+    if let Some(found) = find(host, emulator).or_else(|| unpacked::find(target, emulator)) {
+        return Ok(found);
     }
-    program(host, "the emulator", EMULATOR, &EMULATOR_PACKAGE).or_else(|refused| {
-        let unpacked = unpacked::obtain(target, EMULATOR_PACKAGE.debian, EMULATOR);
+    program(host, "the emulator", emulator.programs, &emulator.package).or_else(|refused| {
+        let unpacked = unpacked::obtain(target, emulator);
         unpacked.with_context(|| format!("{refused:#}, and it cannot be unpacked either"))
     })
 }
 
-/// The path of `name`, a program of `package`, which is installed if it has to be.
-fn program(host: &Host, what: &str, name: &str, package: &Package) -> Result<PathBuf> {
-    if let Some(path) = host.find(name) {
+/// The path of the first of `names` that there is, programs of `package`, which is installed if it has to be.
+fn program(host: &Host, what: &str, names: &[&str], package: &Package) -> Result<PathBuf> {
+    let find = || names.iter().find_map(|name| host.find(name));
+    if let Some(path) = find() {
         return Ok(path);
     }
-    apt::install(what, &[package.debian])?;
-    host.find(name).with_context(|| format!("{} has no {name}", package.debian))
+    apt::install(what, &package.of_debian().collect::<Vec<_>>())?;
+    find().with_context(|| format!("{} has no {}", package.debian, names.join(" or ")))
 }
 
-/// Gets a toolchain for the bare-metal programs alone.
-pub(crate) fn toolchain(host: &Host) -> Result<Toolchain> {
-    let plan = toolchain::plan(host);
+/// Gets a toolchain for the bare-metal programs on `target` alone.
+pub(crate) fn toolchain(host: &Host, target: &str) -> Result<Toolchain> {
+    let plan = toolchain::plan(host, target);
     if plan == Plan::Impossible {
-        MissingThings::check(vec![toolchain::missing(host)])?;
+        MissingThings::check(vec![toolchain::missing(host, target)])?;
     }
-    toolchain::obtain(host, &plan)
+    toolchain::obtain(host, &plan, target)
 }
 
 /// Gets the program that counts instructions.
@@ -145,22 +151,30 @@ pub(crate) fn counter(host: &Host) -> Result<PathBuf> {
         MissingThings::check(vec![missing()])?;
     }
     let mut things = Vec::new();
-    let counter = program(host, "the counter of instructions", COUNTER, &COUNTER_PACKAGE);
+    let counter = program(host, "the counter of instructions", &[COUNTER], &COUNTER_PACKAGE);
     let counter = keep(&mut things, counter, missing())?;
     MissingThings::check(things)?;
     counter.context("the set-up is incomplete")
 }
 
-fn missing_emulator(host: &Host) -> Missing {
-    Missing::new(format!("the emulator {EMULATOR}"), host.install_command(&EMULATOR_PACKAGE))
+fn missing_emulator(host: &Host, emulator: &Emulator) -> Missing {
+    Missing::new(format!("the emulator {}", emulator.name), host.install_command(&emulator.package))
 }
 
-fn missing_kernel() -> Missing {
-    Missing::new("a guest kernel", "--guest IMAGE (any arm64 Linux Image)")
+fn missing_kernel(needs: &Needs) -> Missing {
+    match needs.kernel {
+        Some(Kernel::Memtest) => Missing::new("memtest86+", "--guest FILE (memtest86+x64.bin)"),
+        _ => {
+            let format = needs.platform.kernel_format();
+            Missing::new("a guest kernel", format!("--guest IMAGE (any {format})"))
+        }
+    }
 }
 
-fn missing_busybox() -> Missing {
-    Missing::new("a guest user space (busybox)", "--initrd FILE (any initial RAM disk for arm64)")
+fn missing_busybox(platform: Platform) -> Missing {
+    let architecture = platform.debian_architecture();
+    let how = format!("--initrd FILE (any initial RAM disk for {architecture})");
+    Missing::new("a guest user space (busybox)", how)
 }
 
 #[cfg(test)]

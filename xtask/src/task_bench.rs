@@ -6,6 +6,7 @@
 use crate::code_size;
 use crate::host::Host;
 use crate::instructions::{self, Setting};
+use crate::platform::Platform;
 use crate::process;
 use crate::progress::Step;
 use crate::setup;
@@ -83,8 +84,9 @@ fn record_instructions(workspace: &Workspace) -> Result<ExitCode> {
 /// Builds the hypervisor and says how much of it is slat.
 fn code_size(workspace: &Workspace) -> Result<ExitCode> {
     let host = Host::detect();
-    let toolchain = setup::toolchain(&host)?;
-    let program = toolchain.build(&host, workspace, "slat-hv")?;
+    let target = Platform::Arm.target();
+    let toolchain = setup::toolchain(&host, target)?;
+    let program = toolchain.build(&host, workspace, target, ("slat-hv", &[]))?;
     let elf = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
     println!("slat in slat-hv for aarch64: {}", code_size::of_crate(&elf, "slat")?);
     println!(

@@ -4,19 +4,21 @@
 //! guest runs under slat, then natively; then the report. With `--json` stdout carries one object and nothing
 //! else. With `--machine model` there is no set-up: see [`model`].
 
+pub(crate) mod bootargs;
 mod model;
 pub(crate) mod options;
 mod report;
 
-pub(crate) use options::{Options, bootargs, churn};
+pub(crate) use options::{Options, churn};
 
-use crate::boot::machine::Machine;
-use crate::boot::session::{self, Guest, Observed};
+use crate::boot::machine::{Machine, Pace};
+use crate::boot::session::{self, Goal, Guest, Observed};
 use crate::boot::verdict;
-use crate::guests::cache::DEFAULT_KERNEL;
-use crate::guests::{image, initramfs};
+use crate::guests::image::{self, Image, Program};
+use crate::guests::initramfs;
 use crate::host::Host;
 use crate::missing::MissingThings;
+use crate::platform::Platform;
 use crate::process;
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
@@ -43,29 +45,36 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let checked = options.check()?;
     let host = Host::detect();
     let workspace = Workspace::find()?;
-    let needs = Needs {
-        kernel: options.guest.is_none().then_some(DEFAULT_KERNEL),
-        busybox: options.initrd.is_none(),
-    };
+    let platform = checked.platform;
+    let linux = checked.program == Program::Linux;
+    let needs = Needs { platform, kernel: options.fetched(), busybox: linux && options.initrd.is_none() };
     let equipment = setup::prepare(&host, &workspace, &needs).map_err(|error| {
         MissingThings::hint(error, "`cargo xtask run --machine model` runs without any of these")
     })?;
 
-    let kernel = options.guest.clone().or(equipment.kernel).context("there is no guest kernel")?;
+    let kernel = equipment.kernel.or(options.guest.clone()).context("there is no guest kernel")?;
     let image = match checked.image.clone() {
         Some(image) => image,
-        None => image::check_file(&kernel)?,
+        None => image::check_file(&kernel, platform)?,
     };
     let temporary =
         tempfile::Builder::new().prefix("slat-run-").tempdir().context("no temporary directory")?;
-    let guest = guest(options, &checked, kernel, equipment.busybox.as_deref(), &temporary)?;
+    let guest = guest(options, platform, &image, kernel, equipment.busybox.as_deref(), &temporary)?;
     options::check_memory(&image, guest.initrd.as_deref(), guest.memory)?;
+    let sizes = [Some(guest.kernel.as_path()), guest.initrd.as_deref()].map(options::file_size);
+    options::check_machine(platform, sizes[0], sizes[1], guest.memory)?;
     if let Some(warning) = options::tight_memory(&image, guest.initrd.as_deref(), guest.memory) {
         eprintln!("warning: {warning}");
     }
 
-    let hypervisor = equipment.toolchain.build(&host, &workspace, "slat-hv")?;
-    let machine = Machine { emulator: equipment.emulator, cpu: options.cpu().to_owned(), cpus: options.cpus };
+    let hypervisor = equipment.toolchain.build(&host, &workspace, platform.target(), ("slat-hv", &[]))?;
+    let machine = Machine {
+        platform,
+        emulator: equipment.emulator,
+        cpu: options.cpu().to_owned(),
+        cpus: options.cpus,
+        pace: pace(image.program),
+    };
     let (seen, times) = boots(options, &checked, &machine, &hypervisor, &guest)?;
 
     if let (Some(file), Some(recording)) = (&options.record, &seen.recording) {
@@ -78,13 +87,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
 
     let verdict = verdict::under_slat(&guest, &seen);
-    let name = image
-        .release
-        .map_or_else(|| guest.kernel.display().to_string(), |release| format!("Linux {release}"));
+    let name = image.title().unwrap_or_else(|| guest.kernel.display().to_string());
     let churn_seed = checked.choices.churn.map(|churn| churn.seed);
     let summary = Summary {
         options,
-        machine: report::Machine::Emulator,
+        machine: report::Machine::Emulator(platform),
         guest: &guest,
         name,
         churn_seed,
@@ -103,32 +110,54 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 /// Puts the guest together; the initial RAM disk of our own goes into `temporary`.
 fn guest(
     options: &Options,
-    checked: &Checked,
+    platform: Platform,
+    image: &Image,
     kernel: std::path::PathBuf,
     busybox: Option<&Path>,
     temporary: &TempDir,
 ) -> Result<Guest> {
-    let (initrd, sha256) = match (&options.initrd, busybox) {
-        (Some(initrd), _) => (initrd.clone(), None),
-        (None, Some(busybox)) => {
+    let (initrd, sha256) = match (image.program, &options.initrd, busybox) {
+        (Program::Memtest, ..) => (None, None),
+        (Program::Linux, Some(initrd), _) => (Some(initrd.clone()), None),
+        (Program::Linux, None, Some(busybox)) => {
             let file = temporary.path().join("initramfs.cpio");
-            (file.clone(), Some(write_initramfs(busybox, &file)?))
+            let sha256 = write_initramfs(busybox, platform, &file)?;
+            (Some(file), Some(sha256))
         }
-        (None, None) => bail!("there is no user space for the guest"),
+        (Program::Linux, None, None) => bail!("there is no user space for the guest"),
     };
+    let bootargs = bootargs::of(platform, image, options.memory, &options.append)?;
     Ok(Guest {
         kernel,
-        initrd: Some(initrd),
-        bootargs: checked.bootargs.clone(),
+        initrd,
+        bootargs,
         memory: options.memory,
         sha256,
+        goal: goal(platform, image.program),
     })
 }
 
-/// Writes our own initial RAM disk to `file`; the checksum that the guest must find.
-pub(crate) fn write_initramfs(busybox: &Path, file: &Path) -> Result<String> {
+/// How such a guest ends when all is well.
+pub(crate) fn goal(platform: Platform, program: Program) -> Goal {
+    match (program, platform) {
+        (Program::Memtest, _) => Goal::Screen,
+        (Program::Linux, Platform::Arm) => Goal::PowerOff,
+        (Program::Linux, Platform::Intel | Platform::Amd) => Goal::PowerOffOrReset,
+    }
+}
+
+/// How fast the clocks of a machine go for such a guest: memtest86+ waits for them.
+pub(crate) fn pace(program: Program) -> Pace {
+    match program {
+        Program::Memtest => Pace::Waiting,
+        Program::Linux => Pace::Usual,
+    }
+}
+
+/// Writes our own initial RAM disk for `platform` to `file`; the checksum that the guest must find.
+pub(crate) fn write_initramfs(busybox: &Path, platform: Platform, file: &Path) -> Result<String> {
     let busybox = std::fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
-    let built = initramfs::build(&busybox, PAYLOAD_SEED)?;
+    let built = initramfs::build(&busybox, PAYLOAD_SEED, platform)?;
     std::fs::write(file, &built.archive).context("cannot write the initial RAM disk")?;
     Ok(built.sha256)
 }
@@ -165,7 +194,7 @@ fn boots(
         if !good {
             break;
         }
-        if !options.no_native {
+        if !options.no_native && machine.platform.has_native() && guest.goal != Goal::Screen {
             eprintln!("the same guest natively, to compare …");
             let seen = session::natively(machine, guest, timeout, &mut io::sink())?;
             if process::interrupted() {

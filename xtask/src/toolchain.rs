@@ -15,8 +15,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The bare-metal target: without floating point, so that the guest's registers are never touched.
-pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
+/// The bare-metal target for Arm: without floating point, so that the guest's registers are never touched.
+pub(crate) const AARCH64: &str = "aarch64-unknown-none-softfloat";
+
+/// The one for x86, which is without floating point and vectors by itself.
+pub(crate) const X86_64: &str = "x86_64-unknown-none";
 
 /// Set to `distribution`, this passes over the toolchain in use and rustup.
 const CHOICE: &str = "SLAT_BARE_TOOLCHAIN";
@@ -29,7 +32,7 @@ const CARGO: &str = "/usr/bin/cargo";
 
 const LLD: Package = Package { debian: "lld", fedora: "lld", arch: "lld", suse: "lld", brew: "lld" };
 
-/// A toolchain that can build for [`TARGET`].
+/// A toolchain that can build for a bare-metal target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Toolchain {
     /// The one in use has the target's library.
@@ -54,10 +57,10 @@ pub(crate) enum Plan {
     Impossible,
 }
 
-/// Finds out what this machine has; changes nothing.
-pub(crate) fn plan(host: &Host) -> Plan {
+/// Finds out what this machine has for `target`; changes nothing.
+pub(crate) fn plan(host: &Host, target: &str) -> Plan {
     let forced = std::env::var_os(CHOICE).is_some_and(|choice| choice == "distribution");
-    if !forced && has_target() {
+    if !forced && has_target(target) {
         return Plan::Ready(Toolchain::InUse);
     }
     if distribution_is_complete(host) {
@@ -74,11 +77,11 @@ fn decide(rustup: bool, packages: bool) -> Plan {
     }
 }
 
-/// Carries out `plan`.
-pub(crate) fn obtain(host: &Host, plan: &Plan) -> Result<Toolchain> {
+/// Carries out `plan`, which is for `target`.
+pub(crate) fn obtain(host: &Host, plan: &Plan, target: &str) -> Result<Toolchain> {
     match plan {
         Plan::Ready(toolchain) => Ok(toolchain.clone()),
-        Plan::Rustup { else_packages } => match add_target() {
+        Plan::Rustup { else_packages } => match add_target(target) {
             Err(error) if *else_packages && !process::interrupted() => {
                 eprintln!("{error:#}; trying the distribution's own toolchain");
                 install_distribution(host)
@@ -86,45 +89,58 @@ pub(crate) fn obtain(host: &Host, plan: &Plan) -> Result<Toolchain> {
             added => added,
         },
         Plan::Packages => install_distribution(host),
-        Plan::Impossible => anyhow::bail!("no Rust toolchain for {TARGET}"),
+        Plan::Impossible => anyhow::bail!("no Rust toolchain for {target}"),
     }
 }
 
 /// What to print where nothing can be done.
-pub(crate) fn missing(host: &Host) -> Missing {
+pub(crate) fn missing(host: &Host, target: &str) -> Missing {
     let how = if host.is_debian_like() && host.find("rustup").is_none() {
         host.install_command(&Package { debian: "rustc cargo rust-src lld", ..LLD })
     } else {
-        format!("rustup target add {TARGET}")
+        format!("rustup target add {target}")
     };
-    Missing::new(format!("Rust target {TARGET}"), how)
+    Missing::new(format!("Rust target {target}"), how)
 }
 
 impl Toolchain {
-    /// Builds `package` in release mode; the path of its ELF file.
-    pub(crate) fn build(&self, host: &Host, workspace: &Workspace, package: &str) -> Result<PathBuf> {
+    /// Builds `package` for `target` in release mode; the path of its ELF file.
+    pub(crate) fn build(
+        &self,
+        host: &Host,
+        workspace: &Workspace,
+        target: &str,
+        (package, features): (&str, &[&str]),
+    ) -> Result<PathBuf> {
         let directory = self.target_directory(workspace);
-        let mut command = self.cargo(host, "build");
-        command.args(["--release", "--package", package, "--target", TARGET, "--target-dir"]);
+        let mut command = self.cargo(host, target, "build");
+        command.args(["--release", "--package", package, "--features", &features.join(",")]);
+        command.args(["--target", target, "--target-dir"]);
         command.arg(&directory).current_dir(&workspace.root);
         // It is about code of dependencies that nobody calls here, and would greet every user.
         command.env("CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY", "never");
         process::run_visibly(&mut command).with_context(|| format!("{package} does not build"))?;
-        Ok(directory.join(TARGET).join("release").join(package))
+        Ok(directory.join(target).join("release").join(package))
     }
 
-    /// `cargo clippy` for the bare-metal target, where the toolchain has it.
-    pub(crate) fn clippy(&self, workspace: &Workspace, packages: &[&str]) -> Option<Command> {
+    /// `cargo clippy` for `target` with `feature`, where the toolchain has it.
+    pub(crate) fn clippy(
+        &self,
+        workspace: &Workspace,
+        target: &str,
+        packages: &[&str],
+        feature: &str,
+    ) -> Option<Command> {
         if *self == Self::Distribution {
             return None;
         }
         let mut command = Command::new(cargo());
-        command.args(["clippy", "--release", "--target", TARGET, "--target-dir"]);
+        command.args(["clippy", "--release", "--target", target, "--target-dir"]);
         command.arg(self.target_directory(workspace)).current_dir(&workspace.root);
         for package in packages {
             command.args(["--package", package]);
         }
-        command.args(["--", "-D", "warnings"]);
+        command.args(["--features", feature, "--", "-D", "warnings"]);
         Some(command)
     }
 
@@ -136,7 +152,7 @@ impl Toolchain {
         }
     }
 
-    fn cargo(&self, host: &Host, subcommand: &str) -> Command {
+    fn cargo(&self, host: &Host, target: &str, subcommand: &str) -> Command {
         match self {
             Self::InUse => {
                 let mut command = Command::new(cargo());
@@ -155,24 +171,24 @@ impl Toolchain {
                     command.env_remove(name);
                 }
                 let linker = linker(host).unwrap_or_else(|| "ld.lld".into());
-                command
-                    .env(format!("CARGO_TARGET_{}_LINKER", TARGET.to_uppercase().replace('-', "_")), linker);
+                let variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+                command.env(variable, linker);
                 command
             }
         }
     }
 }
 
-/// Whether the toolchain in use has the target's library.
-fn has_target() -> bool {
+/// Whether the toolchain in use has the library of `target`.
+fn has_target(target: &str) -> bool {
     let output =
-        process::output_of(Command::new(rustc()).args(["--print", "target-libdir", "--target", TARGET]));
+        process::output_of(Command::new(rustc()).args(["--print", "target-libdir", "--target", target]));
     output.is_ok_and(|directory| Path::new(directory.trim()).is_dir())
 }
 
-fn add_target() -> Result<Toolchain> {
-    let step = Step::new(format!("Rust target {TARGET}: rustup target add"));
-    process::output_of(Command::new("rustup").args(["target", "add", TARGET]))?;
+fn add_target(target: &str) -> Result<Toolchain> {
+    let step = Step::new(format!("Rust target {target}: rustup target add"));
+    process::output_of(Command::new("rustup").args(["target", "add", target]))?;
     step.done("added");
     Ok(Toolchain::InUse)
 }

@@ -24,6 +24,7 @@ pub mod isa;
 mod loom_tests;
 pub mod msr;
 pub mod port;
+mod resident;
 mod shootdown;
 mod state;
 pub mod svm;

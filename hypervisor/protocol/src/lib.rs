@@ -10,6 +10,7 @@
 extern crate alloc;
 
 pub mod recording;
+pub mod rom;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub struct MemoryMap {
     pub image: u64,
     /// First host physical address that the hypervisor's image, stacks and heap leave alone: blobs begin here.
     pub blobs: u64,
+    /// First host physical address above what the hypervisor maps as memory.
+    pub end: u64,
     /// Guest-physical address of the guest's first byte of RAM.
     pub guest_ram: u64,
 }
@@ -43,12 +46,20 @@ impl MemoryMap {
         params: 0x4010_0000,
         image: 0x4020_0000,
         blobs: 0x4200_0000,
+        end: 1 << 39,
         guest_ram: 0x4000_0000,
     };
 
     /// A PC, in Bochs and QEMU. The parameters and the blobs are one file, so the ones follow the others at once.
-    pub const X86_64: Self =
-        Self { ram: 0, params: 0x0100_0000, image: 0x0010_0000, blobs: 0x0101_0000, guest_ram: 0 };
+    /// Above 3 GiB both emulators have registers of devices.
+    pub const X86_64: Self = Self {
+        ram: 0,
+        params: 0x0100_0000,
+        image: 0x0010_0000,
+        blobs: 0x0101_0000,
+        end: 0xc000_0000,
+        guest_ram: 0,
+    };
 }
 
 /// Most CPUs of a guest; the machine has as many as the guest.
@@ -110,8 +121,15 @@ pub enum Mistake {
     WrongAddress,
     /// VAE2IS, which belongs to the hypervisor's own translation regime.
     El2Instruction,
-    /// The forms that are not broadcast (IPAS2E1, VMALLE1, VMALLS12E1, DSB NSH): the other CPUs forget nothing.
+    /// The forms that are not broadcast (IPAS2E1, VMALLE1, VMALLS12E1, DSB NSH): the other CPUs forget nothing. On x86: the
+    /// other CPUs are not told.
     LocalTlbi,
+    /// On x86: other CPUs are told, but one that is inside its guest is not made to leave it.
+    NoKick,
+    /// On x86: an event whose delivery a fault interrupted is not delivered again.
+    NoRedelivery,
+    /// On x86: of the pages that churn moves, one in 50 is not copied.
+    SkippedCopies,
 }
 
 /// Random unmapping, moving and write-protecting of guest pages while the guest runs.
@@ -134,7 +152,7 @@ pub struct Params {
     pub pool: Span,
     /// Zeroed memory for the [recording] of the run; empty for none. 4 KiB aligned.
     pub recording: Span,
-    /// The guest's kernel, an arm64 Linux `Image`.
+    /// The guest's kernel: an arm64 Linux `Image`; on x86 a Linux bzImage, or what has the header of one (memtest86+).
     pub kernel: Span,
     /// The guest's initial RAM disk; empty for none.
     pub initrd: Span,
@@ -160,6 +178,9 @@ pub struct Params {
     /// Names of unit guests to run instead of a kernel, in this order; `all` stands for all of them. x86 only.
     #[serde(default)]
     pub unit_guests: Vec<String>,
+    /// Text on the guest's text screen that ends the run with [`End::ScreenShows`]; for guests that never end. x86 only.
+    #[serde(default)]
+    pub until_screen: Option<String>,
 }
 
 /// One line from the hypervisor.
@@ -247,6 +268,8 @@ pub enum End {
         /// One line: PC, GPA, access, region.
         description: String,
     },
+    /// The guest's text screen shows [`Params::until_screen`].
+    ScreenShows,
     /// The guest did something that the hypervisor does not offer.
     Unsupported {
         /// One line: what, and where.

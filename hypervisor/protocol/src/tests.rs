@@ -20,6 +20,7 @@ fn params() -> Params {
         mistake: Mistake::Ipas2Alone,
         page_requests: true,
         unit_guests: Vec::new(),
+        until_screen: None,
     }
 }
 

@@ -3,3 +3,4 @@
 //! What can be decided without the CPU (decoding, device trees, register values) builds and is tested everywhere.
 
 pub mod aarch64;
+pub mod x86_64;

@@ -22,6 +22,7 @@ fn params() -> Params {
         mistake: Mistake::None,
         page_requests: false,
         unit_guests: Vec::new(),
+        until_screen: None,
     }
 }
 
@@ -47,13 +48,16 @@ fn each_defect_has_its_own_error() {
     assert_eq!(refused(|p| p.pool.size += 1), ParamsError::UnalignedPool);
     assert_eq!(
         refused(|p| p.kernel.address = MAP.blobs - 1),
-        ParamsError::Outside { first: MAP.blobs, name: "kernel" }
+        ParamsError::Outside { first: MAP.blobs, end: MAP.end, name: "kernel" }
     );
     assert_eq!(
         refused(|p| p.initrd.size = u64::MAX),
-        ParamsError::Outside { first: MAP.blobs, name: "initrd" }
+        ParamsError::Outside { first: MAP.blobs, end: MAP.end, name: "initrd" }
     );
-    assert_eq!(refused(|p| p.pool.size = 1 << 40), ParamsError::Outside { first: MAP.blobs, name: "pool" });
+    assert_eq!(
+        refused(|p| p.pool.size = 1 << 40),
+        ParamsError::Outside { first: MAP.blobs, end: MAP.end, name: "pool" }
+    );
     assert_eq!(refused(|p| p.guest_memory = 0), ParamsError::GuestMemory);
     assert_eq!(refused(|p| p.guest_memory += 4096), ParamsError::GuestMemory);
     assert_eq!(refused(|p| p.guest_memory = 1 << 62), ParamsError::GuestMemory);

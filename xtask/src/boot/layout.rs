@@ -1,12 +1,10 @@
 //! Where things lie in the emulated machine's memory.
 //!
-//! Layout, upwards from the start of RAM: the machine's device tree, the parameters, the hypervisor with its
-//! stack and heap, the guest's kernel and RAM disk as blobs, then the pool of frames, which ends where RAM ends.
+//! Layout, upwards from the start of RAM: on Arm the machine's device tree, the parameters, the hypervisor with its
+//! stack and heap, on x86 the hypervisor and then the parameters; the guest's kernel and RAM disk as blobs, then the pool of
+//! frames, which ends where RAM ends.
 
 use slat_hv_protocol::{MemoryMap, Span};
-
-/// Where RAM begins on QEMU's `virt` machine.
-const RAM_ADDRESS: u64 = 0x4000_0000;
 
 /// Alignment of everything, and the unit of the guest's memory.
 pub(crate) const BLOCK: u64 = 2 << 20;
@@ -23,6 +21,8 @@ pub(crate) const MOST_MEMORY: u64 = 16 << 30;
 /// The memory map of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
+    /// First byte of RAM.
+    ram: u64,
     /// The kernel's blob.
     pub(crate) kernel: Span,
     /// The initial RAM disk's blob.
@@ -37,8 +37,9 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Places blobs of these sizes and a pool for `guest_memory` bytes of guest.
-    pub(crate) fn new(kernel_size: u64, initrd_size: u64, guest_memory: u64) -> Self {
-        let kernel = Span { address: MemoryMap::AARCH64.blobs, size: kernel_size };
+    pub(crate) fn new(map: &MemoryMap, kernel_size: u64, initrd_size: u64, guest_memory: u64) -> Self {
+        let ram = map.ram;
+        let kernel = Span { address: map.blobs, size: kernel_size };
         let initrd =
             Span { address: (kernel.address + kernel.size).next_multiple_of(BLOCK), size: initrd_size };
         // One table page of 4 KiB maps one block, so tables take a 512th, and the upper levels next to nothing.
@@ -48,18 +49,18 @@ impl Layout {
             size: (guest_memory + tables + SLACK).next_multiple_of(BLOCK),
         };
         let end = pool.address + pool.size;
-        Self { kernel, initrd, pool, recording: Span::default(), machine_memory: end - RAM_ADDRESS }
+        Self { ram, kernel, initrd, pool, recording: Span::default(), machine_memory: end - ram }
     }
 
     /// The same with a recording behind the pool.
     pub(crate) fn with_recording(self) -> Self {
-        let recording = Span { address: RAM_ADDRESS + self.machine_memory, size: RECORDING };
+        let recording = Span { address: self.ram + self.machine_memory, size: RECORDING };
         Self { recording, machine_memory: self.machine_memory + RECORDING, ..self }
     }
 
     /// Where `span` lies in a file that holds the machine's RAM.
-    pub(crate) fn offset(span: Span) -> u64 {
-        span.address - RAM_ADDRESS
+    pub(crate) fn offset(&self, span: Span) -> u64 {
+        span.address - self.ram
     }
 }
 

@@ -1,66 +1,42 @@
-//! The emulated machine's command lines.
+//! The emulated machines: the command line of each, and the files that it wants.
 //!
-//! Invariant: neither has semihosting, a network or a disk; through semihosting a guest could reach the host's
-//! files.
+//! Invariant: none has semihosting, a network or a disk; through semihosting a guest could reach the host's files.
+
+mod bochs;
+mod payload;
+mod qemu;
+
+pub(crate) use bochs::{MODELS as BOCHS_MODELS, model as bochs_model};
 
 use super::layout::Layout;
-use slat_hv_protocol::MemoryMap;
-use std::ffi::OsString;
+use crate::platform::Platform;
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The emulator and the CPUs that it emulates.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
+    /// What is emulated.
+    pub(crate) platform: Platform,
     /// The emulator's path.
     pub(crate) emulator: PathBuf,
     /// The CPU model.
     pub(crate) cpu: String,
     /// How many CPUs; the guest has as many.
     pub(crate) cpus: u32,
+    /// How fast its clocks go.
+    pub(crate) pace: Pace,
 }
 
-impl Machine {
-    /// The hypervisor at EL2, with the files of a run in memory where `layout` says.
-    pub(crate) fn with_hypervisor(&self, hypervisor: &Path, files: &Files<'_>, layout: &Layout) -> Command {
-        debug_assert_eq!(layout.kernel.address, MemoryMap::AARCH64.blobs);
-        let mut machine = "virt,virtualization=on,gic-version=3,its=off".to_owned();
-        if files.memory.is_some() {
-            machine.push_str(",memory-backend=ram");
-        }
-        let mut command = self.command(&machine, layout.machine_memory);
-        if let Some(memory) = files.memory {
-            command.arg("-object").arg(backend(memory, layout.machine_memory));
-        }
-        command.arg("-kernel").arg(hypervisor);
-        command.arg("-device").arg(loader(files.params, MemoryMap::AARCH64.params));
-        command.arg("-device").arg(loader(files.kernel, layout.kernel.address));
-        if let Some(initrd) = files.initrd {
-            command.arg("-device").arg(loader(initrd, layout.initrd.address));
-        }
-        command
-    }
-
-    /// The guest's kernel at EL1 with nothing below it.
-    pub(crate) fn native(&self, files: &Files<'_>, memory: u64, bootargs: &str) -> Command {
-        let mut command = self.command("virt,gic-version=3,its=off", memory);
-        command.arg("-kernel").arg(files.kernel).arg("-append").arg(bootargs);
-        if let Some(initrd) = files.initrd {
-            command.arg("-initrd").arg(initrd);
-        }
-        command
-    }
-
-    fn command(&self, machine: &str, memory: u64) -> Command {
-        let mut command = guarded(&self.emulator);
-        command.args(["-machine", machine, "-cpu", &self.cpu, "-m", &format!("{}K", memory >> 10)]);
-        command.args(["-smp", &self.cpus.to_string()]);
-        // One serial port on stdio and nothing else: no monitor that a stray byte could reach.
-        command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none"]);
-        command.args(["-no-user-config", "-nodefaults", "-no-reboot"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        command
-    }
+/// How much of the machine's time passes while it executes an instruction, on x86.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// About as much as on the hardware, as far as the emulator goes.
+    #[default]
+    Usual,
+    /// Much, for programs that wait for time to pass.
+    Waiting,
 }
 
 /// Files of one run.
@@ -68,25 +44,64 @@ impl Machine {
 pub(crate) struct Files<'a> {
     /// The parameter block; unused natively.
     pub(crate) params: &'a Path,
-    /// The guest's kernel.
-    pub(crate) kernel: &'a Path,
+    /// The guest's kernel; none for unit guests, which the hypervisor brings along.
+    pub(crate) kernel: Option<&'a Path>,
     /// The guest's initial RAM disk.
     pub(crate) initrd: Option<&'a Path>,
-    /// A file that is to hold the machine's RAM, for looking at it afterwards.
-    pub(crate) memory: Option<&'a Path>,
 }
 
-/// RAM that is the file `memory`.
-fn backend(memory: &Path, size: u64) -> OsString {
-    let memory = memory.to_string_lossy().replace(',', ",,");
-    format!("memory-backend-file,id=ram,mem-path={memory},size={}K,share=on", size >> 10).into()
+/// A machine that can be started.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Starts it; its serial port is the standard output.
+    pub(crate) command: Command,
+    /// The file in which memory is found afterwards, and at which offset there the recording begins; if it was wanted.
+    pub(crate) recording: Option<(PathBuf, u64)>,
+    /// Finds what the emulator complained about in what it wrote to its standard error.
+    pub(crate) complaint: fn(&str) -> &str,
 }
 
-/// A loader device that puts `file` at `address` as it is.
-fn loader(file: &Path, address: u64) -> OsString {
-    // A comma in a path would end the property; doubled, it does not.
-    let file = file.to_string_lossy().replace(',', ",,");
-    format!("loader,file={file},addr={address:#x},force-raw=on").into()
+impl Machine {
+    /// The hypervisor, with the files of a run in memory where `layout` says. Files that are made go into `directory`, as
+    /// does the memory that is to be kept for its recording.
+    pub(crate) fn with_hypervisor(
+        &self,
+        hypervisor: &Path,
+        files: &Files<'_>,
+        layout: &Layout,
+        directory: &Path,
+    ) -> Result<Prepared> {
+        let record = layout.recording.size > 0;
+        if self.platform == Platform::Intel {
+            payload::write(&directory.join(bochs::PAYLOAD), files, layout, &self.platform.map())?;
+            bochs::write_files(self, hypervisor, layout, directory)?;
+            let recording = record.then(|| (directory.join(bochs::RECORDING), 0));
+            let command = bochs::command(self, directory);
+            return Ok(Prepared { command, recording, complaint: bochs::complaint });
+        }
+        let memory = record.then(|| directory.join("memory"));
+        let command = if self.platform == Platform::Arm {
+            qemu::arm(self, hypervisor, files, layout, memory.as_deref())
+        } else {
+            let payload = directory.join("payload");
+            payload::write(&payload, files, layout, &self.platform.map())?;
+            qemu::x86(self, hypervisor, &payload, layout, memory.as_deref())
+        };
+        let recording = memory.map(|memory| (memory, layout.offset(layout.recording)));
+        Ok(Prepared { command, recording, complaint: qemu::complaint })
+    }
+
+    /// The guest's kernel with nothing below it, where that can be.
+    pub(crate) fn native(&self, files: &Files<'_>, memory: u64, bootargs: &str) -> Result<Prepared> {
+        let kernel = files.kernel.context("there is no kernel")?;
+        anyhow::ensure!(
+            self.platform.has_native(),
+            "{} is too slow for that",
+            self.platform.emulator_title()
+        );
+        let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
+        Ok(Prepared { command, recording: None, complaint: qemu::complaint })
+    }
 }
 
 /// A command for `program` that dies with us even when we are killed outright, where the system has a tool for it.

@@ -4,20 +4,22 @@
 
 use super::console::{Console, Piece};
 use super::layout::Layout;
-use super::machine::{Files, Machine};
+use super::machine::{Files, Machine, Prepared};
+use super::screen;
 use crate::guests::initramfs;
 use crate::process::{self, Guard};
 use crate::random;
 use crate::recording::Recording;
 use anyhow::{Context, Result};
-use slat_hv_protocol::{Churn, FaultPolicy, Leaf, Message, Mistake, Params, Report, Started, encode_params};
+use slat_hv_protocol::{
+    Churn, FaultPolicy, Leaf, Message, Mistake, Params, Report, Span, Started, UnitOutcome, encode_params,
+};
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
-use tempfile::NamedTempFile;
 
 /// How long the emulator may take to go after the hypervisor's report.
 const GRACE: Duration = Duration::from_secs(5);
@@ -38,6 +40,20 @@ pub(crate) struct Guest {
     pub(crate) memory: u64,
     /// The checksum that our own user space must find; `None` for anybody else's.
     pub(crate) sha256: Option<String>,
+    /// How it ends when all is well.
+    pub(crate) goal: Goal,
+}
+
+/// How a guest ends when all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// It powers itself off.
+    PowerOff,
+    /// It powers itself off, or resets itself where it has no means to power itself off: Linux on a PC without ACPI. A
+    /// reset also follows a kernel's panic, so that what was printed has to tell.
+    PowerOffOrReset,
+    /// Never; the run ends when memtest86+ shows on its screen that it has come far enough.
+    Screen,
 }
 
 /// What the hypervisor is told beside the guest.
@@ -95,6 +111,9 @@ pub(crate) struct Observed {
     pub(crate) emulator_error: String,
     /// The recording, if there was to be one and the guest was started.
     pub(crate) recording: Option<Recording>,
+    /// The unit guests that were run, and whether all of them were.
+    pub(crate) units: Vec<UnitOutcome>,
+    pub(crate) units_ended: bool,
 }
 
 /// Boots `guest` under the hypervisor.
@@ -106,12 +125,12 @@ pub(crate) fn under_slat(
     timeout: Duration,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
-    let nonce = random::nonce();
-    let layout =
-        Layout::new(size_of(&guest.kernel)?, guest.initrd.as_deref().map_or(Ok(0), size_of)?, guest.memory);
+    let initrd = guest.initrd.as_deref();
+    let sizes = (size_of(&guest.kernel)?, initrd.map_or(Ok(0), size_of)?);
+    let layout = Layout::new(&machine.platform.map(), sizes.0, sizes.1, guest.memory);
     let layout = if choices.record { layout.with_recording() } else { layout };
     let params = Params {
-        nonce: nonce.clone(),
+        nonce: random::nonce(),
         pool: layout.pool,
         recording: layout.recording,
         kernel: layout.kernel,
@@ -126,23 +145,70 @@ pub(crate) fn under_slat(
         mistake: choices.mistake,
         page_requests: choices.page_requests,
         unit_guests: Vec::new(),
+        until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
     };
-    let block = encode_params(&params).map_err(anyhow::Error::msg)?;
-    let mut file = tempfile::Builder::new().prefix("slat-params-").tempfile().context("no temporary file")?;
-    file.write_all(&block).context("cannot write the parameters")?;
-    let memory = choices.record.then(|| tempfile::Builder::new().prefix("slat-memory-").tempfile());
-    let memory = memory.transpose().context("no temporary file")?;
-    let files = Files {
-        params: file.path(),
-        kernel: &guest.kernel,
-        initrd: guest.initrd.as_deref(),
-        memory: memory.as_ref().map(NamedTempFile::path),
+    let what = Watched { own: guest.sha256.is_some(), stop_at_init: false, timeout };
+    hypervisor_run(machine, hypervisor, &params, &layout, (Some(&guest.kernel), initrd), &what, screen)
+}
+
+/// Runs the unit guests with these names, or `all` of them.
+pub(crate) fn unit_guests(
+    machine: &Machine,
+    hypervisor: &Path,
+    names: &[&str],
+    timeout: Duration,
+    screen: &mut dyn Write,
+) -> Result<Observed> {
+    /// Nothing of it is mapped but what a unit guest asks for.
+    const MEMORY: u64 = 64 << 20;
+    let layout = Layout::new(&machine.platform.map(), 0, 0, MEMORY);
+    let choices = Choices::default();
+    let params = Params {
+        nonce: random::nonce(),
+        pool: layout.pool,
+        recording: Span::default(),
+        kernel: Span::default(),
+        initrd: Span::default(),
+        guest_memory: MEMORY,
+        cpus: machine.cpus,
+        gpa_bits: None,
+        bootargs: String::new(),
+        leaf: choices.leaf,
+        on_fault: choices.on_fault,
+        churn: None,
+        mistake: choices.mistake,
+        page_requests: false,
+        unit_guests: names.iter().map(|name| (*name).to_owned()).collect(),
+        until_screen: None,
     };
-    let mut command = machine.with_hypervisor(hypervisor, &files, &layout);
-    let mut seen = watch(&mut command, &nonce, guest, timeout, false, screen)?;
-    if let (Some(mut memory), Some(started)) = (memory, &seen.started) {
-        let recording = Recording::from_memory(memory.as_file_mut(), &layout, started, machine.cpus);
-        seen.recording = Some(recording.context("the recording cannot be read")?);
+    let what = Watched { own: false, stop_at_init: false, timeout };
+    hypervisor_run(machine, hypervisor, &params, &layout, (None, None), &what, screen)
+}
+
+/// One run of the hypervisor, with a kernel and an initial RAM disk if there are any.
+fn hypervisor_run(
+    machine: &Machine,
+    hypervisor: &Path,
+    params: &Params,
+    layout: &Layout,
+    (kernel, initrd): (Option<&Path>, Option<&Path>),
+    what: &Watched,
+    screen: &mut dyn Write,
+) -> Result<Observed> {
+    let directory = tempfile::Builder::new().prefix("slat-machine-").tempdir();
+    let directory = directory.context("no temporary directory")?;
+    let block = encode_params(params).map_err(anyhow::Error::msg)?;
+    let params_file = directory.path().join("params");
+    std::fs::write(&params_file, block).context("cannot write the parameters")?;
+    let files = Files { params: &params_file, kernel, initrd };
+    let mut prepared = machine.with_hypervisor(hypervisor, &files, layout, directory.path())?;
+    let mut seen = watch(&mut prepared, &params.nonce, what, screen)?;
+    if let (Some((memory, offset)), Some(started)) = (prepared.recording, &seen.started) {
+        // An emulator that had to be killed may have left none.
+        if let Ok(mut memory) = File::open(memory) {
+            let recording = Recording::from_memory(&mut memory, offset, layout, started, machine.cpus);
+            seen.recording = Some(recording.context("the recording cannot be read")?);
+        }
     }
     Ok(seen)
 }
@@ -155,10 +221,12 @@ pub(crate) fn natively(
     screen: &mut dyn Write,
 ) -> Result<Observed> {
     let initrd = guest.initrd.as_deref();
-    let files = Files { params: Path::new(""), kernel: &guest.kernel, initrd, memory: None };
-    let mut command = machine.native(&files, guest.memory, &guest.bootargs);
+    let files = Files { params: Path::new(""), kernel: Some(&guest.kernel), initrd };
+    let mut prepared = machine.native(&files, guest.memory, &guest.bootargs)?;
+    let own = guest.sha256.is_some();
     // Somebody else's user space may run for ever, and nothing after its start is of interest.
-    watch(&mut command, &random::nonce(), guest, timeout, guest.sha256.is_none(), screen)
+    let what = Watched { own, stop_at_init: !own, timeout };
+    watch(&mut prepared, &random::nonce(), &what, screen)
 }
 
 fn size_of(file: &Path) -> Result<u64> {
@@ -166,15 +234,23 @@ fn size_of(file: &Path) -> Result<u64> {
     Ok(metadata.len())
 }
 
+/// How a run is watched.
+struct Watched {
+    /// Whether the guest's user space is ours, with our markers.
+    own: bool,
+    /// Whether nothing after the start of user space is of interest.
+    stop_at_init: bool,
+    timeout: Duration,
+}
+
 /// Runs the emulator, shows the guest's console on `screen` and takes down what matters.
 fn watch(
-    command: &mut Command,
+    prepared: &mut Prepared,
     nonce: &str,
-    guest: &Guest,
-    timeout: Duration,
-    stop_at_init: bool,
+    &Watched { own, stop_at_init, timeout }: &Watched,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
+    let command = &mut prepared.command;
     let mut errors = tempfile::tempfile().context("no temporary file")?;
     command.stderr(errors.try_clone().context("cannot share a temporary file")?);
     let begin = Instant::now();
@@ -182,7 +258,7 @@ fn watch(
     let output = guard.child().stdout.take().context("the emulator has no output")?;
     let chunks = read_in_background(output);
 
-    let mut observer = Observer { begin, own: guest.sha256.is_some(), seen: Observed::new() };
+    let mut observer = Observer { begin, own, seen: Observed::new() };
     let mut console = Console::new(nonce);
     let mut deadline = begin + timeout;
     let ending = loop {
@@ -217,7 +293,7 @@ fn watch(
     drop(guard);
     let mut complaints = String::new();
     if errors.rewind().and_then(|()| errors.read_to_string(&mut complaints)).is_ok() {
-        complaints.lines().next().unwrap_or_default().clone_into(&mut seen.emulator_error);
+        (prepared.complaint)(&complaints).clone_into(&mut seen.emulator_error);
     }
     Ok(seen)
 }
@@ -260,7 +336,8 @@ impl Observer {
                     Message::Started(started) => self.seen.started = Some(started),
                     Message::Ended(report) => self.seen.report = Some(*report),
                     Message::Failed { reason } => self.seen.failed = Some(reason),
-                    Message::Unit(_) | Message::UnitsEnded => {}
+                    Message::Unit(outcome) => self.seen.units.push(outcome),
+                    Message::UnitsEnded => self.seen.units_ended = true,
                 },
                 Piece::Garbled(line) => {
                     self.seen.failed = Some(format!("it sent an unreadable message: {line}"))
@@ -313,12 +390,14 @@ impl Observed {
             failed: None,
             emulator_error: String::new(),
             recording: None,
+            units: Vec::new(),
+            units_ended: false,
         }
     }
 
     /// The hypervisor has said its last word.
     fn is_over(&self) -> bool {
-        self.report.is_some() || self.failed.is_some()
+        self.report.is_some() || self.failed.is_some() || self.units_ended
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is concluded from a run: either that all is well, or the first thing that was not, in one line.
 
-use super::session::{Ending, Guest, Observed};
+use super::screen;
+use super::session::{Ending, Goal, Guest, Observed};
 use slat_hv_protocol::{End, Report};
 
 /// Judges a run under slat. All is well only when the guest reached its own end, our user space found what it
@@ -14,7 +15,12 @@ pub(crate) fn under_slat(guest: &Guest, seen: &Observed) -> Result<(), String> {
     }
     let Some(report) = &seen.report else { return Err(no_report(seen)) };
     match &report.end {
-        End::PowerOff => {}
+        End::PowerOff if guest.goal != Goal::Screen => {}
+        End::PowerOff => return Err("the guest powered itself off".to_owned()),
+        End::ScreenShows => {
+            screen::check(report.screen.as_deref().unwrap_or_default())?;
+        }
+        End::Reset if guest.goal == Goal::PowerOffOrReset && !panicked(seen) => {}
         End::Reset => return Err("the guest reset itself (a kernel panic?)".to_owned()),
         End::Fault { description } | End::Unsupported { description } => return Err(description.clone()),
         End::OutOfMemory { description } => {
@@ -36,6 +42,11 @@ pub(crate) fn natively(guest: &Guest, seen: &Observed) -> Result<(), String> {
         Ending::Exited { success: true } => user_space(guest, seen),
         Ending::Exited { success: false } | Ending::TimedOut(_) => Err(no_report(seen)),
     }
+}
+
+/// Whether Linux complained about its own end.
+fn panicked(seen: &Observed) -> bool {
+    String::from_utf8_lossy(&seen.console).contains("Kernel panic")
 }
 
 /// The machine ended, or had to be ended, without a word from the hypervisor.

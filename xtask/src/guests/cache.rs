@@ -6,29 +6,48 @@
 use super::archive::{Archive, PROGRAMS};
 use super::image;
 use crate::host::Host;
+use crate::platform::Platform;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Debian's name of the guest's architecture.
-const ARCHITECTURE: &str = "arm64";
+/// Another kernel for Arm, with real-time scheduling, for the tests.
+pub(crate) const OTHER_KERNEL: Kernel = Kernel::Linux("linux-image-rt-arm64");
 
-/// The kernel that guests run unless another is given: the smallest of the distribution.
-pub(crate) const DEFAULT_KERNEL: &str = "linux-image-cloud-arm64";
+/// A kernel that can be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// The Linux on which this meta package depends.
+    Linux(&'static str),
+    /// memtest86+, for x86.
+    Memtest,
+}
 
-/// Another kernel, with real-time scheduling, for the tests.
-pub(crate) const OTHER_KERNEL: &str = "linux-image-rt-arm64";
+/// Where memtest86+ lies in its package: in its own words since release 6, before that and elsewhere.
+const MEMTEST: [&str; 2] = ["boot/memtest86+x64.bin", "boot/mt86+x64"];
+
+impl Kernel {
+    /// What it is called on the command line and in the cache.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Linux(package) => package,
+            Self::Memtest => "memtest86+",
+        }
+    }
+}
 
 /// The cache, and the package index when something had to be fetched.
 pub(crate) struct Cache {
+    platform: Platform,
     directory: PathBuf,
     archive: Option<Archive>,
 }
 
 impl Cache {
-    /// The cache below the target directory.
-    pub(crate) fn new(target: &Path) -> Self {
-        Self { directory: target.join("slat-guests").join("aarch64"), archive: None }
+    /// The cache of the guests of `platform` below the target directory.
+    pub(crate) fn new(target: &Path, platform: Platform) -> Self {
+        let directory = target.join("slat-guests").join(platform.arch());
+        Self { platform, directory, archive: None }
     }
 
     /// Whether guest files can be fetched on this machine at all.
@@ -36,9 +55,9 @@ impl Cache {
         host.os.id == "debian" && PROGRAMS.iter().all(|program| host.find(program).is_some())
     }
 
-    /// Where the kernel of the meta package `package` lies, fetched or not.
-    pub(crate) fn kernel_path(&self, package: &str) -> PathBuf {
-        self.directory.join(package).with_extension("Image")
+    /// Where `kernel` lies, fetched or not.
+    pub(crate) fn kernel_path(&self, kernel: Kernel) -> PathBuf {
+        self.directory.join(format!("{}.Image", kernel.name()))
     }
 
     /// Where busybox lies, fetched or not.
@@ -46,15 +65,24 @@ impl Cache {
         self.directory.join("busybox")
     }
 
-    /// The kernel of the meta package `package`, fetched if need be.
-    pub(crate) fn kernel(&mut self, host: &Host, package: &str) -> Result<PathBuf> {
-        let cached = self.kernel_path(package);
+    /// `kernel`, fetched if need be.
+    pub(crate) fn kernel(&mut self, host: &Host, kernel: Kernel) -> Result<PathBuf> {
+        let cached = self.kernel_path(kernel);
         if !cached.is_file() {
+            let platform = self.platform;
             let archive = self.archive(host)?;
-            let tree = archive.unpack(&archive.dependency(package)?)?;
-            let kernel = only_kernel_in(&tree.join("boot"))?;
-            image::check_file(&kernel).context("the distribution's kernel cannot be used")?;
-            fs::rename(&kernel, &cached).context("cannot keep the guest's kernel")?;
+            let file = match kernel {
+                Kernel::Linux(package) => {
+                    only_kernel_in(&archive.unpack(&archive.dependency(package)?)?.join("boot"))?
+                }
+                Kernel::Memtest => {
+                    let tree = archive.unpack(kernel.name())?;
+                    let file = MEMTEST.map(|path| tree.join(path)).into_iter().find(|file| file.is_file());
+                    file.context("the package has no memtest86+ for x86-64")?
+                }
+            };
+            image::check_file(&file, platform).context("the distribution's kernel cannot be used")?;
+            fs::rename(&file, &cached).context("cannot keep the guest's kernel")?;
         }
         Ok(cached)
     }
@@ -75,7 +103,7 @@ impl Cache {
     fn archive(&mut self, host: &Host) -> Result<&Archive> {
         let archive = match self.archive.take() {
             Some(archive) => archive,
-            None => Archive::open(host, &self.directory, ARCHITECTURE)?,
+            None => Archive::open(host, &self.directory, self.platform.debian_architecture())?,
         };
         Ok(self.archive.insert(archive))
     }

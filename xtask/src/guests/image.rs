@@ -1,29 +1,65 @@
-//! The arm64 Linux `Image` format: its header, and a good guess at what a file is that is something else.
+//! The formats of kernels: their headers, and a good guess at what a file is that is something else.
 //!
-//! Format: kernel documentation, `arch/arm64/booting`: a 64-byte header with the magic number `ARM\x64` at 56,
-//! `text_offset` at 8, `image_size` at 16 and `flags` at 24, all little-endian.
+//! Formats: kernel documentation, `arch/arm64/booting`: a 64-byte header with the magic number `ARM\x64` at 56,
+//! `text_offset` at 8, `image_size` at 16 and `flags` at 24; `arch/x86/boot`: see [`bzimage`]. All little-endian.
 
+mod bzimage;
+
+use crate::platform::Platform;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
 
 /// What the header of a kernel says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Image {
-    /// Bytes of memory that the kernel takes from its load address on.
+    /// What it is.
+    pub(crate) program: Program,
+    /// Bytes of memory that the kernel takes from the start of RAM on.
     pub(crate) memory: u64,
+    /// The longest command line that it takes, in bytes.
+    pub(crate) bootargs_max: usize,
     /// The kernel's release, such as `6.1.0-50-cloud-arm64`, when the image tells.
     pub(crate) release: Option<String>,
 }
 
-/// Reads and checks the kernel in `file`.
-pub(crate) fn check_file(file: &Path) -> Result<Image> {
-    let bytes = fs::read(file).with_context(|| format!("cannot read the guest kernel {}", file.display()))?;
-    check(&bytes).with_context(|| format!("{} cannot be a guest kernel", file.display()))
+/// What a kernel is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// Linux, or something that behaves like it.
+    #[default]
+    Linux,
+    /// memtest86+, which has no user space and no end.
+    Memtest,
 }
 
-/// Checks the bytes of a kernel.
-pub(crate) fn check(bytes: &[u8]) -> Result<Image> {
+impl Image {
+    /// What a report calls it, if the image tells.
+    pub(crate) fn title(&self) -> Option<String> {
+        let program = match self.program {
+            Program::Linux => "Linux",
+            Program::Memtest => "Memtest86+",
+        };
+        self.release.as_ref().map(|release| format!("{program} {release}"))
+    }
+}
+
+/// Reads and checks the kernel for `platform` in `file`.
+pub(crate) fn check_file(file: &Path, platform: Platform) -> Result<Image> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read the guest kernel {}", file.display()))?;
+    check(&bytes, platform).with_context(|| format!("{} cannot be a guest kernel", file.display()))
+}
+
+/// Checks the bytes of a kernel for `platform`.
+pub(crate) fn check(bytes: &[u8], platform: Platform) -> Result<Image> {
+    match platform {
+        Platform::Arm => arm64(bytes),
+        Platform::Intel | Platform::Amd => bzimage::check(bytes),
+    }
+}
+
+/// Checks an arm64 `Image`.
+fn arm64(bytes: &[u8]) -> Result<Image> {
     if bytes.get(56..60) != Some(b"ARM\x64") {
         bail!("it is not an arm64 Linux Image: {}", guess(bytes));
     }
@@ -42,10 +78,11 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Image> {
     }
     // Kernels before 3.17 leave the size 0: then at least the file itself must fit.
     let memory = word(8).saturating_add(word(16).max(bytes.len() as u64));
-    Ok(Image { memory, release: release(bytes) })
+    // The kernel has room for 2048 bytes and cuts the rest off without a word.
+    Ok(Image { program: Program::Linux, memory, bootargs_max: 2047, release: release(bytes) })
 }
 
-/// What a file that is no arm64 Image is, as far as its first bytes tell, and what to do about it.
+/// What a file that is not the kernel that was wanted is, as far as its first bytes tell, and what to do about it.
 fn guess(bytes: &[u8]) -> String {
     let at = |offset: usize, magic: &[u8]| bytes.get(offset..offset + magic.len()) == Some(magic);
     let found = if bytes.is_empty() {
@@ -62,12 +99,14 @@ fn guess(bytes: &[u8]) -> String {
         "it is an EFI zboot image, which unpacks itself: take the Image inside it"
     } else if at(0x202, b"HdrS") {
         "it is an x86 bzImage"
+    } else if at(56, b"ARM\x64") {
+        "it is an arm64 Image"
     } else if at(48, b"RISCV") || at(56, b"RSC\x05") {
         "it is a RISC-V Image"
     } else if at(0x24, b"\x18\x28\x6f\x01") {
         "it is a 32-bit Arm zImage"
     } else if at(0, b"\x7fELF") {
-        return format!("it is an ELF file for {}; an Image is the flat binary", elf_machine(bytes));
+        return format!("it is an ELF file for {}; what boots is the flat binary", elf_machine(bytes));
     } else if at(0, b"\x27\x05\x19\x56") {
         "it is a U-Boot uImage"
     } else {

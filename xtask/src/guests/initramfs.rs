@@ -1,11 +1,12 @@
 //! The guest's user space: busybox, a payload and a script that checks it, packed as a newc cpio archive.
 //!
 //! Protocol: the guest prints [`UP`], then [`SHA256`] and the checksum of the payload as it sees it, then does
-//! some ordinary work, then prints [`END`] (or [`ERROR`]) and powers off. The host knows the true checksum, so
+//! some ordinary work, then prints [`END`] (or [`ERROR`]) and powers off, or resets itself. The host knows the true checksum, so
 //! a page that stage 2 mixed up shows. Where there is a second serial port, the one that the hypervisor emulates, it
 //! writes [`TO_UART`] there. The lines go through the kernel's log: unlike the console they are
 //! neither cut by other lines nor lost at power-off.
 
+use crate::platform::Platform;
 use crate::random;
 use anyhow::{Context, Result};
 use cpio::newc::Builder;
@@ -56,8 +57,15 @@ if problem=$(work 2>&1); then
 else
     say "error: $problem"
 fi
-poweroff -f
 "#;
+
+/// How the script ends. Without ACPI a PC has no means to power itself off.
+const fn last_line(platform: Platform) -> &'static str {
+    match platform {
+        Platform::Arm => "poweroff -f\n",
+        Platform::Intel | Platform::Amd => "reboot -f\n",
+    }
+}
 
 /// An initial RAM disk and what the guest must find in it.
 pub(crate) struct Initramfs {
@@ -67,8 +75,8 @@ pub(crate) struct Initramfs {
     pub(crate) sha256: String,
 }
 
-/// Packs `busybox` and a payload made from `seed`.
-pub(crate) fn build(busybox: &[u8], seed: u64) -> Result<Initramfs> {
+/// Packs `busybox` for `platform` and a payload made from `seed`.
+pub(crate) fn build(busybox: &[u8], seed: u64, platform: Platform) -> Result<Initramfs> {
     let payload = random::bytes(seed, PAYLOAD_SIZE);
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
     archive.add("dev", 0o040_755, (0, 0), &[])?;
@@ -78,7 +86,7 @@ pub(crate) fn build(busybox: &[u8], seed: u64) -> Result<Initramfs> {
     archive.add("dev/ttyAMA1", 0o020_600, (204, 65), &[])?;
     archive.add("bin", 0o040_755, (0, 0), &[])?;
     archive.add("bin/busybox", 0o100_755, (0, 0), busybox)?;
-    archive.add("init", 0o100_755, (0, 0), INIT.as_bytes())?;
+    archive.add("init", 0o100_755, (0, 0), [INIT, last_line(platform)].concat().as_bytes())?;
     archive.add("payload", 0o100_644, (0, 0), &payload)?;
     let mut archive = cpio::newc::trailer(archive.bytes).context("cannot pack the initial RAM disk")?;
     archive.resize(archive.len().next_multiple_of(512), 0);

@@ -1,4 +1,5 @@
 use super::*;
+use slat_hv_protocol::MemoryMap;
 use slat_hv_protocol::recording::Operation;
 
 pub(super) fn recording() -> Recording {
@@ -60,22 +61,23 @@ fn what_is_no_recording_is_refused() {
 
 #[test]
 fn a_machine_s_memory_is_read_where_the_layout_says() {
-    let layout = Layout::new(1 << 20, 0, 2 << 20).with_recording();
+    let layout = Layout::new(&MemoryMap::AARCH64, 1 << 20, 0, 2 << 20).with_recording();
     let mut memory = tempfile::tempfile().expect("a file");
     memory.set_len(layout.machine_memory).expect("a sparse file");
     let put = |memory: &mut File, words: &[u64]| {
-        memory.seek(SeekFrom::Start(Layout::offset(layout.recording))).expect("inside");
+        memory.seek(SeekFrom::Start(layout.offset(layout.recording))).expect("inside");
         words.iter().for_each(|word| memory.write_all(&word.to_le_bytes()).expect("written"));
     };
+    let offset = layout.offset(layout.recording);
     let event = Event::Fault { gpa: 0x8000_0000, access: 2 };
     put(&mut memory, &[&[1], &event.encode(0)[..]].concat());
     let started = Started { vtcr: 7, ..Started::default() };
-    let found = Recording::from_memory(&mut memory, &layout, &started, 1).expect("a recording");
+    let found = Recording::from_memory(&mut memory, offset, &layout, &started, 1).expect("a recording");
     assert_eq!((found.events, found.header.pool), (vec![(0, event)], layout.pool));
     // A place that was claimed and not written: the machine was stopped in between.
     put(&mut memory, &[2]);
-    assert!(Recording::from_memory(&mut memory, &layout, &started, 1).is_err());
+    assert!(Recording::from_memory(&mut memory, offset, &layout, &started, 1).is_err());
     put(&mut memory, &[capacity(layout.recording.size) + 1]);
-    let error = Recording::from_memory(&mut memory, &layout, &started, 1).expect_err("it overflowed");
+    let error = Recording::from_memory(&mut memory, offset, &layout, &started, 1).expect_err("it overflowed");
     assert!(error.to_string().contains("there was room for"), "{error}");
 }

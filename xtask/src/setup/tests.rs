@@ -1,10 +1,13 @@
 use super::{Needs, out_of_reach};
-use crate::guests::cache::{Cache, DEFAULT_KERNEL};
+use crate::guests::cache::{Cache, Kernel};
 use crate::host::{Host, OsRelease};
 use crate::missing::MissingThings;
+use crate::platform::Platform;
 use crate::toolchain::{Plan, Toolchain};
 
-const EVERYTHING: Needs = Needs { kernel: Some(DEFAULT_KERNEL), busybox: true };
+fn everything(platform: Platform) -> Needs {
+    Needs { platform, kernel: Some(platform.default_kernel()), busybox: true }
+}
 
 fn bare_host(id: &str) -> Host {
     Host { path: Vec::new(), os: OsRelease { id: id.to_owned(), ..OsRelease::default() }, root: false }
@@ -13,8 +16,8 @@ fn bare_host(id: &str) -> Host {
 #[test]
 fn everything_that_is_missing_is_named_at_once() {
     let empty = tempfile::tempdir().unwrap();
-    let cache = Cache::new(empty.path());
-    let missing = out_of_reach(&bare_host("fedora"), &cache, &Plan::Impossible, &EVERYTHING);
+    let cache = Cache::new(empty.path(), Platform::Arm);
+    let missing = out_of_reach(&bare_host("fedora"), &cache, &Plan::Impossible, &everything(Platform::Arm));
     let lines: Vec<_> = missing.iter().map(ToString::to_string).collect();
     assert_eq!(lines.len(), 4);
     assert_eq!(
@@ -36,10 +39,29 @@ fn everything_that_is_missing_is_named_at_once() {
 }
 
 #[test]
+fn on_x86_everything_is_named_for_x86() {
+    let empty = tempfile::tempdir().unwrap();
+    let lines = |id: &str, needs: &Needs| {
+        let cache = Cache::new(empty.path(), needs.platform);
+        let missing = out_of_reach(&bare_host(id), &cache, &Plan::Impossible, needs);
+        missing.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let intel = lines("debian", &everything(Platform::Intel));
+    assert_eq!(intel[0], "missing: the emulator bochs: sudo apt-get install bochs bochs-term");
+    assert!(intel[1].starts_with("missing: Rust target x86_64-unknown-none: "));
+    assert!(intel[2].ends_with("--guest IMAGE (any x86 bzImage)"));
+    assert!(intel[3].ends_with("--initrd FILE (any initial RAM disk for amd64)"));
+    let memtest = Needs { platform: Platform::Amd, kernel: Some(Kernel::Memtest), busybox: false };
+    let amd = lines("arch", &memtest);
+    assert_eq!(amd[0], "missing: the emulator qemu-system-x86_64: sudo pacman -S qemu-system-x86");
+    assert_eq!(amd[2..], ["missing: memtest86+: --guest FILE (memtest86+x64.bin)"]);
+}
+
+#[test]
 fn what_the_user_gives_is_not_missing() {
     let empty = tempfile::tempdir().unwrap();
-    let cache = Cache::new(empty.path());
-    let needs = Needs { kernel: None, busybox: false };
+    let cache = Cache::new(empty.path(), Platform::Arm);
+    let needs = Needs { platform: Platform::Arm, kernel: None, busybox: false };
     let plan = Plan::Ready(Toolchain::InUse);
     let missing = out_of_reach(&bare_host("debian"), &cache, &plan, &needs);
     assert_eq!(missing.len(), 1, "the emulator alone: {missing:?}");
@@ -48,12 +70,13 @@ fn what_the_user_gives_is_not_missing() {
 #[test]
 fn cached_files_are_not_missing() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::new(directory.path());
-    for file in [cache.kernel_path(DEFAULT_KERNEL), cache.busybox_path()] {
+    let cache = Cache::new(directory.path(), Platform::Amd);
+    let needs = everything(Platform::Amd);
+    for file in [cache.kernel_path(needs.kernel.unwrap()), cache.busybox_path()] {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, b"x").unwrap();
     }
-    let missing = out_of_reach(&bare_host("fedora"), &cache, &Plan::Ready(Toolchain::InUse), &EVERYTHING);
+    let missing = out_of_reach(&bare_host("fedora"), &cache, &Plan::Ready(Toolchain::InUse), &needs);
     assert_eq!(missing.len(), 1, "the emulator alone: {missing:?}");
 }
 

@@ -1,10 +1,11 @@
-//! A program of the distribution without installing it: its packages, unpacked below the target directory.
+//! An emulator of the distribution without installing it: its packages, unpacked below the target directory.
 //!
 //! For machines on which apt refuses to install it, because something that somebody else installed would have to go
 //! (for example `qemu-utils` of a newer release than the emulator that the machine's sources offer).
 //! Invariant: the directory is whole; it is made under another name and then renamed.
 
 use super::apt::apt_get;
+use super::emulators::Emulator;
 use crate::process;
 use crate::progress::Step;
 use anyhow::{Context, Result, bail};
@@ -13,13 +14,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where the program `name` lies if it was unpacked before.
-pub(super) fn find(target: &Path, name: &str) -> Option<PathBuf> {
+/// Where the emulator lies if it was unpacked before.
+pub(super) fn find(target: &Path, emulator: &Emulator) -> Option<PathBuf> {
+    let name = emulator.name;
     Some(target.join("slat-unpacked").join(name).join(name)).filter(|program| program.is_file())
 }
 
-/// Fetches and unpacks `package` and what it needs beyond what is installed; the path of its program `name`.
-pub(super) fn obtain(target: &Path, package: &str, name: &str) -> Result<PathBuf> {
+/// Fetches and unpacks the packages of the emulator and what they need beyond what is installed; the path of its program.
+pub(super) fn obtain(target: &Path, emulator: &Emulator) -> Result<PathBuf> {
+    let (name, package) = (emulator.name, emulator.package.debian);
     let parent = target.join("slat-unpacked");
     fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let directory = tempfile::Builder::new().prefix(".fetch-").tempdir_in(&parent);
@@ -29,8 +32,8 @@ pub(super) fn obtain(target: &Path, package: &str, name: &str) -> Result<PathBuf
 
     let step = Step::new(format!("Unpacking {package}, which cannot be installed here"));
     // A simulation may remove what it likes.
-    let simulated =
-        process::output_of(apt_get().args(["install", "-s", "--no-install-recommends", package]))?;
+    let simulate = ["install", "-s", "--no-install-recommends"];
+    let simulated = process::output_of(apt_get().args(simulate).args(emulator.package.of_debian()))?;
     let packages = to_be_installed(&simulated);
     if packages.is_empty() {
         bail!("apt-get does not say what {package} consists of");
@@ -41,18 +44,18 @@ pub(super) fn obtain(target: &Path, package: &str, name: &str) -> Result<PathBuf
         let file = entry.context("cannot read a directory")?.path();
         process::output_of(Command::new("dpkg-deb").arg("-x").arg(file).arg(&root))?;
     }
-    if !root.join("usr/bin").join(name).is_file() {
-        bail!("{package} has no {name}");
+    if !root.join("usr/bin").join(emulator.unpacked).is_file() {
+        bail!("{package} has no {}", emulator.unpacked);
     }
     let wrapper = directory.path().join(name);
-    fs::write(&wrapper, script(name)).context("cannot write a file")?;
+    fs::write(&wrapper, script(emulator)).context("cannot write a file")?;
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))
         .context("cannot make a file executable")?;
     fs::remove_dir_all(&download).context("cannot remove a directory")?;
     // The program has to work before anybody trusts it.
-    process::output_of(Command::new(&wrapper).arg("--version"))?;
+    process::output_of(Command::new(&wrapper).args(emulator.probe))?;
     let kept = parent.join(name);
-    if find(target, name).is_none() {
+    if find(target, emulator).is_none() {
         fs::rename(directory.keep(), &kept).context("cannot keep what was unpacked")?;
     }
     step.done("unpacked");
@@ -66,7 +69,8 @@ fn to_be_installed(simulated: &str) -> Vec<&str> {
 }
 
 /// Starts the program in place of itself, with the libraries and the data beside it.
-fn script(name: &str) -> String {
+fn script(emulator: &Emulator) -> String {
+    let Emulator { unpacked, environment, arguments, .. } = emulator;
     format!(
         "#!/bin/sh\n\
          root=$(dirname \"$0\")/root\n\
@@ -74,7 +78,8 @@ fn script(name: &str) -> String {
          \x20   LD_LIBRARY_PATH=$directory${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\n\
          done\n\
          export LD_LIBRARY_PATH\n\
-         exec \"$root/usr/bin/{name}\" -L \"$root/usr/share/qemu\" \"$@\"\n"
+         {environment}\
+         exec \"$root/usr/bin/{unpacked}\" {arguments}\"$@\"\n"
     )
 }
 

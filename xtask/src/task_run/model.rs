@@ -2,7 +2,7 @@
 
 use super::options::{Options, churn_on_the_model};
 use super::report::{Machine, Summary, Times};
-use crate::boot::session::{Ending, Guest, Observed};
+use crate::boot::session::{Ending, Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::initramfs::sha256;
 use crate::process;
@@ -33,6 +33,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         bootargs: String::new(),
         memory: options.memory,
         sha256: Some(sha256(&ran.image)),
+        goal: Goal::PowerOff,
     };
     let (report, failed) = match ran.report {
         Ok(report) => (Some(report), None),

@@ -1,25 +1,23 @@
 //! The command line of `cargo xtask run`, and all checks that can be made before anything is installed or started.
 
-use crate::boot::layout::{self, BLOCK, MOST_MEMORY};
+mod parsers;
+
+use super::bootargs;
+use crate::boot::layout::{self, BLOCK, Layout, MOST_MEMORY};
+use crate::boot::machine::{BOCHS_MODELS, bochs_model};
 use crate::boot::session::Choices;
-use crate::guests::image::{self, Image};
+use crate::guests::cache::Kernel;
+use crate::guests::image::{self, Image, Program};
+use crate::platform::Platform;
 use anyhow::{Context, Result, bail, ensure};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde::de::DeserializeOwned;
+use clap::builder::PossibleValuesParser;
+use parsers::{one_of, parse_format, parse_size};
 use slat_hv_model::Cpu;
 use slat_hv_model::guest::{LEAST_MEMORY, MOST_CPUS, MOST_MEMORY as MOST_MEMORY_OF_MODEL};
-use slat_hv_protocol::{CPUS_MAX, Churn, FaultPolicy, Leaf, Mistake, PARAMS_MAX};
+use slat_hv_protocol::{Churn, FaultPolicy, Leaf, Mistake};
 use slat_model::Policy;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-
-/// What every guest is told; `--append` comes behind it.
-pub(crate) const BOOTARGS: &str = "earlycon console=ttyAMA0 panic=-1";
-
-/// What a guest with less than [`SMALL`] memory is told as well. A kernel that is locked down does without tracefs,
-/// whose thousands of files take 8 MiB while it boots.
-const SMALL_BOOTARGS: &str = " lockdown=confidentiality";
-const SMALL: u64 = 64 << 20;
 
 /// Churn after each exit of the guest, and in all.
 const CHURN_PER_EXIT: u32 = 6;
@@ -28,12 +26,10 @@ const CHURN_LIMIT: u64 = 20_000;
 /// Churn in all where each change is looked for in the TLBs of all CPUs.
 const MODEL_CHURN_LIMIT: u64 = 3_000;
 
-/// The CPU that QEMU emulates, and the seconds that it has.
-const DEFAULT_CPU: &str = "cortex-a72";
-const DEFAULT_TIMEOUT: u64 = 60;
-
-/// Boots an unmodified Linux at EL1 under slat in QEMU and reports what stage 2 did.
+/// Boots an unmodified Linux under slat in an emulator and reports what the second level of its translation did.
 ///
+/// On Arm that is stage 2, in QEMU; with `--arch x86_64` EPT under VMX, in Bochs, and with `--vendor amd` nested page tables
+/// under SVM, in QEMU.
 /// Without options this fetches Debian's kernel and busybox, builds the reference hypervisor (slat-hv), boots,
 /// lets the guest check a file and do some work, and waits for its power-off. What the machine lacks is
 /// installed when that is possible (Debian and root) and named when it is not. Everything lands below the
@@ -62,11 +58,16 @@ pub(crate) struct Options {
     #[arg(long, value_parser = PossibleValuesParser::new(["stalest", "random"]))]
     pub(crate) tlb: Option<String>,
 
-    /// Architecture of host and guest; aarch64 is the only one of the emulator so far [default: aarch64]
-    #[arg(long, value_parser = parse_arch)]
-    pub(crate) arch: Option<String>,
+    /// Architecture of host and guest in the emulator [default: aarch64, and x86_64 with --vendor]
+    #[arg(long)]
+    pub(crate) arch: Option<Arch>,
 
-    /// Guest kernel: any arm64 Linux Image [default: Debian's linux-image-cloud-arm64]
+    /// Vendor of the emulated x86 CPU: intel (VMX and EPT, in Bochs) or amd (SVM and NPT, in QEMU) [default: intel]
+    #[arg(long)]
+    pub(crate) vendor: Option<Vendor>,
+
+    /// Guest kernel: any arm64 Linux Image, or x86 bzImage; memtest86+ stands for Debian's [default: Debian's
+    /// linux-image-cloud-arm64 or -amd64]
     #[arg(long, value_name = "IMAGE")]
     pub(crate) guest: Option<PathBuf>,
 
@@ -89,7 +90,7 @@ pub(crate) struct Options {
     #[arg(default_value_if("machine", "model", "64M"))]
     pub(crate) memory: u64,
 
-    /// What a fault populates: a 4K leaf, a 2M leaf, or (auto) 2M in the leaves that suit the emulator, which are 4K
+    /// What a fault populates: a 4K leaf, a 2M leaf, or (auto) 2M in the leaves that suit the emulator, which are 4K on Arm
     #[arg(long, default_value = "auto", value_parser = one_of::<Leaf>(&["4k", "2m", "auto"]))]
     pub(crate) leaf: Leaf,
 
@@ -105,7 +106,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, requires = "churn")]
     pub(crate) churn_seed: u64,
 
-    /// Make a mistake in TLB maintenance on purpose
+    /// Make a mistake on purpose, in TLB maintenance for the most part
     #[arg(long, hide = true, default_value = "none", value_parser = one_of::<Mistake>(&MISTAKES))]
     pub(crate) mistake: Mistake,
 
@@ -113,7 +114,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ACTION", default_value = "stop", value_parser = one_of::<FaultPolicy>(&["stop", "inject"]))]
     pub(crate) on_fault: FaultPolicy,
 
-    /// Seconds after which a boot is given up [default: 60]
+    /// Seconds after which a boot is given up [default: 60, on Bochs 120]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
 
@@ -125,11 +126,11 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_native: bool,
 
-    /// CPUs of the machine and of the guest: up to 2, and up to 8 on the model
+    /// CPUs of the machine and of the guest: up to 2 on Arm, 1 on x86, and up to 8 on the model
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_CPUS as i64))]
     pub(crate) cpus: u32,
 
-    /// CPU that QEMU emulates [default: cortex-a72]
+    /// CPU that is emulated; of Bochs's names a part is enough [default: cortex-a72, corei7_haswell_4770, EPYC]
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
 
@@ -143,8 +144,18 @@ pub(crate) struct Options {
 }
 
 /// The protocol's names of mistakes.
-pub(crate) const MISTAKES: [&str; 7] =
-    ["none", "no-tlbi", "ipas2-alone", "vmalle1-alone", "wrong-address", "el2-instruction", "local-tlbi"];
+pub(crate) const MISTAKES: [&str; 10] = [
+    "none",
+    "no-tlbi",
+    "ipas2-alone",
+    "vmalle1-alone",
+    "wrong-address",
+    "el2-instruction",
+    "local-tlbi",
+    "no-kick",
+    "no-redelivery",
+    "skipped-copies",
+];
 
 /// What the guest runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -153,6 +164,26 @@ pub(crate) enum MachineKind {
     Emulator,
     /// A synthetic guest on the model of the hardware
     Model,
+}
+
+/// The architecture of host and guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Arch {
+    /// Arm
+    #[value(name = "aarch64")]
+    Aarch64,
+    /// Intel and AMD
+    #[value(name = "x86_64")]
+    X86_64,
+}
+
+/// The vendor of an x86 CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Vendor {
+    /// VMX and EPT
+    Intel,
+    /// SVM and NPT
+    Amd,
 }
 
 /// What is chosen for the model.
@@ -165,10 +196,12 @@ pub(crate) struct ModelChoices {
 
 /// What the checks found out.
 pub(crate) struct Checked {
+    /// What is emulated.
+    pub(crate) platform: Platform,
+    /// What the guest is.
+    pub(crate) program: Program,
     /// The kernel that was given, if one was.
     pub(crate) image: Option<Image>,
-    /// The guest's whole command line.
-    pub(crate) bootargs: String,
     /// What the hypervisor is told.
     pub(crate) choices: Choices,
 }
@@ -184,22 +217,44 @@ impl Options {
                 ("--tlb", self.tlb.is_some()),
             ],
         )?;
-        ensure!(self.cpus as usize <= CPUS_MAX, "--cpus: the emulated machine has at most {CPUS_MAX}");
+        let platform = self.platform();
+        let aarch64 = self.arch == Some(Arch::Aarch64);
+        ensure!(!aarch64 || self.vendor.is_none(), "--vendor: not with --arch aarch64, where there is none");
+        let most = platform.most_cpus();
+        ensure!(self.cpus <= most, "--cpus: a guest on the emulated {} has at most {most}", platform.arch());
+        ensure!(
+            !self.compare || platform.has_native(),
+            "--compare: there is nothing to compare with, {} is too slow to boot it natively",
+            platform.emulator_title()
+        );
+        if let (Platform::Intel, Some(cpu)) = (platform, &self.cpu) {
+            let known = BOCHS_MODELS.join(", ");
+            ensure!(bochs_model(cpu).is_some(), "--cpu: Bochs has no single CPU {cpu}; it has {known}");
+        }
         if let Some(initrd) = &self.initrd {
             let bytes = std::fs::read(initrd);
             let bytes =
                 bytes.with_context(|| format!("cannot read the initial RAM disk {}", initrd.display()))?;
             ensure!(!bytes.is_empty(), "the initial RAM disk {} is empty", initrd.display());
         }
-        let image = self.guest.as_deref().map(image::check_file).transpose()?;
+        let memtest = self.fetched() == Some(Kernel::Memtest);
+        ensure!(!memtest || platform != Platform::Arm, "--guest: memtest86+ is for --arch x86_64");
+        let given = self.guest.as_deref().filter(|_| self.fetched().is_none());
+        let image = given.map(|file| image::check_file(file, platform)).transpose()?;
+        let memtest = memtest || image.as_ref().is_some_and(|image| image.program == Program::Memtest);
+        ensure!(!memtest || self.initrd.is_none(), "--initrd: memtest86+ takes none");
         if let Some(file) = &self.record {
             File::create(file).with_context(|| format!("--record: cannot write {}", file.display()))?;
         }
         check_size(self.memory)?;
         // A kernel that is still to be fetched is checked again once it is there.
-        let unknown = Image { memory: 8 << 20, release: None };
+        let unknown = Image { memory: if memtest { 2 } else { 8 } << 20, ..Image::default() };
         check_memory(image.as_ref().unwrap_or(&unknown), self.initrd.as_deref(), self.memory)?;
-        Ok(Checked { image, bootargs: bootargs(&self.append, self.memory)?, choices: self.choices() })
+        let size = given.map_or(0, |file| file_size(Some(file)));
+        check_machine(platform, size, file_size(self.initrd.as_deref()), self.memory)?;
+        bootargs::check(&self.append)?;
+        let program = if memtest { Program::Memtest } else { Program::Linux };
+        Ok(Checked { platform, program, image, choices: self.choices() })
     }
 
     /// Checks the options for the model.
@@ -208,6 +263,7 @@ impl Options {
             "model",
             &[
                 ("--arch", self.arch.is_some()),
+                ("--vendor", self.vendor.is_some()),
                 ("--guest", self.guest.is_some()),
                 ("--initrd", self.initrd.is_some()),
                 ("--append", !self.append.is_empty()),
@@ -236,19 +292,37 @@ impl Options {
         Ok(ModelChoices { cpu, seed, policy: if random { Policy::Seeded(seed) } else { Policy::Everything } })
     }
 
-    /// The architecture of the emulated machine.
-    pub(crate) fn arch(&self) -> &str {
-        self.arch.as_deref().unwrap_or("aarch64")
+    /// What is emulated.
+    pub(crate) fn platform(&self) -> Platform {
+        match (self.arch, self.vendor) {
+            (Some(Arch::Aarch64), _) | (None, None) => Platform::Arm,
+            (_, Some(Vendor::Amd)) => Platform::Amd,
+            (Some(Arch::X86_64), None) | (_, Some(Vendor::Intel)) => Platform::Intel,
+        }
+    }
+
+    /// The kernel that has to be fetched, if none is given.
+    pub(crate) fn fetched(&self) -> Option<Kernel> {
+        match &self.guest {
+            None => Some(self.platform().default_kernel()),
+            Some(name) if name.as_os_str() == Kernel::Memtest.name() => Some(Kernel::Memtest),
+            Some(_) => None,
+        }
     }
 
     /// The CPU of the emulated machine.
     pub(crate) fn cpu(&self) -> &str {
-        self.cpu.as_deref().unwrap_or(DEFAULT_CPU)
+        let platform = self.platform();
+        match &self.cpu {
+            None => platform.default_cpu(),
+            Some(cpu) if platform == Platform::Intel => bochs_model(cpu).unwrap_or(cpu),
+            Some(cpu) => cpu,
+        }
     }
 
     /// Seconds after which a boot is given up.
     pub(crate) fn timeout(&self) -> u64 {
-        self.timeout.unwrap_or(DEFAULT_TIMEOUT)
+        self.timeout.unwrap_or(self.platform().default_timeout())
     }
 
     fn choices(&self) -> Choices {
@@ -281,24 +355,27 @@ fn refuse(machine: &str, options: &[(&str, bool)]) -> Result<()> {
     Ok(())
 }
 
-/// The command line of a guest with `memory` bytes, with `append` behind it.
-pub(crate) fn bootargs(append: &str, memory: u64) -> Result<String> {
-    ensure!(!append.contains(['\n', '\0']), "--append: the text has a line break or a zero byte in it");
-    // The kernel has room for 2048 bytes and cuts the rest off without a word.
-    ensure!(
-        append.len() + BOOTARGS.len() + SMALL_BOOTARGS.len() < 2047.min(PARAMS_MAX),
-        "--append: the text is too long"
-    );
-    let small = if memory < SMALL { SMALL_BOOTARGS } else { "" };
-    Ok(format!("{BOOTARGS}{small} {append}").trim_end().to_owned())
-}
-
 /// Whether the guest fits into `memory` bytes.
 pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Result<()> {
     let least = layout::least_memory(image.memory, file_size(initrd));
     if memory < least {
         bail!("--memory: {} is too little for this guest, which needs {}", size(memory), size(least));
     }
+    Ok(())
+}
+
+/// Whether the emulated machine can have as much memory as the guest, these blobs and the hypervisor take.
+pub(crate) fn check_machine(platform: Platform, kernel: u64, initrd: u64, memory: u64) -> Result<()> {
+    let most = platform.most_machine_memory();
+    let takes = Layout::new(&platform.map(), kernel, initrd, memory).with_recording().machine_memory;
+    ensure!(
+        takes <= most,
+        "--memory: {} is too much: the machine would need {}, and {} emulates {} in one piece at most",
+        size(memory),
+        size(takes),
+        platform.emulator_title(),
+        size(most)
+    );
     Ok(())
 }
 
@@ -310,7 +387,7 @@ pub(crate) fn tight_memory(image: &Image, initrd: Option<&Path>, memory: u64) ->
     })
 }
 
-fn file_size(file: Option<&Path>) -> u64 {
+pub(crate) fn file_size(file: Option<&Path>) -> u64 {
     file.and_then(|file| std::fs::metadata(file).ok()).map_or(0, |metadata| metadata.len())
 }
 
@@ -322,42 +399,6 @@ fn check_size(memory: u64) -> Result<()> {
 
 fn size(bytes: u64) -> String {
     format!("{}M", bytes >> 20)
-}
-
-/// Reads `64M`, `1G`, `65536K` or a plain number of bytes.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|last: char| !last.is_ascii_digit());
-    let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 1,
-        "K" | "KIB" => 1 << 10,
-        "M" | "MIB" => 1 << 20,
-        "G" | "GIB" => 1 << 30,
-        _ => return Err("a number with a suffix K, M or G is needed, such as 128M".to_owned()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "a number such as 128M is needed".to_owned())?;
-    number.checked_mul(unit).ok_or_else(|| "the number is too large".to_owned())
-}
-
-fn parse_arch(text: &str) -> Result<String, String> {
-    if text == "aarch64" {
-        Ok(text.to_owned())
-    } else {
-        Err("aarch64 is the only architecture so far".to_owned())
-    }
-}
-
-fn parse_format(text: &str) -> Result<Cpu, String> {
-    let named = Cpu::ALL.into_iter().find(|cpu| cpu.format() == text);
-    named.ok_or_else(|| format!("one of {} is needed", Cpu::ALL.map(Cpu::format).join(", ")))
-}
-
-/// A parser for an enumeration of the protocol, by the names that the protocol itself uses.
-fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
-where
-    T: DeserializeOwned + Clone + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(names)
-        .try_map(|name: String| serde_json::from_value::<T>(serde_json::Value::String(name)))
 }
 
 #[cfg(test)]

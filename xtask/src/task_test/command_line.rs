@@ -15,15 +15,27 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 23] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
-    ("guest of another architecture", "--guest X86", "x86 bzImage"),
+    ("guest of another architecture", "--guest X86", "it is an x86 bzImage"),
     ("guest is compressed", "--guest GZIP", "gunzip it first"),
     ("too little memory", "--guest IMAGE --memory 16M", "too little"),
     ("no such initrd", "--guest IMAGE --initrd /nonexistent/initrd", "cannot read the initial RAM disk"),
     ("empty initrd", "--guest IMAGE --initrd EMPTY", "is empty"),
-    ("another architecture", "--arch riscv64", "aarch64 is the only architecture so far"),
+    ("another architecture", "--arch riscv64", "invalid value 'riscv64' for '--arch"),
+    ("a vendor of Arm", "--arch aarch64 --vendor amd", "--vendor: not with --arch aarch64"),
+    ("guest of another architecture on x86", "--arch x86_64 --guest IMAGE", "an arm64 Image"),
+    ("a kernel that is too old", "--vendor amd --guest OLD", "boot protocol is 2.09"),
+    ("too little memory on x86", "--vendor amd --guest X86 --memory 64M", "too little"),
+    ("more memory than Bochs has", "--arch x86_64 --memory 4G", "Bochs emulates 2048M in one piece"),
+    (
+        "more memory than the PC has in one piece",
+        "--vendor amd --memory 4G",
+        "QEMU emulates 3072M in one piece",
+    ),
+    ("a CPU that Bochs has not", "--arch x86_64 --cpu EPYC", "Bochs has no single CPU EPYC"),
+    ("memtest86+ on Arm", "--guest memtest86+", "memtest86+ is for --arch x86_64"),
     ("recording into nowhere", "--record /nonexistent/file", "--record: cannot write /nonexistent/file"),
     ("odd memory size", "--memory 3M", "multiple of 2M"),
     ("unknown leaf size", "--leaf 3k", "invalid value '3k'"),
@@ -85,7 +97,14 @@ fn file(name: &str) -> Option<Vec<u8>> {
             bytes[56..60].copy_from_slice(b"ARM\x64");
         }
         "TEXT" => bytes = b"just a text\n".to_vec(),
-        "X86" => bytes[0x202..0x206].copy_from_slice(b"HdrS"),
+        "X86" | "OLD" => {
+            bytes[0x202..0x206].copy_from_slice(b"HdrS");
+            // Protocol 2.15 or 2.9, loaded high, to run in 48 MiB from 16 MiB on.
+            bytes[0x206..0x208].copy_from_slice(if name == "X86" { &[15, 2] } else { &[9, 2] });
+            bytes[0x211] = 1;
+            bytes[0x258..0x25c].copy_from_slice(&(16_u32 << 20).to_le_bytes());
+            bytes[0x260..0x264].copy_from_slice(&(48_u32 << 20).to_le_bytes());
+        }
         "GZIP" => bytes[..2].copy_from_slice(b"\x1f\x8b"),
         "EMPTY" => bytes.clear(),
         _ => return None,

@@ -4,11 +4,13 @@
 use super::scenarios;
 use super::step::{Board, Outcome, Step};
 use super::{Context, flat, recorded};
-use crate::boot::machine::Machine;
-use crate::boot::session::{self, Choices, Guest, Observed};
+use crate::boot::machine::{Machine, Pace};
+use crate::boot::session::{self, Choices, Goal, Guest, Observed};
 use crate::boot::verdict;
-use crate::guests::cache::{Cache, DEFAULT_KERNEL, OTHER_KERNEL};
+use crate::guests::cache::{Cache, OTHER_KERNEL};
+use crate::guests::image;
 use crate::guests::initramfs::TO_UART;
+use crate::platform::Platform;
 use crate::setup::{self, Equipment, Needs};
 use crate::task_run;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -142,7 +144,7 @@ fn steps(slot: &Slot) -> Vec<Step> {
         optional_boot_step(slot, "boot another kernel", |bench, output| match &bench.other_kernel {
             Ok(kernel) => {
                 let boot = Boot::new(kernel.clone());
-                Outcome::of(good_boot(bench, boot, output).map(|_| OTHER_KERNEL.to_owned()))
+                Outcome::of(good_boot(bench, boot, output).map(|_| OTHER_KERNEL.name().to_owned()))
             }
             Err(reason) => Outcome::Impossible(reason.clone()),
         }),
@@ -211,7 +213,8 @@ enum SetUp {
 /// Gets and builds what the boots need. An error here is a failure of the repository, not of the machine.
 fn set_up(context: &Context, with_other_kernel: bool) -> Result<SetUp> {
     let Context { host, workspace, .. } = context;
-    let needs = Needs { kernel: Some(DEFAULT_KERNEL), busybox: true };
+    let platform = Platform::Arm;
+    let needs = Needs { platform, kernel: Some(platform.default_kernel()), busybox: true };
     let Equipment { emulator, toolchain, kernel, busybox } = match setup::prepare(host, workspace, &needs) {
         Ok(equipment) => equipment,
         Err(error) => {
@@ -223,18 +226,18 @@ fn set_up(context: &Context, with_other_kernel: bool) -> Result<SetUp> {
     };
     let (Some(kernel), Some(busybox)) = (kernel, busybox) else { bail!("the set-up is incomplete") };
     let other_kernel = if with_other_kernel {
-        let fetched = Cache::new(&workspace.target).kernel(host, OTHER_KERNEL);
+        let fetched = Cache::new(&workspace.target, platform).kernel(host, OTHER_KERNEL);
         fetched.map_err(|error| format!("{error:#}"))
     } else {
         Err("not asked for".to_owned())
     };
-    let hypervisor = toolchain.build(host, workspace, "slat-hv")?;
-    let test_guest_elf = toolchain.build(host, workspace, "slat-test-guest")?;
+    let hypervisor = toolchain.build(host, workspace, platform.target(), ("slat-hv", &[]))?;
+    let test_guest_elf = toolchain.build(host, workspace, platform.target(), ("slat-test-guest", &[]))?;
 
     let directory =
         tempfile::Builder::new().prefix("slat-test-").tempdir().context("no temporary directory")?;
     let initrd = directory.path().join("initramfs.cpio");
-    let sha256 = task_run::write_initramfs(&busybox, &initrd)?;
+    let sha256 = task_run::write_initramfs(&busybox, platform, &initrd)?;
     let test_guest = directory.path().join("test-guest");
     let elf = std::fs::read(&test_guest_elf).context("cannot read the test guest")?;
     std::fs::write(&test_guest, flat::flatten(&elf)?).context("cannot write the test guest")?;
@@ -274,12 +277,15 @@ fn optional_boot_step(
 
 impl Bench {
     fn machine(&self, cpu: &str, cpus: u32) -> Machine {
-        Machine { emulator: self.emulator.clone(), cpu: cpu.to_owned(), cpus }
+        let (emulator, cpu) = (self.emulator.clone(), cpu.to_owned());
+        Machine { platform: Platform::Arm, emulator, cpu, cpus, pace: Pace::Usual }
     }
 
     fn linux(&self, kernel: PathBuf, memory: u64) -> Result<Guest> {
-        let bootargs = task_run::bootargs("", memory)?;
+        let image = image::check_file(&kernel, Platform::Arm)?;
+        let bootargs = task_run::bootargs::of(Platform::Arm, &image, memory, "")?;
         Ok(Guest {
+            goal: Goal::PowerOff,
             kernel,
             initrd: Some(self.initrd.clone()),
             bootargs,
@@ -304,6 +310,7 @@ impl Bench {
             bootargs: bootargs.to_owned(),
             memory: scenarios::MEMORY,
             sha256: None,
+            goal: Goal::PowerOff,
         };
         self.boot(&guest, &self.machine(cpu, cpus), choices, patience, output)
     }

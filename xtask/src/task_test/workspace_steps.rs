@@ -8,8 +8,14 @@ use crate::workspace::cargo;
 use anyhow::Result;
 use std::process::Command;
 
-/// The bare-metal programs, and the library as they see it.
-const BARE_PACKAGES: [&str; 3] = ["slat", "slat-hv", "slat-test-guest"];
+/// The bare-metal programs on Arm, and the library as they see it.
+const ARM_PACKAGES: [&str; 3] = ["slat", "slat-hv", "slat-test-guest"];
+
+/// The same on x86.
+const X86_PACKAGES: [&str; 3] = ["slat", "slat-x86", "slat-hv"];
+
+/// What others can depend on.
+const PUBLISHED: [&str; 3] = ["slat", "slat-x86", "slat-model"];
 
 /// All of them.
 pub(crate) fn steps() -> Vec<Step> {
@@ -21,14 +27,16 @@ pub(crate) fn steps() -> Vec<Step> {
             let arguments = ["--workspace", "--all-targets", "--", "-D", "warnings"];
             tool(context, output, "clippy", "clippy", &arguments, &[])
         }),
-        Step::new("clippy for bare metal", bare_clippy),
-        Step::new("clippy of the library for x86-64", |context, output| {
-            library_clippy("x86_64-unknown-none", context, output)
+        Step::new("clippy for bare metal, Arm", |context, output| {
+            bare_clippy((toolchain::AARCH64, &ARM_PACKAGES, ""), context, output)
+        }),
+        Step::new("clippy for bare metal, x86-64", |context, output| {
+            bare_clippy((toolchain::X86_64, &X86_PACKAGES, "slat-hv/unit-guests"), context, output)
         }),
         Step::new("clippy of the library for RISC-V", |context, output| {
             library_clippy("riscv64gc-unknown-none-elf", context, output)
         }),
-        Step::new("the library and the model with the oldest Rust", oldest_rust),
+        Step::new("the libraries and the model with the oldest Rust", oldest_rust),
         Step::new("documentation", |context, output| {
             let arguments = ["doc", "--workspace", "--no-deps"];
             simple(&mut cargo_command(context, &arguments, &[("RUSTDOCFLAGS", "-D warnings")]), output)
@@ -84,13 +92,18 @@ fn tool(
     simple(cargo_command(context, &[subcommand], environment).args(arguments), output)
 }
 
-fn bare_clippy(context: &Context, output: &mut String) -> Outcome {
-    let plan = toolchain::plan(&context.host);
+/// The bare-metal programs for this target, these packages with this feature.
+fn bare_clippy(
+    (target, packages, feature): (&str, &[&str], &str),
+    context: &Context,
+    output: &mut String,
+) -> Outcome {
+    let plan = toolchain::plan(&context.host, target);
     if plan == Plan::Impossible {
-        return Outcome::Impossible(toolchain::missing(&context.host).to_string());
+        return Outcome::Impossible(toolchain::missing(&context.host, target).to_string());
     }
-    match toolchain::obtain(&context.host, &plan) {
-        Ok(toolchain) => match toolchain.clippy(&context.workspace, &BARE_PACKAGES) {
+    match toolchain::obtain(&context.host, &plan, target) {
+        Ok(toolchain) => match toolchain.clippy(&context.workspace, target, packages, feature) {
             Some(mut command) => simple(&mut command, output),
             None => Outcome::Skipped("the distribution's toolchain has no clippy for it".to_owned()),
         },
@@ -108,7 +121,7 @@ fn library_clippy(target: &str, context: &Context, output: &mut String) -> Outco
     simple(&mut cargo_command(context, &arguments, &[]), output)
 }
 
-/// The library and the model with the compiler that their manifests promise (`rust-version`).
+/// The libraries and the model with the compiler that their manifests promise (`rust-version`).
 fn oldest_rust(context: &Context, output: &mut String) -> Outcome {
     const TOOLCHAIN: &str = "1.85.0";
     let install = ["toolchain", "install", TOOLCHAIN, "--profile", "minimal", "--no-self-update"];
@@ -118,7 +131,8 @@ fn oldest_rust(context: &Context, output: &mut String) -> Outcome {
     }
     let mut command = Command::new("rustup");
     command
-        .args(["run", TOOLCHAIN, "cargo", "check", "--package", "slat", "--package", "slat-model"])
+        .args(["run", TOOLCHAIN, "cargo", "check"])
+        .args(PUBLISHED.iter().flat_map(|package| ["--package", package]))
         .arg("--target-dir");
     command.arg(context.workspace.target.join("oldest")).current_dir(&context.workspace.root);
     simple(&mut command, output)
@@ -167,14 +181,18 @@ fn count(output: &str) -> Tally {
     tally
 }
 
-/// Builds the library and the model from their packages as a stranger would get them.
+/// Builds the libraries and the model from their packages as a stranger would get them.
 fn package(context: &Context, output: &mut String) -> Outcome {
-    let arguments = ["package", "--package", "slat", "--package", "slat-model", "--allow-dirty"];
-    let offline = process::capture(cargo_command(context, &arguments, &[]).arg("--offline"));
+    let command = || {
+        let mut command = cargo_command(context, &["package", "--allow-dirty"], &[]);
+        command.args(PUBLISHED.iter().flat_map(|package| ["--package", package]));
+        command
+    };
+    let offline = process::capture(command().arg("--offline"));
     if offline.is_ok_and(|captured| captured.success) {
         return Outcome::Passed(String::new());
     }
-    simple(&mut cargo_command(context, &arguments, &[]), output)
+    simple(&mut command(), output)
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ fn containment_and_intersection_agree() {
     assert!(b.contains_range(c) && !a.contains_range(c));
     assert_eq!(a.hull(c), range(0x1000, 0x3000));
     assert!(a.is_aligned(0x1000) && !a.is_aligned(0x2000));
+    assert!(!c.is_aligned(0x2000), "neither the start nor the size is");
     assert_eq!(std::format!("{a} {:?}", a.start()), "0x1000..0x3000 GuestPhysAddr(0x1000)");
 }
 

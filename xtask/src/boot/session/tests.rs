@@ -1,5 +1,6 @@
-use super::{Ending, Guest, Observed, watch};
-use slat_hv_protocol::{Message, encode_message};
+use super::{Ending, Observed, Watched, watch};
+use crate::boot::machine::Prepared;
+use slat_hv_protocol::{Message, UnitOutcome, encode_message};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -7,10 +8,11 @@ use std::time::{Duration, Instant};
 fn watch_script(script: &str, own: bool, timeout: Duration) -> (Observed, String) {
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let sha256 = own.then(|| "abc".to_owned());
-    let guest = Guest { kernel: "".into(), initrd: None, bootargs: String::new(), memory: 0, sha256 };
+    let complaint: fn(&str) -> &str = |text| text.lines().next().unwrap_or_default();
+    let mut prepared = Prepared { command, recording: None, complaint };
+    let what = Watched { own, stop_at_init: !own, timeout };
     let mut screen = Vec::new();
-    let observed = watch(&mut command, "nonce", &guest, timeout, !own, &mut screen).unwrap();
+    let observed = watch(&mut prepared, "nonce", &what, &mut screen).unwrap();
     (observed, String::from_utf8(screen).unwrap())
 }
 
@@ -31,6 +33,15 @@ fn a_whole_run_is_taken_down() {
     assert_eq!(seen.emulator_error, "complaint");
     assert_eq!(seen.failed.as_deref(), Some("why"));
     assert!(screen.starts_with("boot\r\n") && !screen.contains("nonce"), "{screen:?}");
+}
+
+#[test]
+fn unit_guests_are_counted_and_their_end_is_the_end() {
+    let outcome = UnitOutcome { name: "first".to_owned(), failure: None, lacking: None, frames_lost: 0 };
+    let lines = [Message::Unit(outcome.clone()), Message::UnitsEnded].map(|m| encode_message("nonce", &m));
+    let (seen, _) = watch_script(&format!("printf '{}\n'; exec sleep 60", lines.join("\n")), true, LONG);
+    assert_eq!(seen.ending, Ending::Enough);
+    assert_eq!((seen.units, seen.units_ended), (vec![outcome], true));
 }
 
 #[test]

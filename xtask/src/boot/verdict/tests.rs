@@ -1,11 +1,12 @@
 use super::{natively, under_slat};
-use crate::boot::session::{Ending, Guest, Observed};
+use crate::boot::session::{Ending, Goal, Guest, Observed};
 use slat_hv_protocol::{BufferCalls, EmulatedUart, End, Faults, Frames, Leaves, Report};
 use std::collections::BTreeMap;
 
 fn guest() -> Guest {
     let sha256 = Some("abc".to_owned());
-    Guest { kernel: "k".into(), initrd: None, bootargs: String::new(), memory: 0, sha256 }
+    let goal = Goal::PowerOff;
+    Guest { kernel: "k".into(), initrd: None, bootargs: String::new(), memory: 0, sha256, goal }
 }
 
 fn good() -> Observed {
@@ -41,6 +42,8 @@ fn good() -> Observed {
         failed: None,
         emulator_error: String::new(),
         recording: None,
+        units: Vec::new(),
+        units_ended: false,
     }
 }
 
@@ -68,6 +71,34 @@ fn every_bad_end_has_its_line() {
     assert!(verdict_of(ended(End::OutOfMemory { description: description.clone() })).contains(&description));
     assert!(verdict_of(ended(End::Reset)).contains("reset itself"));
     assert!(verdict_of(|seen| seen.failed = Some("why".to_owned())).contains("why"));
+}
+
+#[test]
+fn a_guest_without_the_means_to_power_off_may_reset_itself() {
+    let guest = Guest { goal: Goal::PowerOffOrReset, ..guest() };
+    let mut seen = good();
+    assert_eq!(under_slat(&guest, &seen), Ok(()));
+    ended(End::Reset)(&mut seen);
+    assert_eq!(under_slat(&guest, &seen), Ok(()));
+    seen.console = b"[    1.0] Kernel panic - not syncing: Attempted to kill init!\r\n".to_vec();
+    assert!(under_slat(&guest, &seen).unwrap_err().contains("a kernel panic?"));
+    seen.console.clear();
+    seen.reached_end = false;
+    assert!(under_slat(&guest, &seen).unwrap_err().contains("end marker"));
+}
+
+#[test]
+fn a_memory_test_is_judged_by_its_screen() {
+    let guest = Guest { goal: Goal::Screen, sha256: None, ..guest() };
+    let mut seen = good();
+    assert!(under_slat(&guest, &seen).unwrap_err().contains("powered itself off"));
+    ended(End::ScreenShows)(&mut seen);
+    assert!(under_slat(&guest, &seen).is_err(), "without a screen");
+    let shown = |errors: &str| Some(format!("Test #4  [Moving]\nPass:  0        Errors: {errors}\n"));
+    seen.report.as_mut().unwrap().screen = shown("0");
+    assert_eq!(under_slat(&guest, &seen), Ok(()));
+    seen.report.as_mut().unwrap().screen = shown("3");
+    assert!(under_slat(&guest, &seen).unwrap_err().contains("3 errors"));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-use super::{Image, check};
+use super::{Image, Program};
+use crate::platform::Platform;
 
 fn image(flags: u64) -> Vec<u8> {
     let mut bytes = vec![0; 4096];
@@ -6,6 +7,10 @@ fn image(flags: u64) -> Vec<u8> {
     bytes[24..32].copy_from_slice(&flags.to_le_bytes());
     bytes[56..60].copy_from_slice(b"ARM\x64");
     bytes
+}
+
+fn check(bytes: &[u8]) -> anyhow::Result<Image> {
+    super::check(bytes, Platform::Arm)
 }
 
 fn refusal(bytes: &[u8]) -> String {
@@ -16,7 +21,9 @@ fn refusal(bytes: &[u8]) -> String {
 fn an_image_says_how_much_memory_it_takes_and_its_release() {
     let mut bytes = image(0b1010);
     bytes[1000..1026].copy_from_slice(b"Linux version 6.1.0-x (deb");
-    let expected = Image { memory: 0x20_0000, release: Some("6.1.0-x".to_owned()) };
+    let release = Some("6.1.0-x".to_owned());
+    let expected = Image { program: Program::Linux, memory: 0x20_0000, bootargs_max: 2047, release };
+    assert_eq!(expected.title().as_deref(), Some("Linux 6.1.0-x"));
     assert_eq!(check(&bytes).unwrap(), expected);
     assert_eq!(check(&image(0)).unwrap().release, None);
 }

@@ -1,4 +1,7 @@
-use super::{MISTAKES, MachineKind, Options, SMALL, bootargs, parse_size};
+use super::{MISTAKES, MachineKind, Options, parse_size};
+use crate::guests::cache::Kernel;
+use crate::guests::image::Program;
+use crate::platform::Platform;
 use clap::Parser;
 use slat_hv_model::Cpu;
 use slat_hv_protocol::{FaultPolicy, Leaf, Mistake};
@@ -46,9 +49,10 @@ fn defaults_are_the_documented_ones() {
         (Leaf::Auto, FaultPolicy::Stop, Mistake::None)
     );
     assert_eq!((options.timeout(), options.cpu(), options.cpus), (60, "cortex-a72", 1));
-    assert_eq!((options.arch(), options.machine), ("aarch64", MachineKind::Emulator));
+    assert_eq!((options.platform(), options.machine), (Platform::Arm, MachineKind::Emulator));
+    assert_eq!(options.fetched(), Some(Kernel::Linux("linux-image-cloud-arm64")));
     let checked = options.check().unwrap();
-    assert_eq!(checked.bootargs, "earlycon console=ttyAMA0 panic=-1");
+    assert_eq!((checked.platform, checked.program), (Platform::Arm, Program::Linux));
     assert_eq!(checked.choices.churn, None);
 }
 
@@ -61,8 +65,61 @@ fn every_mistake_of_the_protocol_has_its_name() {
 }
 
 #[test]
-fn other_architectures_are_refused() {
-    assert!(parse(&["--arch", "riscv64"]).unwrap_err().contains("aarch64 is the only architecture so far"));
+fn the_vendor_implies_the_architecture() {
+    let platform = |words: &[&str]| parse(words).unwrap().platform();
+    assert_eq!(platform(&["--arch", "aarch64"]), Platform::Arm);
+    assert_eq!(platform(&["--arch", "x86_64"]), Platform::Intel);
+    assert_eq!(platform(&["--vendor", "intel"]), Platform::Intel);
+    assert_eq!(platform(&["--vendor", "amd"]), Platform::Amd);
+    assert_eq!(platform(&["--arch", "x86_64", "--vendor", "amd"]), Platform::Amd);
+    assert!(parse(&["--arch", "riscv64"]).unwrap_err().contains("invalid value 'riscv64'"));
+    assert!(refusal(&["--arch", "aarch64", "--vendor", "amd"]).contains("--vendor: not with --arch aarch64"));
+}
+
+#[test]
+fn each_platform_has_its_defaults() {
+    let intel = parse(&["--arch", "x86_64"]).unwrap();
+    assert_eq!((intel.timeout(), intel.cpu()), (120, "corei7_haswell_4770"));
+    assert_eq!(intel.fetched(), Some(Kernel::Linux("linux-image-cloud-amd64")));
+    let amd = parse(&["--vendor", "amd"]).unwrap();
+    assert_eq!((amd.timeout(), amd.cpu()), (60, "EPYC"));
+    assert!(intel.check().is_ok() && amd.check().is_ok());
+}
+
+#[test]
+fn models_of_bochs_may_be_named_in_part() {
+    let options = parse(&["--arch", "x86_64", "--cpu", "skylake_x"]).unwrap();
+    assert_eq!(options.cpu(), "corei7_skylake_x");
+    assert!(options.check().is_ok());
+    let error = refusal(&["--arch", "x86_64", "--cpu", "EPYC"]);
+    assert!(
+        error.contains("Bochs has no single CPU EPYC; it has ") && error.contains("tigerlake"),
+        "{error}"
+    );
+    assert_eq!(parse(&["--vendor", "amd", "--cpu", "max"]).unwrap().cpu(), "max");
+}
+
+#[test]
+fn memtest_is_fetched_and_takes_no_user_space() {
+    let options = parse(&["--vendor", "amd", "--guest", "memtest86+", "--memory", "16M"]).unwrap();
+    assert_eq!(options.fetched(), Some(Kernel::Memtest));
+    assert_eq!(options.check().unwrap().program, Program::Memtest);
+    assert!(refusal(&["--guest", "memtest86+"]).contains("memtest86+ is for --arch x86_64"));
+    let directory = tempfile::tempdir().unwrap();
+    let initrd = write(directory.path(), "initrd", b"x");
+    let words = ["--vendor", "amd", "--guest", "memtest86+", "--initrd", &initrd];
+    assert!(refusal(&words).contains("--initrd: memtest86+ takes none"));
+}
+
+#[test]
+fn what_the_emulated_pc_cannot_do_is_refused() {
+    assert!(refusal(&["--arch", "x86_64", "--compare"]).contains("nothing to compare with, Bochs"));
+    assert!(
+        refusal(&["--vendor", "amd", "--cpus", "2"]).contains("a guest on the emulated x86_64 has at most 1")
+    );
+    assert!(refusal(&["--arch", "x86_64", "--memory", "2G"]).contains("Bochs emulates 2048M in one piece"));
+    assert!(refusal(&["--vendor", "amd", "--memory", "3G"]).contains("QEMU emulates 3072M in one piece"));
+    assert!(parse(&["--vendor", "amd", "--memory", "2G"]).unwrap().check().is_ok());
 }
 
 #[test]
@@ -78,7 +135,7 @@ fn there_are_one_or_two_cpus_and_more_on_the_model() {
     for wrong in ["0", "9", "-1", "two"] {
         assert!(parse(&["--cpus", wrong]).is_err(), "{wrong}");
     }
-    assert!(refusal(&["--cpus", "3"]).contains("--cpus: the emulated machine has at most 2"));
+    assert!(refusal(&["--cpus", "3"]).contains("--cpus: a guest on the emulated aarch64 has at most 2"));
     assert!(parse(&["--machine", "model", "--cpus", "8"]).unwrap().check_model().is_ok());
 }
 
@@ -106,6 +163,7 @@ fn what_means_nothing_on_a_machine_is_named() {
     };
     for words in [
         &["--arch", "aarch64"][..],
+        &["--vendor", "amd"],
         &["--guest", "x"],
         &["--initrd", "x"],
         &["--append", "x"],
@@ -129,12 +187,9 @@ fn what_means_nothing_on_a_machine_is_named() {
 }
 
 #[test]
-fn the_command_line_is_appended_to() {
-    assert_eq!(bootargs("quiet x=1", SMALL).unwrap(), "earlycon console=ttyAMA0 panic=-1 quiet x=1");
-    assert!(bootargs("", SMALL - 1).unwrap().ends_with("panic=-1 lockdown=confidentiality"));
-    assert!(bootargs("a\nb", SMALL).is_err());
-    assert!(bootargs(&"x".repeat(4000), SMALL).is_err());
-    assert!(parse(&["--append", "--not-an-option"]).is_ok());
+fn what_is_appended_may_look_like_an_option() {
+    assert!(parse(&["--append", "--not-an-option"]).unwrap().check().is_ok());
+    assert!(refusal(&["--append", "a\nb"]).contains("--append"));
 }
 
 #[test]

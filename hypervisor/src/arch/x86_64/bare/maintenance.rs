@@ -1,0 +1,135 @@
+//! What the library asks for after a change of a table: the CPUs that remember something of it are made to forget it.
+//!
+//! Neither vendor broadcasts: a CPU that is inside the guest is kicked out of it, and every CPU forgets what is old right
+//! before it enters (`slat_x86::SpaceCpus`).
+
+use super::{cpu, machine};
+use crate::arch::x86_64::mmu::MEMORY_END;
+use crate::pool::Maintenance;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use slat::{CacheMaintenance, HostPhysRange, Invalidation};
+use slat_hv_protocol::recording::Event;
+use slat_hv_protocol::{CPUS_MAX, Mistake};
+use slat_x86::SpaceCpus;
+use spin::Mutex;
+
+/// The CPUs of one address space.
+pub(in crate::arch::x86_64) type Cpus = SpaceCpus<CPUS_MAX>;
+
+/// Carries out what the library asks for, with the mistake that the run asks for.
+pub(in crate::arch::x86_64) struct Shootdown {
+    mistake: Mistake,
+    /// Whether the mistake is made no more.
+    corrected: AtomicBool,
+    /// The spaces that CPUs can enter, by their root registers.
+    spaces: Mutex<Vec<(u64, Arc<Cpus>)>>,
+    /// CPUs that have to forget something although nobody told them: with [`Mistake::LocalTlbi`].
+    own: [AtomicBool; CPUS_MAX],
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+    kicks: AtomicU64,
+}
+
+impl Shootdown {
+    /// Nothing done yet.
+    pub(in crate::arch::x86_64) fn new(mistake: Mistake) -> Self {
+        Self {
+            mistake,
+            corrected: AtomicBool::new(false),
+            spaces: Mutex::new(Vec::new()),
+            own: [const { AtomicBool::new(false) }; CPUS_MAX],
+            counts: Mutex::new(BTreeMap::new()),
+            kicks: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on CPUs may enter the space with this root register, through what is returned.
+    pub(in crate::arch::x86_64) fn register(&self, root: u64) -> Arc<Cpus> {
+        let cpus = Arc::new(Cpus::new());
+        self.spaces.lock().push((root, Arc::clone(&cpus)));
+        cpus
+    }
+
+    /// Nobody enters the space with this root register any more.
+    pub(in crate::arch::x86_64) fn unregister(&self, root: u64) {
+        self.spaces.lock().retain(|(other, _)| *other != root);
+    }
+
+    /// From now on everything is done as the library wants it.
+    pub(in crate::arch::x86_64) fn make_no_more_mistakes(&self) {
+        self.corrected.store(true, Ordering::Release);
+    }
+
+    /// The mistake that is to be made.
+    pub(in crate::arch::x86_64) fn mistake(&self) -> Mistake {
+        if self.corrected.load(Ordering::Acquire) { Mistake::None } else { self.mistake }
+    }
+
+    /// CPU `cpu` is about to enter the space of `cpus`: whether it has to forget what it remembers of it.
+    pub(in crate::arch::x86_64) fn enter(&self, cpu: usize, cpus: &Cpus) -> bool {
+        // There are as many words as CPUs.
+        let told = cpus.enter(cpu).is_ok_and(|entry| entry.flush);
+        let own = self.own.get(cpu).is_some_and(|own| own.swap(false, Ordering::AcqRel));
+        told || own
+    }
+
+    /// Counts an instruction of TLB maintenance.
+    pub(in crate::arch::x86_64) fn count(&self, mnemonic: &'static str) {
+        *self.counts.lock().entry(mnemonic).or_default() += 1;
+    }
+
+    /// Instructions executed by mnemonic, and the CPUs that were kicked.
+    pub(in crate::arch::x86_64) fn counts(&self) -> BTreeMap<String, u64> {
+        let mut counts: BTreeMap<String, u64> =
+            self.counts.lock().iter().map(|(mnemonic, count)| (mnemonic.to_string(), *count)).collect();
+        counts.insert("nmi ipi".to_string(), self.kicks.load(Ordering::Acquire));
+        counts
+    }
+}
+
+impl Maintenance for Shootdown {
+    fn invalidate(&self, invalidation: &Invalidation<'_>) {
+        let spaces = self.spaces.lock();
+        let space =
+            spaces.iter().find(|(root, _)| *root == invalidation.root).map(|(_, cpus)| Arc::clone(cpus));
+        drop(spaces);
+        // One that no CPU can enter is remembered by none.
+        let Some(cpus) = space else { return };
+        let this = cpu::this_cpu();
+        match self.mistake() {
+            Mistake::NoTlbi => return,
+            Mistake::LocalTlbi => {
+                self.own.get(this).map(|own| own.store(true, Ordering::Release));
+                return;
+            }
+            Mistake::NoKick => {
+                // As if everybody else had left the guest.
+                (0..CPUS_MAX).filter(|cpu| *cpu != this).for_each(|cpu| {
+                    let _ = cpus.leave(cpu);
+                });
+            }
+            _ => {}
+        }
+        let kick = |cpu| {
+            self.kicks.fetch_add(1, Ordering::AcqRel);
+            machine::kick(cpu);
+        };
+        // There are as many words as CPUs.
+        let _ = cpus.invalidate(this, kick);
+    }
+
+    fn is_memory(&self, range: HostPhysRange) -> bool {
+        range.start().as_u64() < MEMORY_END
+    }
+
+    /// x86 keeps its caches coherent.
+    fn maintain_cache(&self, _: *mut u8, _: &CacheMaintenance) {}
+
+    /// x86 orders stores before the table walks of a later entry by itself.
+    fn publish(&self) {}
+
+    fn record(&self, _: Event) {}
+}

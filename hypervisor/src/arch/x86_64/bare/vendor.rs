@@ -1,0 +1,62 @@
+//! What the hypervisor needs to know of a vendor: VMX with EPT, or SVM with nested page tables. Chosen once, at boot.
+
+use super::maintenance::Shootdown;
+use crate::pool::Pool;
+use alloc::string::String;
+use slat::format::Format;
+use slat_x86::port::Intercepted;
+
+/// The host of guests, of their tables and of everything that the extension needs memory for.
+pub(in crate::arch::x86_64) type Host = &'static Pool<Shootdown>;
+
+/// What a vCPU is to exit on, beside what every vCPU exits on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::arch::x86_64) struct Intercepts {
+    /// Ports.
+    pub(in crate::arch::x86_64) ports: Intercepted,
+    /// HLT.
+    pub(in crate::arch::x86_64) halt: bool,
+    /// External interrupts of the host's.
+    pub(in crate::arch::x86_64) interrupts: bool,
+    /// Page modifications are logged, where the CPU can.
+    pub(in crate::arch::x86_64) log_modifications: bool,
+}
+
+/// One vendor's extension, on a machine that has it.
+pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
+    /// Its name for people.
+    const NAME: &'static str;
+    /// By what a CPU forgets what it remembers of a table.
+    const FLUSH: &'static str;
+    /// The format of its second-level tables.
+    type Format: Format + Send + Sync;
+    /// Its vCPUs.
+    type Vcpu: slat_x86::Vcpu + Send;
+
+    /// Looks at what this CPU offers; changes nothing. What it takes from `host` it gives back when it is dropped.
+    ///
+    /// # Errors
+    /// One line that says what the CPU lacks.
+    fn detect(host: Host) -> Result<Self, String>;
+
+    /// Turns the extension on, on this CPU, whose number is `cpu`.
+    ///
+    /// # Errors
+    /// One line.
+    fn turn_on(&self, cpu: usize) -> Result<(), String>;
+
+    /// Turns it off again, on the same CPU. No vCPU is bound.
+    fn turn_off(&self, cpu: usize);
+
+    /// The format, with everything that the CPU has.
+    ///
+    /// # Errors
+    /// One line.
+    fn format(&self, gpa_bits: Option<u32>) -> Result<Self::Format, String>;
+
+    /// A vCPU, which belongs to nobody yet.
+    ///
+    /// # Errors
+    /// One line.
+    fn vcpu(&self, intercepts: &Intercepts) -> Result<Self::Vcpu, String>;
+}

@@ -1,0 +1,14 @@
+//! x86-64, in Bochs (Intel VMX) and on QEMU (AMD SVM).
+//!
+//! All but `bare` is plain logic that builds and is tested on every host; `bare` is the CPU's part.
+
+pub mod descriptors;
+pub mod mmu;
+pub mod platform;
+
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod bare;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+pub use bare::fail;
+#[cfg(all(feature = "unit-guests", target_arch = "x86_64", target_os = "none"))]
+mod unit;

@@ -1,0 +1,104 @@
+//! Unit guests: pieces of guest code, each of which shows one thing that the hardware or the hypervisor does.
+//!
+//! Each runs on a host of its own, made of the same memory: what it takes and does not give back is counted and reported. It
+//! turns the extension on and off, so that one leaves nothing behind for the next. **A guest that could hang is to be run
+//! with something that ends it** (HLT exits, or a kick of another CPU): there is no time limit but the emulator's.
+//!
+//! To add one: a function and a line in the table of `common`, `vmx` or `svm`.
+
+#![expect(unsafe_code, reason = "makes hosts of memory that the parameters give to the unit guests")]
+
+mod code;
+mod common;
+mod context;
+mod machine;
+
+use super::bare::{Host, Shootdown, Vendor, say};
+use crate::pool::Pool;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use context::{Bench, Context};
+use slat_hv_protocol::{Message, Mistake, Span, UnitOutcome};
+
+pub(super) use code::guest_code;
+pub(super) use context::{ensure, ensure_eq};
+
+/// What is wrong: one line.
+pub(super) type Failure = String;
+
+/// One unit guest; `C` is what it runs in.
+pub(super) struct UnitGuest<C> {
+    /// By which it is chosen.
+    pub(super) name: &'static str,
+    /// What the CPU lacks to run it.
+    pub(super) needs: fn(&C) -> Result<(), String>,
+    /// Runs it.
+    pub(super) run: fn(&C) -> Result<(), Failure>,
+}
+
+/// It runs on every machine that has the extension.
+pub(super) fn nothing<C>(_: &C) -> Result<(), String> {
+    Ok(())
+}
+
+/// Runs those of the machine itself that are among `names`, on hosts made of `memory`.
+pub(super) fn run_machine(names: &[String], memory: Span, mistake: Mistake) {
+    for guest in machine::GUESTS.iter().filter(|guest| is_chosen(names, guest.name)) {
+        let host = host(memory, mistake);
+        let bench = Bench::new(host);
+        report(guest, &bench, host);
+    }
+}
+
+/// Runs those of vendor `V` that are among `names`, on hosts made of `memory`.
+///
+/// # Errors
+/// One line if the CPU lacks what no guest can do without.
+pub(super) fn run<V: Vendor>(
+    own: &[UnitGuest<Context<V>>],
+    names: &[String],
+    memory: Span,
+    mistake: Mistake,
+) -> Result<(), String> {
+    for guest in common::guests::<V>().iter().chain(own).filter(|guest| is_chosen(names, guest.name)) {
+        let host = host(memory, mistake);
+        let context = Context::new(host)?;
+        report(guest, &context, host);
+    }
+    Ok(())
+}
+
+/// The first of `names` that no guest has, among those of the machine, the common ones and `own`.
+pub(super) fn unknown<'n, V: Vendor>(own: &[UnitGuest<Context<V>>], names: &'n [String]) -> Option<&'n str> {
+    let common = common::guests::<V>();
+    let known: Vec<&str> = (machine::GUESTS.iter().map(|guest| guest.name))
+        .chain(common.iter().chain(own).map(|guest| guest.name))
+        .collect();
+    names.iter().map(|name| &**name).find(|name| *name != "all" && !known.contains(name))
+}
+
+fn is_chosen(names: &[String], name: &str) -> bool {
+    names.iter().any(|chosen| chosen == "all" || chosen == name)
+}
+
+fn host(memory: Span, mistake: Mistake) -> Host {
+    // SAFETY: the parameters give this memory to nobody else, and the guest before has come to its end: what it has not given
+    // back nobody uses. All memory is mapped one to one.
+    let pool = unsafe { Pool::new(memory, true, Shootdown::new(mistake)) };
+    Box::leak(Box::new(pool))
+}
+
+fn report<C>(guest: &UnitGuest<C>, context: &C, host: Host) {
+    let lacking = (guest.needs)(context).err();
+    let failure = if lacking.is_none() { (guest.run)(context).err() } else { None };
+    let counts = host.counts();
+    let frames_lost = counts.taken.saturating_sub(counts.returned);
+    say(&Message::Unit(UnitOutcome { name: guest.name.to_string(), failure, lacking, frames_lost }));
+}
+
+/// The failure of something that returned an error.
+pub(super) fn failed(what: &str, error: impl core::fmt::Display) -> Failure {
+    format!("{what}: {error}")
+}

@@ -1,0 +1,148 @@
+//! The machines that slat-hv runs on, by ISA and vendor, and what depends on that: the emulator, the target that it is built
+//! for, Debian's name of the architecture, the memory map.
+
+use crate::guests::cache::Kernel;
+use crate::toolchain;
+use slat_hv_protocol::{CPUS_MAX, Mechanism, MemoryMap};
+
+/// An ISA and, where it decides the kind of table, the vendor of the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Platform {
+    /// Arm at EL2, in QEMU.
+    Arm,
+    /// Intel VMX with EPT, in Bochs.
+    Intel,
+    /// AMD SVM with nested page tables, in QEMU.
+    Amd,
+}
+
+/// What Bochs can emulate at all.
+const BOCHS_MEMORY: u64 = 2 << 30;
+
+impl Platform {
+    /// The ISA, as the command line and the report name it.
+    pub(crate) fn arch(self) -> &'static str {
+        match self {
+            Self::Arm => "aarch64",
+            Self::Intel | Self::Amd => "x86_64",
+        }
+    }
+
+    /// The vendor, where there is a choice.
+    pub(crate) fn vendor(self) -> Option<&'static str> {
+        match self {
+            Self::Arm => None,
+            Self::Intel => Some("intel"),
+            Self::Amd => Some("amd"),
+        }
+    }
+
+    /// The kind of second-level table.
+    pub(crate) fn mechanism(self) -> Mechanism {
+        match self {
+            Self::Arm => Mechanism::Stage2,
+            Self::Intel => Mechanism::Ept,
+            Self::Amd => Mechanism::Npt,
+        }
+    }
+
+    /// What the bare-metal programs are built for.
+    pub(crate) fn target(self) -> &'static str {
+        match self {
+            Self::Arm => toolchain::AARCH64,
+            Self::Intel | Self::Amd => toolchain::X86_64,
+        }
+    }
+
+    /// Where things lie in its memory.
+    pub(crate) fn map(self) -> MemoryMap {
+        match self {
+            Self::Arm => MemoryMap::AARCH64,
+            Self::Intel | Self::Amd => MemoryMap::X86_64,
+        }
+    }
+
+    /// Debian's name of the architecture.
+    pub(crate) fn debian_architecture(self) -> &'static str {
+        match self {
+            Self::Arm => "arm64",
+            Self::Intel | Self::Amd => "amd64",
+        }
+    }
+
+    /// What kernels for it are called.
+    pub(crate) fn kernel_format(self) -> &'static str {
+        match self {
+            Self::Arm => "arm64 Linux Image",
+            Self::Intel | Self::Amd => "x86 bzImage",
+        }
+    }
+
+    /// The kernel that guests run unless another is given: the smallest of the distribution.
+    pub(crate) fn default_kernel(self) -> Kernel {
+        match self {
+            Self::Arm => Kernel::Linux("linux-image-cloud-arm64"),
+            Self::Intel | Self::Amd => Kernel::Linux("linux-image-cloud-amd64"),
+        }
+    }
+
+    /// The CPU that is emulated unless another is given.
+    pub(crate) fn default_cpu(self) -> &'static str {
+        match self {
+            Self::Arm => "cortex-a72",
+            Self::Intel => "corei7_haswell_4770",
+            Self::Amd => "EPYC",
+        }
+    }
+
+    /// Seconds after which a boot is given up: several times what one takes.
+    pub(crate) fn default_timeout(self) -> u64 {
+        match self {
+            Self::Arm | Self::Amd => 60,
+            Self::Intel => 120,
+        }
+    }
+
+    /// What every guest is told.
+    pub(crate) fn bootargs(self) -> &'static str {
+        match self {
+            Self::Arm => "earlycon console=ttyAMA0 panic=-1",
+            // Nothing is emulated that ACPI or the APICs would need; the kernel's own tests of its ciphers would take
+            // half of the time on Bochs.
+            Self::Intel | Self::Amd => {
+                "console=ttyS0,115200 acpi=off noapic nolapic nokaslr mitigations=off reboot=k panic=-1 cryptomgr.notests"
+            }
+        }
+    }
+
+    /// Bytes of memory that the emulated machine can have, all of it in one piece.
+    pub(crate) fn most_machine_memory(self) -> u64 {
+        let map = self.map();
+        let most = map.end - map.ram;
+        if self == Self::Intel { most.min(BOCHS_MEMORY) } else { most }
+    }
+
+    /// The most CPUs of a guest. On x86 its interrupt controller is the machine's own, by which it cannot start others.
+    pub(crate) fn most_cpus(self) -> u32 {
+        match self {
+            Self::Arm => CPUS_MAX as u32,
+            Self::Intel | Self::Amd => 1,
+        }
+    }
+
+    /// The name of the emulator.
+    pub(crate) fn emulator_title(self) -> &'static str {
+        match self {
+            Self::Arm | Self::Amd => "QEMU",
+            Self::Intel => "Bochs",
+        }
+    }
+
+    /// Whether a guest runs natively in the same emulator, in a way that its time can be compared with.
+    pub(crate) fn has_native(self) -> bool {
+        self != Self::Intel
+    }
+}
+
+#[cfg(test)]
+mod tests;
