@@ -12,6 +12,7 @@ use crate::guest::Content;
 use crate::run::{Job, Left, Machine, Outcome, Screen};
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use slat::format::{Format as _, Geometry};
@@ -44,6 +45,9 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
 
     let host = host(params);
     let vendor = V::detect(host)?;
+    if let Some(lacking) = vendor.lacks_without_paging() {
+        return Err(format!("the kernel begins without paging, and this CPU has no {lacking}"));
+    }
     vendor.turn_on(0)?;
     let format = vendor.format(params.gpa_bits)?;
     let Geometry { levels, gpa_bits, root_tables } = format.geometry();
@@ -67,6 +71,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         skip_copies: params.mistake == Mistake::SkippedCopies,
     };
     let run = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
+    let run: &Machine<'static, Host, V::Format> = Box::leak(Box::new(run));
     say(&Message::Started(Started {
         gpa_bits,
         levels: levels.into(),
@@ -78,7 +83,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         Intercepts { ports: ports::intercepted(), log_modifications: true, ..Intercepts::default() };
     let config = Config {
         vcpu: vendor.vcpu(&intercepts)?,
-        hardware: Physical::new(host, spaces_cpus),
+        hardware: Physical::new(host, spaces_cpus, run),
         // Two runs are to be the same; and a CPU that only claims fast short string moves is found out by Linux.
         policy: Policy { hide_random: true, hide_fast_short_rep_mov: true, ..Policy::default() },
         requests: params.page_requests,
