@@ -21,7 +21,7 @@ pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 8] {
         UnitGuest { name: "ports", needs: nothing, run: ports },
         UnitGuest { name: "virtualization-refused", needs: nothing, run: virtualization_refused },
         UnitGuest { name: "shutdown", needs: nothing, run: shutdown },
-        UnitGuest { name: "mode-switch", needs: nothing, run: mode_switch },
+        UnitGuest { name: "mode-switch", needs: super::modes::no_paging, run: mode_switch },
     ]
 }
 
