@@ -67,6 +67,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         skip_copies: params.mistake == Mistake::SkippedCopies,
     };
     let run = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
+    let run: &Machine<'static, Host, V::Format> = Box::leak(Box::new(run));
     say(&Message::Started(Started {
         gpa_bits,
         levels: levels.into(),
@@ -78,7 +79,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         Intercepts { ports: ports::intercepted(), log_modifications: true, ..Intercepts::default() };
     let config = Config {
         vcpu: vendor.vcpu(&intercepts)?,
-        hardware: Physical::new(host, spaces_cpus),
+        hardware: Physical::new(host, spaces_cpus, run),
         // Two runs are to be the same; and a CPU that only claims fast short string moves is found out by Linux.
         policy: Policy { hide_random: true, hide_fast_short_rep_mov: true, ..Policy::default() },
         requests: params.page_requests,
