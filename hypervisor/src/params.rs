@@ -4,8 +4,6 @@ use slat_hv_protocol::{CPUS_MAX, MemoryMap, Params, Span};
 use thiserror::Error;
 
 const TWO_MIB: u64 = 2 << 20;
-/// Most guest RAM: leaves room below the 40 bits of guest-physical address.
-const GUEST_MEMORY_MAX: u64 = 256 << 30;
 
 /// What is wrong with the parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -41,8 +39,8 @@ pub enum ParamsError {
         second: &'static str,
     },
     /// Guest memory is unusable.
-    #[error("guest memory must be a multiple of 2 MiB, above 0 and at most 256 GiB")]
-    GuestMemory,
+    #[error("guest memory must be a multiple of 2 MiB, above 0 and at most {most} GiB", most = .0 >> 30)]
+    GuestMemory(u64),
     /// There are no CPUs, or too many.
     #[error("the number of CPUs must be 1 to {CPUS_MAX}")]
     Cpus,
@@ -83,8 +81,8 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
             }
         }
     }
-    if *guest_memory == 0 || guest_memory % TWO_MIB != 0 || *guest_memory > GUEST_MEMORY_MAX {
-        return Err(ParamsError::GuestMemory);
+    if *guest_memory == 0 || guest_memory % TWO_MIB != 0 || *guest_memory > map.guest_memory_max {
+        return Err(ParamsError::GuestMemory(map.guest_memory_max));
     }
     if !(1..=CPUS_MAX).contains(&(*cpus as usize)) {
         return Err(ParamsError::Cpus);

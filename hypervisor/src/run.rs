@@ -10,14 +10,18 @@
 
 mod books;
 mod buffers;
+mod debug;
+mod screen;
 mod uart;
 
 pub use books::Outcome;
 pub use buffers::LENGTH_MAX;
+pub use screen::Screen;
 
 use crate::churn::{Churn, Operation};
 use crate::cpus::Cpus;
 use crate::guest::{Content, Device};
+use crate::pool::POISON;
 use crate::vcpu::{Event, Exit, Request, Vcpu};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -38,6 +42,9 @@ const IDLE_FAULTS_LIMIT: u32 = 1000;
 
 /// Looks at the other CPUs before one that does not leave the guest is taken for lost: seconds on any machine.
 const PATIENCE: u64 = 100_000_000;
+
+/// Of so many pages that move, one loses its contents if that is wanted.
+const SPOILED: u64 = 50;
 
 /// What guest RAM allows.
 const RAM: MappingFlags =
@@ -66,6 +73,10 @@ pub struct Job<'a> {
     pub churn: Option<slat_hv_protocol::Churn>,
     /// Where the emulated serial port lies, if there is to be one.
     pub uart: Option<Device>,
+    /// The guest's text screen, if it has one.
+    pub screen: Option<Screen>,
+    /// A mistake on purpose: of the pages that churn moves, one in 50 loses its contents.
+    pub skip_copies: bool,
 }
 
 /// Why a CPU left the guest.
@@ -128,8 +139,12 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 break Left::Stopped;
             }
             let exit = vcpu.run();
-            self.books.of(cpu, |counts| counts.exits += 1);
-            if let Err(left) = self.answer(cpu, vcpu, exit).and_then(|()| self.stir(vcpu)) {
+            let exits = self.books.of(cpu, |counts| {
+                counts.exits += 1;
+                counts.exits
+            });
+            let answered = self.answer(cpu, vcpu, exit).and_then(|()| self.stir(vcpu));
+            if let Err(left) = answered.and_then(|()| self.watch(exits)) {
                 break left;
             }
         };
@@ -153,9 +168,11 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
     /// # Errors
     /// One line if a CPU did not leave; then nothing was given back.
     pub fn close(&self, end: End, wake: fn()) -> Result<Outcome, String> {
-        let mut table = None;
+        let (mut table, mut screen, mut dirty) = (None, None, None);
         if let Some(space) = self.space.write().as_mut() {
             table = Some(space.stats().table);
+            screen = self.last_screen(space);
+            dirty = self.pages_written(space);
             if self.cpus.count() > 1 {
                 space.clear().map_err(|error| error.to_string())?;
             }
@@ -167,7 +184,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         let churn = self.churn.as_ref().map(|churn| churn.lock().report());
         let outcome = self.books.close(end, table.unwrap_or_default(), churn);
         let (uart, buffer_calls) = (self.uart.lock().report(), self.calls.lock().report());
-        Ok(Outcome { uart, buffer_calls, ..outcome })
+        Ok(Outcome { uart, buffer_calls, screen, pages_written: dirty, ..outcome })
     }
 
     /// Answers one exit; `Err` is the end of the run on this CPU.
@@ -202,7 +219,11 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             }
             Exit::Buffer(call, gpa, length) => self.buffer_call(vcpu, call, gpa, length)?,
             Exit::Wait => self.wait(cpu, vcpu)?,
-            Exit::Refused => {}
+            Exit::Refused | Exit::Answered => {}
+            Exit::Debug(command) => {
+                let text = self.debug(command)?;
+                vcpu.answer_debug(text);
+            }
             Exit::Unsupported(what) => {
                 return Err(Left::Ended(End::Unsupported { description: line(vcpu, &what) }));
             }
@@ -396,17 +417,31 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         for _ in 0..churn.per_exit() {
             let Some((page, operation)) = churn.draw() else { break };
             let gpa = GuestPhysAddr::new(page);
-            let done = self.carry_out(gpa, operation)?;
+            let spoil = self.job.skip_copies && churn.report().moved % SPOILED == SPOILED - 1;
+            let done = self.carry_out(gpa, operation, spoil)?;
             done.map_err(|error| churn_failed(vcpu, &format!("{operation:?}"), gpa, &error))?;
             churn.done(page, operation);
         }
         Ok(())
     }
 
-    fn carry_out(&self, page: GuestPhysAddr, operation: Operation) -> Result<Result<(), String>, Left> {
+    /// Carries out an operation of churn; with `spoil`, what moves loses its contents.
+    fn carry_out(
+        &self,
+        page: GuestPhysAddr,
+        operation: Operation,
+        spoil: bool,
+    ) -> Result<Result<(), String>, Left> {
         let flags = match operation {
             Operation::Move => {
-                let moved = self.change(|space| space.migrate(page, PAGE_SIZE))?;
+                let moved = self.change(|space| {
+                    let moved = space.migrate(page, PAGE_SIZE);
+                    if spoil {
+                        // What a frame holds that nobody copied to. The page is there, or there is nothing to spoil.
+                        let _ = space.memory().fill(page, PAGE_SIZE, POISON);
+                    }
+                    moved
+                })?;
                 return Ok(moved.map(drop).map_err(|error| error.to_string()));
             }
             Operation::Unmap => MappingFlags::empty(),

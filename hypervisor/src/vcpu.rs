@@ -64,6 +64,11 @@ pub trait Vcpu: Sized {
     /// Tells the guest what came of its last [`Exit::Buffer`].
     fn answer_buffer_call(&mut self, answer: BufferAnswer);
 
+    /// Lets the guest read the answer to its last [`Exit::Debug`]. The default is for vCPUs that never leave with one.
+    fn answer_debug(&mut self, text: String) {
+        let _ = text;
+    }
+
     /// Delivers an event to the bound guest before it goes on.
     fn inject(&mut self, event: Event);
 }
@@ -91,10 +96,27 @@ pub enum Exit {
     Reset,
     /// The guest waits for an interrupt.
     Wait,
+    /// An exit that the vCPU has answered by itself.
+    Answered,
+    /// The guest asks, through the debug port, for a text about itself.
+    Debug(DebugCommand),
     /// An instruction that the guest cannot have; it has received an exception instead.
     Refused,
     /// Something the hypervisor does not offer: one line that says what.
     Unsupported(String),
+}
+
+/// What a guest may ask for through the debug port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DebugCommand {
+    /// The regions and leaves of its space.
+    Dump,
+    /// How this address is mapped.
+    Query(GuestPhysAddr),
+    /// Counts of the run, and of the table.
+    Statistics,
+    /// Nothing of the kind: a line that says what there is.
+    Unknown,
 }
 
 /// What a guest that tests the hypervisor may ask for.

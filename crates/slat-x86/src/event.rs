@@ -49,6 +49,9 @@ pub enum BadEvent {
     /// The length of the instruction is not 1 to 15.
     #[error("an instruction of {0} bytes")]
     Length(u8),
+    /// An external interrupt, while the guest does not take any: ask for the interrupt window.
+    #[error("the guest takes no external interrupts now")]
+    Masked,
 }
 
 impl Event {

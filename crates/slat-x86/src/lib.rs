@@ -23,6 +23,7 @@ pub mod isa;
 #[cfg(all(test, loom))]
 mod loom_tests;
 pub mod msr;
+mod pending;
 pub mod port;
 mod resident;
 mod shootdown;

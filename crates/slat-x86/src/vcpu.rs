@@ -7,7 +7,7 @@
 use crate::event::{BadEvent, Event};
 use crate::exit::Exit;
 use crate::state::{CpuState, GeneralRegisters};
-use slat::{GuestPageWalkInfo, InstructionBytes};
+use slat::{GuestPageWalkInfo, InstructionBytes, TagError};
 use thiserror::Error;
 
 /// Why a vCPU was not bound.
@@ -16,12 +16,18 @@ pub enum BindError {
     /// It is bound to this CPU already, or to another one, which has to unbind it.
     #[error("the vCPU is bound to CPU {0}")]
     Bound(usize),
+    /// Another vCPU is bound to this CPU.
+    #[error("another vCPU is bound to CPU {0}")]
+    Occupied(usize),
     /// This CPU has not turned its virtualization extension on.
     #[error("CPU {0} has not turned virtualization on")]
     Off(usize),
     /// The CPU refused the VMCS (VM-instruction error, 0 if there is none).
     #[error("the CPU refused the vCPU's VMCS (VM-instruction error {0})")]
     Refused(u32),
+    /// The tags of the vCPU (VPIDs, ASIDs) are for fewer CPUs.
+    #[error(transparent)]
+    Tag(#[from] TagError),
 }
 
 /// Why a guest was not entered, or something of it not changed.
@@ -104,6 +110,19 @@ pub trait Vcpu {
     /// hardware says how long the instruction was (AMD without NRIP: it is decoded). Only for exits by an instruction.
     fn advance(&mut self);
 
+    /// Whether the CPU has not said how long the instruction was that led to the last exit, so that
+    /// [`advance`](Self::advance) has to know its bytes (AMD without NRIP): without them it takes it for one without
+    /// prefixes. Whoever sees `true` reads them ([`fetch_instruction`](slat::AddrSpace::fetch_instruction)) and gives them to
+    /// [`set_instruction`](Self::set_instruction).
+    fn needs_instruction(&self) -> bool {
+        false
+    }
+
+    /// The bytes of the instruction that led to the last exit.
+    fn set_instruction(&mut self, bytes: InstructionBytes) {
+        let _ = bytes;
+    }
+
     /// Runs the guest until it exits. `flush` drops what this CPU remembers of the second-level table before the entry (see
     /// [`SpaceCpus`](crate::SpaceCpus)).
     ///
@@ -116,6 +135,10 @@ pub trait Vcpu {
     /// # Errors
     /// [`RunError::Event`]; an external interrupt is refused while the guest does not take any (ask for the window).
     fn inject(&mut self, event: Event) -> Result<(), RunError>;
+
+    /// Takes away the event whose delivery the last exit interrupted, so that it will not be delivered again: for tests, which
+    /// have to see that it is missed.
+    fn take_interrupted(&mut self) -> Option<Event>;
 
     /// Whether the guest would take an external interrupt at the next entry.
     fn takes_interrupts(&self) -> bool;

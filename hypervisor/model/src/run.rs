@@ -140,6 +140,8 @@ pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, 
         on_fault: FaultPolicy::Stop,
         churn,
         uart: Some(EMULATED),
+        screen: None,
+        skip_copies: false,
     };
     let machine = Machine::new(space, &cpus, job).map_err(|error| error.to_string())?;
     let config = Config { world: world.clone(), platform, cpus: &cpus };

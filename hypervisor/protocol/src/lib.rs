@@ -37,6 +37,8 @@ pub struct MemoryMap {
     pub end: u64,
     /// Guest-physical address of the guest's first byte of RAM.
     pub guest_ram: u64,
+    /// Most bytes of guest RAM: below the devices, or below the least width of a guest-physical address.
+    pub guest_memory_max: u64,
 }
 
 impl MemoryMap {
@@ -48,6 +50,7 @@ impl MemoryMap {
         blobs: 0x4200_0000,
         end: 1 << 39,
         guest_ram: 0x4000_0000,
+        guest_memory_max: 256 << 30,
     };
 
     /// A PC, in Bochs and QEMU. The parameters and the blobs are one file, so the ones follow the others at once.
@@ -59,6 +62,7 @@ impl MemoryMap {
         blobs: 0x0101_0000,
         end: 0xc000_0000,
         guest_ram: 0,
+        guest_memory_max: 3 << 30,
     };
 }
 

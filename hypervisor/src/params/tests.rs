@@ -58,9 +58,9 @@ fn each_defect_has_its_own_error() {
         refused(|p| p.pool.size = 1 << 40),
         ParamsError::Outside { first: MAP.blobs, end: MAP.end, name: "pool" }
     );
-    assert_eq!(refused(|p| p.guest_memory = 0), ParamsError::GuestMemory);
-    assert_eq!(refused(|p| p.guest_memory += 4096), ParamsError::GuestMemory);
-    assert_eq!(refused(|p| p.guest_memory = 1 << 62), ParamsError::GuestMemory);
+    assert_eq!(refused(|p| p.guest_memory = 0), ParamsError::GuestMemory(256 << 30));
+    assert_eq!(refused(|p| p.guest_memory += 4096), ParamsError::GuestMemory(256 << 30));
+    assert_eq!(refused(|p| p.guest_memory = 1 << 62), ParamsError::GuestMemory(256 << 30));
     assert_eq!(refused(|p| p.cpus = 0), ParamsError::Cpus);
     assert_eq!(refused(|p| p.cpus = 3), ParamsError::Cpus);
     assert_eq!(refused(|p| p.bootargs.push('\0')), ParamsError::CommandLine);

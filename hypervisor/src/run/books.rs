@@ -32,6 +32,10 @@ pub struct Outcome {
     pub uart: EmulatedUart,
     /// What it had done with pieces of its memory.
     pub buffer_calls: BufferCalls,
+    /// What its text screen showed at the end, if it has one.
+    pub screen: Option<String>,
+    /// Pages of 4 KiB of its RAM in leaves with a dirty mark, where the hardware sets those.
+    pub pages_written: Option<u64>,
 }
 
 /// The counts of one CPU.
@@ -99,6 +103,8 @@ impl Books {
             exits_by_cpu: each.iter().map(|counts| counts.exits).collect(),
             uart: EmulatedUart::default(),
             buffer_calls: BufferCalls::default(),
+            screen: None,
+            pages_written: None,
         }
     }
 }

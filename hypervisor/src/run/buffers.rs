@@ -115,7 +115,7 @@ impl<H: Hal, F: Format> Machine<'_, H, F> {
     }
 
     /// A text about the run until now.
-    fn statistics(&self) -> String {
+    pub(super) fn statistics(&self) -> String {
         let mut text = self.books.text();
         let line = |name, count| alloc::format!("{name:<20}{count}\n");
         let uart = self.uart.lock().report();

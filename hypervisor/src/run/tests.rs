@@ -96,6 +96,8 @@ fn job() -> Job<'static> {
         on_fault: FaultPolicy::Stop,
         churn: None,
         uart: Some(PORT),
+        screen: None,
+        skip_copies: false,
     }
 }
 

@@ -160,7 +160,7 @@ pub(crate) const MISTAKES: [&str; 10] = [
 /// What the guest runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum MachineKind {
-    /// Linux in QEMU
+    /// Linux in QEMU or Bochs
     Emulator,
     /// A synthetic guest on the model of the hardware
     Model,

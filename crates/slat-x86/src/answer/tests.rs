@@ -58,6 +58,9 @@ impl Vcpu for Double {
         self.injected.push(event);
         Ok(())
     }
+    fn take_interrupted(&mut self) -> Option<Event> {
+        None
+    }
     fn takes_interrupts(&self) -> bool {
         true
     }

@@ -8,6 +8,8 @@ use core::arch::x86_64::__cpuid_count;
 /// What CPUID answers: EAX, EBX, ECX, EDX.
 #[must_use]
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    // Rust 1.85 calls this unsafe, later ones do not.
+    #[allow(unused_unsafe, reason = "needed by the oldest Rust that is supported")]
     // SAFETY: every CPU in 64-bit mode has CPUID.
     let result = unsafe { __cpuid_count(leaf, subleaf) };
     [result.eax, result.ebx, result.ecx, result.edx]

@@ -10,3 +10,10 @@ pub mod common;
 #[cfg(not(all(target_arch = "x86_64", target_os = "none")))]
 #[path = "hosted.rs"]
 pub mod common;
+pub mod svm;
+
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod vmx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "none")))]
+#[path = "vmx_hosted.rs"]
+mod vmx;

@@ -193,6 +193,21 @@ impl<H: Hal> TagPool<H> {
         Ok(())
     }
 
+    /// CPU `cpu` has not dropped what the last [`activate`](Self::activate) told it to drop, for it did not enter the space
+    /// (AMD: VMRUN failed): it is told again.
+    ///
+    /// # Errors
+    /// [`TagError::NoSuchCpu`].
+    pub fn owe_flush(&self, cpu: usize) -> Result<(), TagError> {
+        self.check(cpu)?;
+        let _guard = self.lock();
+        // The quick way of `activate` does not look at what is owed.
+        self.of_cpu(cpu, OfCpu::Active).store(0, Ordering::Relaxed);
+        self.of_cpu(cpu, OfCpu::Kept).store(0, Ordering::Relaxed);
+        self.of_cpu(cpu, OfCpu::Flush).store(1, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn check(&self, cpu: usize) -> Result<(), TagError> {
         if cpu < self.cpus { Ok(()) } else { Err(TagError::NoSuchCpu { cpu, cpus: self.cpus }) }
     }

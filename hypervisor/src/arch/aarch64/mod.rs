@@ -11,7 +11,6 @@ pub mod maintenance;
 pub mod mmu;
 pub mod platform;
 pub mod psci;
-pub mod requests;
 
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 mod bare;

@@ -3,8 +3,11 @@
 //! All but `bare` is plain logic that builds and is tested on every host; `bare` is the CPU's part.
 
 pub mod descriptors;
+pub mod linux;
 pub mod mmu;
 pub mod platform;
+pub mod ports;
+pub mod vcpu;
 
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod bare;

@@ -24,7 +24,7 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
         line(&mut text, name, count, &bar(count, faults.total));
     }
     if let Some(cost) = report.fault_cost {
-        text.push_str(&self::cost(cost));
+        text.push_str(&self::cost(cost, machine.tick()));
     }
 
     let sizes = [
@@ -106,10 +106,11 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
 }
 
 /// What a fault costs, from the exit of the guest to its entry.
-fn cost(cost: FaultCost) -> String {
+fn cost(cost: FaultCost, tick: &str) -> String {
     let mut text = String::new();
     if let (Some(ticks), Some(share)) = (per_fault(cost), share(cost)) {
-        let note = format!("  {:<24}{ticks:>9.0}  ticks, {:.2} % of the run in all", "  each", share * 100.0);
+        let note =
+            format!("  {:<24}{ticks:>9.0}  {tick}, {:.2} % of the run in all", "  each", share * 100.0);
         let _ = writeln!(text, "{note}");
     }
     text

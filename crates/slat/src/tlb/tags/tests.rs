@@ -149,3 +149,15 @@ fn wrong_arguments_and_missing_memory_are_errors() {
     drop(pool);
     assert_eq!(hal.in_use(), 0);
 }
+
+#[test]
+fn a_flush_that_was_not_carried_out_is_asked_for_again() {
+    let hal = HeapHal::new();
+    let pool = TagPool::new(&hal, 4, 2).expect("memory");
+    let tag = Tag::new();
+    let flush = |cpu| pool.activate(cpu, &tag).expect("a CPU of the pool").flush;
+    assert_eq!([flush(0), flush(0), flush(1), flush(1)], [true, false, true, false]);
+    pool.owe_flush(0).expect("a CPU of the pool");
+    assert_eq!([flush(1), flush(0), flush(0)], [false, true, false]);
+    assert_eq!(pool.owe_flush(2), Err(TagError::NoSuchCpu { cpu: 2, cpus: 2 }));
+}

@@ -153,6 +153,8 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
         on_fault: params.on_fault,
         churn: params.churn,
         uart: Some(platform::EMULATED_UART),
+        screen: None,
+        skip_copies: false,
     };
     let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
     // With several CPUs none may sleep inside the guest: the run could end without it.

@@ -13,8 +13,8 @@ use crate::arch::aarch64::exception::{self, Before, Exception};
 use crate::arch::aarch64::exit::{self, Cause, Vector};
 use crate::arch::aarch64::extensions::{Extensions, HCR_HOST, IdRegisters};
 use crate::arch::aarch64::psci::{self, Answer};
-use crate::arch::aarch64::requests;
 use crate::cpus::Cpus;
+use crate::requests;
 use crate::vcpu::{BufferAnswer, Event, Exit, Vcpu};
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2,

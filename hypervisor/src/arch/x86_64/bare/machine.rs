@@ -4,7 +4,9 @@
 
 use super::console::Console;
 use super::port::{inb, outb};
-use crate::arch::x86_64::platform::{DEBUG_EXIT, LOCAL_APIC, TRAMPOLINE, apic_id};
+use crate::arch::x86_64::platform::{DEBUG_EXIT, HPET, IO_APIC, LOCAL_APIC, TRAMPOLINE, apic_id};
+use crate::guest::Device;
+use alloc::vec::Vec;
 use core::arch::asm;
 
 // Registers of the local APIC (Intel SDM vol. 3A, "The Local APIC Block Diagram").
@@ -57,6 +59,14 @@ pub(super) fn stop() -> ! {
 pub(super) fn wait() {
     // SAFETY: waits, with interrupts masked; changes nothing.
     unsafe { asm!("hlt", options(nomem, nostack, preserves_flags)) };
+}
+
+/// The devices that the guest drives by itself, those that there are.
+pub(super) fn devices() -> Vec<Device> {
+    // SAFETY: the first register of an HPET, or what the bus answers where nobody is.
+    let timer = unsafe { (HPET.address as *const u32).read_volatile() };
+    let has_timer = timer != 0 && timer != u32::MAX;
+    [LOCAL_APIC, IO_APIC].into_iter().chain(has_timer.then_some(HPET)).collect()
 }
 
 /// Enables this CPU's local APIC. The interrupt controller of old is wired to that of CPU 0.

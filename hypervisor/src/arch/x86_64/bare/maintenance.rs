@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use slat::{CacheMaintenance, HostPhysRange, Invalidation};
-use slat_hv_protocol::recording::Event;
+use slat_hv_protocol::recording::{Event, Recorder};
 use slat_hv_protocol::{CPUS_MAX, Mistake};
 use slat_x86::SpaceCpus;
 use spin::Mutex;
@@ -31,11 +31,12 @@ pub(in crate::arch::x86_64) struct Shootdown {
     own: [AtomicBool; CPUS_MAX],
     counts: Mutex<BTreeMap<&'static str, u64>>,
     kicks: AtomicU64,
+    recorder: Option<Recorder<'static>>,
 }
 
 impl Shootdown {
-    /// Nothing done yet.
-    pub(in crate::arch::x86_64) fn new(mistake: Mistake) -> Self {
+    /// Nothing done yet. With a `recorder`, all that happens is recorded.
+    pub(in crate::arch::x86_64) fn new(mistake: Mistake, recorder: Option<Recorder<'static>>) -> Self {
         Self {
             mistake,
             corrected: AtomicBool::new(false),
@@ -43,6 +44,7 @@ impl Shootdown {
             own: [const { AtomicBool::new(false) }; CPUS_MAX],
             counts: Mutex::new(BTreeMap::new()),
             kicks: AtomicU64::new(0),
+            recorder,
         }
     }
 
@@ -74,6 +76,11 @@ impl Shootdown {
         let told = cpus.enter(cpu).is_ok_and(|entry| entry.flush);
         let own = self.own.get(cpu).is_some_and(|own| own.swap(false, Ordering::AcqRel));
         told || own
+    }
+
+    /// Whether anything is recorded.
+    pub(in crate::arch::x86_64) fn records(&self) -> bool {
+        self.recorder.is_some()
     }
 
     /// Counts an instruction of TLB maintenance.
@@ -131,5 +138,9 @@ impl Maintenance for Shootdown {
     /// x86 orders stores before the table walks of a later entry by itself.
     fn publish(&self) {}
 
-    fn record(&self, _: Event) {}
+    fn record(&self, event: Event) {
+        if let Some(recorder) = &self.recorder {
+            recorder.record(cpu::this_cpu(), event);
+        }
+    }
 }

@@ -10,10 +10,14 @@ mod console;
 mod cpu;
 mod failure;
 mod machine;
-mod maintenance;
+pub(super) mod maintenance;
+mod physical;
 mod port;
+mod run;
 mod second;
+mod svm;
 mod vendor;
+mod vmx;
 
 pub use failure::fail;
 
@@ -22,19 +26,26 @@ pub use failure::fail;
 pub(super) use self::{
     cpu::{nmis, this_cpu},
     machine::kick,
-    maintenance::{Cpus, Shootdown},
+    maintenance::Cpus,
     second::beside,
+    svm::Svm,
     vendor::{Host, Intercepts, Vendor},
+    vmx::Vmx,
 };
 
 use crate::arch::x86_64::platform::Extension;
 use crate::params;
+use crate::pool::Pool;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use buddy_system_allocator::LockedHeap;
 use console::Console;
 use core::fmt::Write as _;
-use slat_hv_protocol::{MemoryMap, Message, PARAMS_MAX, Params, decode_params, encode_message};
+use core::sync::atomic::AtomicU64;
+use maintenance::Shootdown;
+use slat_hv_protocol::recording::Recorder;
+use slat_hv_protocol::{MemoryMap, Message, PARAMS_MAX, Params, Span, decode_params, encode_message};
 use slat_x86::isa::common::cpuid;
 use spin::Once;
 
@@ -61,10 +72,7 @@ extern "C" fn start() -> ! {
     cpu::set_up(0);
     console::set_up();
     machine::enable_apic(0);
-    match set_up() {
-        Ok(()) => finish(&Message::UnitsEnded),
-        Err(reason) => finish(&Message::Failed { reason }),
-    }
+    finish(&work().unwrap_or_else(|reason| Message::Failed { reason }))
 }
 
 /// First Rust on another CPU.
@@ -80,14 +88,18 @@ fn finish(message: &Message) -> ! {
     machine::end()
 }
 
-fn set_up() -> Result<(), String> {
+/// Does what the parameters ask for; the last message.
+fn work() -> Result<Message, String> {
     let params = read_params()?;
     NONCE.call_once(|| params.nonce.clone());
     params::check(&params, &MEMORY_MAP).map_err(|error| format!("bad parameters: {error}"))?;
     if !params.unit_guests.is_empty() {
-        return run_unit_guests(&params);
+        return run_unit_guests(&params).map(|()| Message::UnitsEnded);
     }
-    Err("not yet".to_string())
+    match extension()? {
+        Extension::Vmx => run::run::<vmx::Vmx>(&params),
+        Extension::Svm => run::run::<svm::Svm>(&params),
+    }
 }
 
 #[cfg(feature = "unit-guests")]
@@ -95,14 +107,40 @@ fn run_unit_guests(params: &Params) -> Result<(), String> {
     let Params { unit_guests: names, pool, mistake, .. } = params;
     super::unit::run_machine(names, *pool, *mistake);
     match extension()? {
-        Extension::Vmx => Ok(()),
-        Extension::Svm => Ok(()),
+        Extension::Vmx => super::unit::run::<Vmx>(super::unit::vmx::GUESTS, names, *pool, *mistake),
+        Extension::Svm => super::unit::run::<Svm>(super::unit::svm::GUESTS, names, *pool, *mistake),
     }
 }
 
 #[cfg(not(feature = "unit-guests"))]
 fn run_unit_guests(_: &Params) -> Result<(), String> {
     Err("unit guests were asked for, and are not in this image".to_string())
+}
+
+/// The host of the guest, with all memory and everything else that the parameters give it.
+fn host(params: &Params) -> vendor::Host {
+    let recorder = (params.recording.size != 0).then(|| {
+        let first = core::ptr::with_exposed_provenance::<AtomicU64>(params.recording.address as usize);
+        // SAFETY: the parameters give this memory to the recording; it was checked to lie apart from everything else, and is
+        // zeroed. Atomic words may be shared.
+        Recorder::new(unsafe { core::slice::from_raw_parts(first, params.recording.size as usize / 8) })
+    });
+    let poison = params.churn.is_some() || params.page_requests;
+    let maintenance = Shootdown::new(params.mistake, recorder);
+    // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
+    // all memory is mapped one to one.
+    let pool = unsafe { Pool::new(params.pool, poison, maintenance) };
+    Box::leak(Box::new(pool))
+}
+
+/// What `span` of the parameters describes.
+fn blob(span: Span) -> &'static [u8] {
+    if span.size == 0 {
+        return &[];
+    }
+    let start = core::ptr::with_exposed_provenance::<u8>(span.address as usize);
+    // SAFETY: the span was checked: mapped, apart from everything that is ever written to. The emulator filled it.
+    unsafe { core::slice::from_raw_parts(start, span.size as usize) }
 }
 
 /// The extension that this CPU has.

@@ -4,6 +4,8 @@ use super::maintenance::Shootdown;
 use crate::pool::Pool;
 use alloc::string::String;
 use slat::format::Format;
+use slat_hv_protocol::Started;
+use slat_hv_protocol::recording::Event;
 use slat_x86::port::Intercepted;
 
 /// The host of guests, of their tables and of everything that the extension needs memory for.
@@ -53,6 +55,21 @@ pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
     /// # Errors
     /// One line.
     fn format(&self, gpa_bits: Option<u32>) -> Result<Self::Format, String>;
+
+    /// What there is to tell about the CPU, and about `format`.
+    fn started(&self, format: &Self::Format) -> Started;
+
+    /// Whether it keeps a page-modification log for a vCPU that wants one.
+    fn logs(&self) -> bool;
+
+    /// What happens when `vcpu` is entered, in this order, as the recording has it.
+    fn record_entry(vcpu: &Self::Vcpu, flush: bool, record: &mut dyn FnMut(Event));
+
+    /// Empties the page-modification log of a bound `vcpu`, if it has one.
+    fn drain_log(vcpu: &mut Self::Vcpu, record: &mut dyn FnMut(Event));
+
+    /// Whether the CPU has one of the registers whose value a guest learns (slat_x86's `Rule::Host`).
+    fn has_msr(index: u32) -> bool;
 
     /// A vCPU, which belongs to nobody yet.
     ///

@@ -12,8 +12,10 @@ mod code;
 mod common;
 mod context;
 mod machine;
+pub(super) mod svm;
+pub(super) mod vmx;
 
-use super::bare::{Host, Shootdown, Vendor, say};
+use super::bare::{Host, Vendor, maintenance::Shootdown, say};
 use crate::pool::Pool;
 use alloc::boxed::Box;
 use alloc::format;
@@ -48,7 +50,7 @@ pub(super) fn run_machine(names: &[String], memory: Span, mistake: Mistake) {
     for guest in machine::GUESTS.iter().filter(|guest| is_chosen(names, guest.name)) {
         let host = host(memory, mistake);
         let bench = Bench::new(host);
-        report(guest, &bench, host);
+        report(guest, bench, host);
     }
 }
 
@@ -65,7 +67,7 @@ pub(super) fn run<V: Vendor>(
     for guest in common::guests::<V>().iter().chain(own).filter(|guest| is_chosen(names, guest.name)) {
         let host = host(memory, mistake);
         let context = Context::new(host)?;
-        report(guest, &context, host);
+        report(guest, context, host);
     }
     Ok(())
 }
@@ -86,13 +88,15 @@ fn is_chosen(names: &[String], name: &str) -> bool {
 fn host(memory: Span, mistake: Mistake) -> Host {
     // SAFETY: the parameters give this memory to nobody else, and the guest before has come to its end: what it has not given
     // back nobody uses. All memory is mapped one to one.
-    let pool = unsafe { Pool::new(memory, true, Shootdown::new(mistake)) };
+    let pool = unsafe { Pool::new(memory, true, Shootdown::new(mistake, None)) };
     Box::leak(Box::new(pool))
 }
 
-fn report<C>(guest: &UnitGuest<C>, context: &C, host: Host) {
-    let lacking = (guest.needs)(context).err();
-    let failure = if lacking.is_none() { (guest.run)(context).err() } else { None };
+fn report<C>(guest: &UnitGuest<C>, context: C, host: Host) {
+    let lacking = (guest.needs)(&context).err();
+    let failure = if lacking.is_none() { (guest.run)(&context).err() } else { None };
+    // What the extension itself takes comes back when it is turned off.
+    drop(context);
     let counts = host.counts();
     let frames_lost = counts.taken.saturating_sub(counts.returned);
     say(&Message::Unit(UnitOutcome { name: guest.name.to_string(), failure, lacking, frames_lost }));

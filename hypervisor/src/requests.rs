@@ -1,4 +1,5 @@
-//! The hypervisor's own hypercalls: SMCCC's range of vendor-specific hypervisor services.
+//! The hypervisor's own hypercalls: SMCCC's range of vendor-specific hypervisor services, on x86 too (VMCALL or VMMCALL at
+//! privilege level 0), where RAX, RBX and RCX stand for x0, x1 and x2.
 //!
 //! **Buffers,** for any guest: x1 is a guest-physical address and x2 a length in bytes. On return x0 is 0 or a negative
 //! number, and x1 how many bytes were done, from the first one on; a buffer of no bytes is done wherever it is.
@@ -6,6 +7,7 @@
 //! | x0 on return | |
 //! |---|---|
 //! | 0 | done |
+//! | -1 | there is no such call |
 //! | -2 | more bytes than a call may be about |
 //! | -3 | the guest itself may not read or write there |
 //! | -9 | nothing lies there, or the buffer wraps around |
@@ -28,6 +30,9 @@ pub const RENEW: u32 = 0xc600_0003;
 pub const PRINT: u32 = 0xc600_0010;
 /// [`BufferCall::Statistics`].
 pub const STATISTICS: u32 = 0xc600_0011;
+
+/// The answer to a call that there is not.
+pub const UNKNOWN: u64 = (-1_i64) as u64;
 
 const INVALID_PARAMETERS: i64 = -2;
 const DENIED: i64 = -3;

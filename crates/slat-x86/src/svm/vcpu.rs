@@ -1,0 +1,471 @@
+//! A virtual CPU: its parts, and what can be asked of them without running it.
+
+#![expect(unsafe_code, reason = "exchanges the registers that stay in the CPU while the vCPU is bound")]
+
+use super::capabilities::Capabilities;
+use super::control::{Allowed, CR0_PE, Controls, EFER_SVME};
+use super::exit::{Record, code};
+use super::flush::TlbControl;
+use super::instruction;
+use super::intercepts::Intercepts;
+use super::pending::Pending;
+use super::permissions::PermissionMaps;
+use super::vmcb::{Vmcb, fields};
+use crate::event::{BadEvent, Event};
+use crate::exit::Exit;
+use crate::frame::Frames;
+use crate::isa::svm::{Instructions, Native};
+use crate::msr::TSC_AUX;
+use crate::port::Intercepted;
+use crate::resident::Resident;
+use crate::state::{CpuState, General, GeneralRegisters, SegmentName};
+use crate::vcpu::{BindError, Control, RunError, Vcpu};
+use core::ops::Deref;
+use slat::guest::{GuestPaging, X86Paging};
+use slat::{GuestPageWalkInfo, Hal, InstructionBytes, Tag, TagError, TagPool};
+use thiserror::Error;
+
+pub(super) const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_IF: u64 = 1 << 9;
+const RFLAGS_RF: u64 = 1 << 16;
+const RFLAGS_VM: u64 = 1 << 17;
+const RFLAGS_AC: u64 = 1 << 18;
+const DR6_RESET: u64 = 0xffff_0ff0;
+/// NP_ENABLE.
+const NESTED_PAGING: u64 = 1 << 0;
+/// L, in the rights of a code segment.
+const CODE_LONG: u32 = 1 << 13;
+
+/// No frames for a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("out of memory for a vCPU")]
+pub struct OutOfMemory;
+
+/// What a vCPU is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Configuration<'a> {
+    /// What the CPUs offer that it will run on.
+    pub capabilities: &'a Capabilities,
+    /// What leads to an exit, beyond what always does.
+    pub intercepts: Intercepts,
+    /// The ports that lead to an exit.
+    pub ports: &'a Intercepted,
+}
+
+/// A virtual CPU on AMD SVM with nested paging.
+///
+/// It owns its VMCB, a page for the host's half of VMSAVE, the permission maps and two XSAVE areas: nine frames with up to 4 KiB of
+/// XSAVE state. Its ASIDs come from a pool that all vCPUs of a CPU share; each vCPU has one of its own, because translations of
+/// guest virtual addresses are tagged with it too. `T` is how it holds the pool: a reference, or an `Arc`.
+#[derive(Debug)]
+pub struct SvmVcpu<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions = Native> {
+    pub(super) instructions: I,
+    pub(super) capabilities: Capabilities,
+    pub(super) intercepts: Intercepts,
+    pub(super) vmcb: Vmcb<H>,
+    pub(super) host: Frames<H>,
+    /// The VMCB points there.
+    _maps: PermissionMaps<H>,
+    resident: Resident<H>,
+    pub(super) tags: T,
+    pub(super) tag: Tag,
+    pub(super) general: GeneralRegisters,
+    pub(super) bound: Option<usize>,
+    last_cpu: Option<usize>,
+    pub(super) has_root: bool,
+    /// What this CPU remembers of the guest has to go before the next entry.
+    pub(super) owes_flush: bool,
+    pub(super) pending: Pending,
+    pub(super) last: Record,
+    pub(super) instruction: Option<InstructionBytes>,
+    pub(super) last_entry: LastEntry,
+}
+
+/// How the guest was last entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastEntry {
+    /// Its ASID, not 0.
+    pub asid: u16,
+    /// What the CPU dropped.
+    pub tlb_control: TlbControl,
+}
+
+impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>> SvmVcpu<H, T> {
+    /// A vCPU in real mode at address 0, without a root, not bound. Takes nine frames, or more for more than 4 KiB of XSAVE state.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; no frame is taken then.
+    pub fn new(hal: &H, configuration: &Configuration<'_>, tags: T) -> Result<Self, OutOfMemory> {
+        Self::with_instructions(hal, configuration, tags, Native)
+    }
+}
+
+impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
+    /// As [`new`](SvmVcpu::new), entered through `instructions`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; no frame is taken then.
+    pub fn with_instructions(
+        hal: &H,
+        configuration: &Configuration<'_>,
+        tags: T,
+        instructions: I,
+    ) -> Result<Self, OutOfMemory> {
+        let capabilities = *configuration.capabilities;
+        let msrs: &[u32] = if capabilities.rdtscp { &[TSC_AUX] } else { &[] };
+        let mut vmcb = Vmcb::new(hal.clone()).ok_or(OutOfMemory)?;
+        let host = Frames::zeroed(hal.clone(), 1).ok_or(OutOfMemory)?;
+        let maps = PermissionMaps::new(hal.clone(), configuration.ports).ok_or(OutOfMemory)?;
+        let resident =
+            Resident::new(hal, capabilities.components, capabilities.xsave_bytes, msrs).ok_or(OutOfMemory)?;
+        vmcb.set(fields::IOPM_BASE, maps.io().as_u64());
+        vmcb.set(fields::MSRPM_BASE, maps.msr());
+        vmcb.set(fields::NESTED_CONTROL, NESTED_PAGING);
+        vmcb.set(fields::DR6, DR6_RESET);
+        let mut vcpu = Self {
+            instructions,
+            capabilities,
+            intercepts: configuration.intercepts,
+            vmcb,
+            host,
+            _maps: maps,
+            resident,
+            tags,
+            tag: Tag::new(),
+            general: GeneralRegisters::default(),
+            bound: None,
+            last_cpu: None,
+            has_root: false,
+            owes_flush: false,
+            pending: Pending::default(),
+            last: Record::default(),
+            instruction: None,
+            last_entry: LastEntry { asid: 0, tlb_control: TlbControl::Nothing },
+        };
+        vcpu.write_state(&CpuState::real_mode(0, 0));
+        Ok(vcpu)
+    }
+}
+
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
+    /// How the guest was last entered; ASID 0 before the first entry.
+    #[must_use]
+    pub fn last_entry(&self) -> LastEntry {
+        self.last_entry
+    }
+
+    /// What enters the guest.
+    #[must_use]
+    pub fn instructions(&self) -> &I {
+        &self.instructions
+    }
+
+    /// What leads to an exit from the next entry on.
+    pub fn set_intercepts(&mut self, intercepts: Intercepts) {
+        self.intercepts = intercepts;
+    }
+
+    fn write_state(&mut self, state: &CpuState) {
+        self.general = state.general;
+        let vmcb = &mut self.vmcb;
+        vmcb.set(fields::RIP, state.rip);
+        vmcb.set(fields::RFLAGS, state.rflags);
+        vmcb.set(fields::CR0, state.cr0);
+        vmcb.set(fields::CR2, state.cr2);
+        vmcb.set(fields::CR3, state.cr3);
+        vmcb.set(fields::CR4, state.cr4);
+        vmcb.set(fields::EFER, state.efer | EFER_SVME);
+        vmcb.set(fields::DR7, state.dr7);
+        vmcb.set(fields::PAT, state.pat);
+        vmcb.set_table(fields::GDTR, state.gdtr);
+        vmcb.set_table(fields::IDTR, state.idtr);
+        for name in SegmentName::ALL {
+            vmcb.set_segment(name, state.segment(name));
+        }
+        vmcb.set(fields::CPL, privilege_level(state).into());
+        vmcb.set(fields::INTERRUPT_SHADOW, 0);
+        self.pending.forget();
+        self.owes_flush = true;
+    }
+
+    fn controls(&self) -> Controls {
+        Controls {
+            cr0: self.vmcb.get(fields::CR0),
+            cr3: self.vmcb.get(fields::CR3),
+            cr4: self.vmcb.get(fields::CR4),
+            efer: self.vmcb.get(fields::EFER) & !EFER_SVME,
+            long_code: self.is_long_code(),
+        }
+    }
+
+    fn is_long_code(&self) -> bool {
+        const EFER_LMA: u64 = 1 << 10;
+        let long = self.vmcb.get(fields::EFER) & EFER_LMA != 0;
+        long && self.vmcb.segment(SegmentName::Cs).rights & CODE_LONG != 0
+    }
+
+    /// The opcode of the instruction that led to the last exit, if its length has to be found out.
+    fn opcode(&self) -> Option<&'static [u8]> {
+        match self.last.code {
+            code::MSR => Some(instruction::msr_opcode(self.last.info_1 & 1 != 0)),
+            code => instruction::opcode(code),
+        }
+    }
+
+    /// Where the guest goes on behind the instruction; `None` if the exit was by none, or by one that nobody goes on behind.
+    fn next_rip(&self) -> Option<u64> {
+        if self.last.code == code::IOIO {
+            // Every CPU says that.
+            return Some(self.last.info_2);
+        }
+        if self.has_next_rip() {
+            return Some(self.vmcb.get(fields::NEXT_RIP));
+        }
+        let opcode = self.opcode()?;
+        let long = self.is_long_code();
+        let decoded = self.instruction.and_then(|bytes| instruction::length(bytes.as_slice(), opcode, long));
+        let length = decoded.unwrap_or(instruction::bare_length(self.last.code, opcode));
+        let next = self.vmcb.get(fields::RIP).wrapping_add(length.into());
+        Some(if long { next } else { next & 0xffff_ffff })
+    }
+
+    fn has_next_rip(&self) -> bool {
+        self.capabilities.next_rip && self.vmcb.get(fields::NEXT_RIP) != 0
+    }
+
+    /// Whether the guest's own state lets it take an external interrupt.
+    pub(super) fn is_interruptible(&self) -> bool {
+        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && self.vmcb.get(fields::INTERRUPT_SHADOW) & 1 == 0
+    }
+}
+
+/// CPL has a field of its own: the DPL of SS, 0 in real mode and 3 in virtual-8086 mode.
+fn privilege_level(state: &CpuState) -> u8 {
+    if state.cr0 & CR0_PE == 0 {
+        0
+    } else if state.rflags & RFLAGS_VM != 0 {
+        3
+    } else {
+        (state.segment(SegmentName::Ss).rights >> 5 & 3) as u8
+    }
+}
+
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H, T, I> {
+    /// A guest that comes from another CPU gets rid of what this one remembers of it at its next entry, and the CPU reads the
+    /// whole VMCB anew.
+    fn bind(&mut self, cpu: usize) -> Result<(), BindError> {
+        if let Some(cpu) = self.bound {
+            return Err(BindError::Bound(cpu));
+        }
+        if cpu >= self.tags.cpus() {
+            return Err(BindError::Tag(TagError::NoSuchCpu { cpu, cpus: self.tags.cpus() }));
+        }
+        if !self.instructions.is_on() {
+            return Err(BindError::Off(cpu));
+        }
+        if self.last_cpu != Some(cpu) {
+            self.vmcb.forget_kept();
+            self.owes_flush |= self.last_cpu.is_some();
+            self.last_cpu = Some(cpu);
+        }
+        // SAFETY: SVM is on, and whoever turned it on has prepared the CPU; the capabilities say which components and
+        // registers there are.
+        unsafe { self.resident.load() };
+        self.bound = Some(cpu);
+        Ok(())
+    }
+
+    fn unbind(&mut self) {
+        if let Some(cpu) = self.bound.take() {
+            // SAFETY: as in `bind`, on the same CPU by the protocol of `Vcpu`.
+            unsafe { self.resident.unload() };
+            // The pool has this CPU: asked when it was bound.
+            let _ = self.tags.deactivate(cpu);
+        }
+    }
+
+    fn bound_to(&self) -> Option<usize> {
+        self.bound
+    }
+
+    /// Never fails for want of a CPU.
+    fn set_root(&mut self, root: u64) -> Result<(), RunError> {
+        if root & 0xfff != 0 || root >> self.capabilities.physical_bits != 0 {
+            return Err(RunError::BadRoot(root));
+        }
+        self.vmcb.set(fields::NESTED_CR3, root);
+        self.has_root = true;
+        self.owes_flush = true;
+        Ok(())
+    }
+
+    /// Never fails: all of it is in memory.
+    fn state(&self) -> Result<CpuState, RunError> {
+        let vmcb = &self.vmcb;
+        Ok(CpuState {
+            general: self.general,
+            rip: vmcb.get(fields::RIP),
+            rflags: vmcb.get(fields::RFLAGS),
+            cr0: vmcb.get(fields::CR0),
+            cr2: vmcb.get(fields::CR2),
+            cr3: vmcb.get(fields::CR3),
+            cr4: vmcb.get(fields::CR4),
+            efer: vmcb.get(fields::EFER) & !EFER_SVME,
+            segments: SegmentName::ALL.map(|name| vmcb.segment(name)),
+            gdtr: vmcb.table(fields::GDTR),
+            idtr: vmcb.table(fields::IDTR),
+            dr7: vmcb.get(fields::DR7),
+            pat: vmcb.get(fields::PAT),
+        })
+    }
+
+    /// Never fails: all of it is in memory.
+    fn set_state(&mut self, state: &CpuState) -> Result<(), RunError> {
+        self.write_state(state);
+        Ok(())
+    }
+
+    fn general(&self) -> &GeneralRegisters {
+        &self.general
+    }
+
+    fn general_mut(&mut self) -> &mut GeneralRegisters {
+        &mut self.general
+    }
+
+    fn rip(&self) -> u64 {
+        self.vmcb.get(fields::RIP)
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.vmcb.set(fields::RIP, rip);
+    }
+
+    fn advance(&mut self) {
+        if let Some(next) = self.next_rip() {
+            self.vmcb.set(fields::RIP, next);
+            self.vmcb.set(fields::INTERRUPT_SHADOW, 0);
+            let flags = self.vmcb.get(fields::RFLAGS);
+            self.vmcb.set(fields::RFLAGS, flags & !RFLAGS_RF);
+            // Done once.
+            self.last = Record { code: code::INVALID, ..self.last };
+        }
+    }
+
+    fn needs_instruction(&self) -> bool {
+        self.opcode().is_some() && !self.has_next_rip() && self.instruction.is_none()
+    }
+
+    fn set_instruction(&mut self, bytes: InstructionBytes) {
+        self.instruction = Some(bytes);
+    }
+
+    fn run(&mut self, flush: bool) -> Result<Exit, RunError> {
+        self.run_guest(flush)
+    }
+
+    /// An NMI waits until the guest takes NMIs. An exception or software interrupt takes the place of one that was injected since
+    /// the last entry.
+    fn inject(&mut self, event: Event) -> Result<(), RunError> {
+        event.check(self.vmcb.get(fields::CR0) & CR0_PE != 0)?;
+        if matches!(event, Event::ExternalInterrupt(_)) && !self.takes_interrupts() {
+            return Err(RunError::Event(BadEvent::Masked));
+        }
+        self.pending.add(event);
+        Ok(())
+    }
+
+    fn take_interrupted(&mut self) -> Option<Event> {
+        self.pending.take_interrupted()
+    }
+
+    fn takes_interrupts(&self) -> bool {
+        self.is_interruptible() && !self.pending.is_busy()
+    }
+
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        self.pending.interrupt_window = wanted;
+    }
+
+    fn set_nmi_window(&mut self, wanted: bool) {
+        self.pending.nmi_window = wanted;
+    }
+
+    fn set_control(&mut self, control: Control, value: u64) -> bool {
+        let Capabilities { cr4, efer, physical_bits, .. } = self.capabilities;
+        let allowed = Allowed { cr4, efer, physical_bits };
+        let Some(new) = self.controls().with(control, value, allowed) else { return false };
+        self.vmcb.set(fields::CR0, new.cr0);
+        self.vmcb.set(fields::CR3, new.cr3);
+        self.vmcb.set(fields::CR4, new.cr4);
+        self.vmcb.set(fields::EFER, new.efer | EFER_SVME);
+        // What the guest's own translations depend on may have changed.
+        self.owes_flush = true;
+        true
+    }
+
+    fn control(&self, control: Control) -> u64 {
+        let controls = self.controls();
+        match control {
+            Control::Cr0 => controls.cr0,
+            Control::Cr3 => controls.cr3,
+            Control::Cr4 => controls.cr4,
+            Control::Efer => controls.efer,
+        }
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.resident.xcr0()
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.resident.set_xcr0(value);
+    }
+
+    fn paging(&self) -> GuestPageWalkInfo {
+        let Controls { cr0, cr3, cr4, efer, .. } = self.controls();
+        let paging = X86Paging {
+            cr0,
+            cr3,
+            cr4,
+            efer,
+            ac: self.vmcb.get(fields::RFLAGS) & RFLAGS_AC != 0,
+            physical_bits: self.capabilities.physical_bits,
+            // Under nested paging they are read from memory (APM vol. 2, "PAE Mode PDPTEs").
+            pdptes: None,
+            page_1g: self.capabilities.leaf_1g,
+            pse36: self.capabilities.pse36,
+        };
+        GuestPageWalkInfo { paging: GuestPaging::X86(paging), set_marks: false }
+    }
+
+    fn instruction_bytes(&self) -> Option<InstructionBytes> {
+        if !self.capabilities.decode_assists || self.last.code != code::NESTED_PAGE_FAULT {
+            return None;
+        }
+        let (bytes, count) = self.vmcb.fetched();
+        InstructionBytes::from_slice(bytes.get(..count)?)
+    }
+}
+
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Drop for SvmVcpu<H, T, I> {
+    fn drop(&mut self) {
+        self.unbind();
+    }
+}
+
+impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
+    /// RSP and RAX, which VMRUN takes from the VMCB.
+    pub(super) fn store_general(&mut self) {
+        self.vmcb.set(fields::RAX, self.general.get(General::Rax));
+        self.vmcb.set(fields::RSP, self.general.get(General::Rsp));
+    }
+
+    pub(super) fn load_general(&mut self) {
+        self.general.set(General::Rax, self.vmcb.get(fields::RAX));
+        self.general.set(General::Rsp, self.vmcb.get(fields::RSP));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! The vCPU in the words of both vendors.
+
+#![expect(unsafe_code, reason = "loads the VMCS and the guest's registers into the CPU")]
+
+use super::super::cpu::{CR4_VMXE, NONE_CURRENT};
+use super::super::eptp::EptPointer;
+use super::super::field::{self, read, write};
+use super::super::instructions::{Instructions, VmxError};
+use super::{SetupError, VmxVcpu, failed};
+use crate::event::{BadEvent, Event};
+use crate::exit::Exit;
+use crate::state::{CpuState, GeneralRegisters};
+use crate::vcpu::{BindError, Control, RunError, Vcpu};
+use slat::guest::{GuestPaging, X86Paging};
+use slat::{GuestPageWalkInfo, Hal, HostPhysAddr, InstructionBytes};
+
+impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
+    /// Everything that follows VMPTRLD.
+    fn write_all(&mut self, cpu: usize) -> Result<(), VmxError> {
+        self.write_host()?;
+        if !self.initialized {
+            self.write_fixed()?;
+            self.write_log()?;
+            self.initialized = true;
+        } else if let Some(state) = self.staged {
+            self.write_state(&state)?;
+        }
+        self.staged = None;
+        if let Some(root) = self.root {
+            write(&self.cpu, field::EPT_POINTER, root.raw())?;
+        }
+        if self.last_cpu != Some(cpu) {
+            // Here the number may have been another vCPU's, or this one's at an earlier time.
+            self.drop_linear()?;
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// VMX is on, and the VMCS is active on this CPU or on none.
+    unsafe fn clear(&self, vmcs: HostPhysAddr) -> Result<(), VmxError> {
+        // SAFETY: the caller's promise; the frame is a VMCS of ours.
+        unsafe { self.cpu.vmclear(vmcs) }
+    }
+
+    /// A value of the bound vCPU's; the default where there is none.
+    fn of_bound<T: Default>(&self, value: impl FnOnce(&Self) -> Result<T, VmxError>) -> T {
+        if self.is_here() { value(self).unwrap_or_default() } else { T::default() }
+    }
+}
+
+impl<H: Hal, P: Instructions> Vcpu for VmxVcpu<H, P> {
+    fn bind(&mut self, cpu: usize) -> Result<(), BindError> {
+        if let Some(bound) = self.bound {
+            return Err(BindError::Bound(bound));
+        }
+        if self.cpu.cr4() & CR4_VMXE == 0 {
+            return Err(BindError::Off(cpu));
+        }
+        if self.cpu.vmptrst() != NONE_CURRENT {
+            return Err(BindError::Occupied(cpu));
+        }
+        let Some(vmcs) = self.vmcs.as_ref().map(crate::frame::Frames::address) else {
+            return Err(BindError::Refused(0));
+        };
+        let refused = |error: VmxError| BindError::Refused(error.number());
+        // SAFETY: VMX is on; unbound, the VMCS is active nowhere.
+        unsafe { self.clear(vmcs) }.map_err(refused)?;
+        self.launched = false;
+        // SAFETY: likewise; from here on only VMX instructions touch the frame.
+        unsafe { self.cpu.vmptrld(vmcs) }.map_err(refused)?;
+        if let Err(error) = self.write_all(cpu) {
+            // SAFETY: it is active here.
+            let _ = unsafe { self.clear(vmcs) };
+            return Err(refused(error));
+        }
+        // SAFETY: `VmxCpu::on` has prepared this CPU; the MSRs were chosen by its capabilities.
+        unsafe { self.resident.load() };
+        self.bound = Some(cpu);
+        self.last_cpu = Some(cpu);
+        Ok(())
+    }
+
+    fn unbind(&mut self) {
+        if !self.is_here() {
+            return;
+        }
+        // SAFETY: loaded on this CPU.
+        unsafe { self.resident.unload() };
+        if let Some(vmcs) = self.vmcs.as_ref().map(crate::frame::Frames::address) {
+            // SAFETY: it is active here. A VMCS that is current can be cleared, so this does not fail.
+            let _ = unsafe { self.clear(vmcs) };
+        }
+        self.launched = false;
+        self.bound = None;
+    }
+
+    fn bound_to(&self) -> Option<usize> {
+        self.bound
+    }
+
+    fn set_root(&mut self, root: u64) -> Result<(), RunError> {
+        let root = EptPointer::from_raw(&self.capabilities, root).map_err(|_| RunError::BadRoot(root))?;
+        self.set_ept_root(root)
+    }
+
+    fn state(&self) -> Result<CpuState, RunError> {
+        match self.staged {
+            Some(staged) => Ok(CpuState { general: self.general, rip: self.rip, ..staged }),
+            None => {
+                self.here()?;
+                self.read_state().map_err(failed)
+            }
+        }
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), RunError> {
+        self.set_entry(state).map_err(|error| match error {
+            SetupError::Run(error) => error,
+            // As the CPU would say: exit reason 33, failed entry.
+            _ => RunError::InvalidState { reason: 1 << 31 | 33, qualification: 0 },
+        })
+    }
+
+    fn general(&self) -> &GeneralRegisters {
+        &self.general
+    }
+
+    fn general_mut(&mut self) -> &mut GeneralRegisters {
+        &mut self.general
+    }
+
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.rip = rip;
+    }
+
+    fn advance(&mut self) {
+        if self.is_here() {
+            // The fields are there on every CPU, and this one has the VMCS.
+            let _ = self.advance_bound();
+        }
+    }
+
+    fn run(&mut self, flush: bool) -> Result<Exit, RunError> {
+        self.run_bound(flush)
+    }
+
+    fn inject(&mut self, event: Event) -> Result<(), RunError> {
+        self.here()?;
+        let protected = self.read_cr0().map_err(failed)? & 1 != 0;
+        event.check(protected)?;
+        if matches!(event, Event::ExternalInterrupt(_)) && !self.takes_interrupts() {
+            return Err(BadEvent::Masked.into());
+        }
+        self.pending.add(event, protected);
+        Ok(())
+    }
+
+    fn take_interrupted(&mut self) -> Option<Event> {
+        self.take_pending_event()
+    }
+
+    fn takes_interrupts(&self) -> bool {
+        !self.pending.is_occupied() && self.of_bound(|this| Ok(this.open()?.interrupts))
+    }
+
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        self.windows.0 = wanted;
+    }
+
+    fn set_nmi_window(&mut self, wanted: bool) {
+        self.windows.1 = wanted;
+    }
+
+    fn set_control(&mut self, control: Control, value: u64) -> bool {
+        self.is_here() && matches!(self.write_control(control, value), Ok(Some(())))
+    }
+
+    fn control(&self, control: Control) -> u64 {
+        match self.staged {
+            Some(staged) => match control {
+                Control::Cr0 => staged.cr0,
+                Control::Cr3 => staged.cr3,
+                Control::Cr4 => staged.cr4,
+                Control::Efer => staged.efer,
+            },
+            None => self.of_bound(|this| this.read_control(control)),
+        }
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.resident.xcr0()
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.resident.set_xcr0(value);
+    }
+
+    fn paging(&self) -> GuestPageWalkInfo {
+        let [cr0, cr3, cr4, efer] =
+            [Control::Cr0, Control::Cr3, Control::Cr4, Control::Efer].map(|control| self.control(control));
+        let rflags = self.of_bound(|this| read(&this.cpu, field::GUEST_RFLAGS));
+        let mut paging = X86Paging::new(cr0, cr3, cr4, efer, rflags);
+        paging.physical_bits = self.capabilities.raw().physical_bits.min(52) as u8;
+        paging.page_1g = self.capabilities.raw().cpuid_extended_edx >> 26 & 1 == 1;
+        if Self::has_pdptes(cr0, cr4, efer) {
+            paging.pdptes = Some(self.of_bound(Self::read_pdptes));
+        }
+        GuestPageWalkInfo { paging: GuestPaging::X86(paging), set_marks: false }
+    }
+
+    fn instruction_bytes(&self) -> Option<InstructionBytes> {
+        None
+    }
+}
