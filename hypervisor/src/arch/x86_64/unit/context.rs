@@ -1,7 +1,7 @@
 //! What a unit guest runs in: a host, the extension turned on, spaces with memory, the other CPU.
 
 use super::failed;
-use crate::arch::x86_64::bare::{Cpus, Host, Intercepts, Vendor, beside, this_cpu};
+use crate::arch::x86_64::bare::{Cpus, Host, Intercepts, Vendor, beside, mask_interrupts, this_cpu};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -86,6 +86,7 @@ impl<V: Vendor> Context<V> {
     pub(super) fn new(host: Host) -> Result<Self, String> {
         let vendor = V::detect(host)?;
         vendor.turn_on(0)?;
+        mask_interrupts();
         Ok(Self { bench: Bench::new(host), vendor })
     }
 
