@@ -82,6 +82,14 @@ pub(super) fn enable_apic(cpu: usize) {
     write(LVT_LINT1, NMI);
 }
 
+/// Keeps the interrupts of devices from guests that have nothing to do with them: the timer of a firmware may still run.
+#[cfg(feature = "unit-guests")]
+pub(in crate::arch::x86_64) fn mask_interrupts() {
+    /// Masks of the two interrupt controllers of old.
+    const MASKS: [u16; 2] = [0x21, 0xa1];
+    MASKS.into_iter().for_each(|mask| outb(mask, 0xff));
+}
+
 /// Sends `cpu` an NMI, which gets it out of its guest, whatever that masked.
 pub(in crate::arch::x86_64) fn kick(cpu: usize) {
     command(cpu, NMI | ASSERT);
@@ -113,8 +121,10 @@ pub(super) fn start(cpu: usize) {
     let page = core::ptr::with_exposed_provenance_mut::<u8>(TRAMPOLINE as usize);
     // SAFETY: the page is RAM that nothing else uses, and holds all of the code.
     unsafe { core::ptr::copy_nonoverlapping(code, page, length) };
-    // SAFETY: inside of what was just copied; words are aligned there.
-    unsafe { page.add(number).cast::<u32>().write_volatile(cpu as u32) };
+    // SAFETY: inside of what was just copied.
+    let number = unsafe { page.add(number) }.cast::<u32>();
+    // SAFETY: as above; it is aligned, and the other CPU looks later.
+    unsafe { number.write_volatile(cpu as u32) };
     command(cpu, INIT | ASSERT);
     delay(10_000);
     let vector = (TRAMPOLINE >> 12) as u32;
