@@ -144,6 +144,7 @@ impl Replay {
         match event {
             Event::Store { entry, value } => {
                 self.outcome.stores += 1;
+                let value = x86::marked(self.mechanism, value);
                 ensure!(self.ram.write(entry, value), "the entry lies outside of the pool");
                 self.machine.stored(cpu, entry, value);
                 self.arm[cpu].unsettled = true;

@@ -5,8 +5,8 @@
 //! while it is outside it has to have dropped when it enters, by INVEPT, by the TLB_CONTROL of that very entry, or by another
 //! tag. A CPU that enters with a root or tag that it has just loaded is searched for everything.
 //!
-//! Accessed and dirty flags are left out: hardware may set them in any entry at any time, so the CPUs of the replay do without, and
-//! whatever is present may be remembered.
+//! Accessed and dirty flags are left out: hardware may set them in any present entry at any time, and remembers what is marked.
+//! So the CPUs of the replay do without them (Intel), or find all of them set (AMD), and whatever is present may be remembered.
 
 use super::{Finding, PAGE, Replay};
 use anyhow::{Result, bail, ensure};
@@ -18,6 +18,10 @@ use std::ops::Range;
 
 /// Accessed and dirty flags, of the EPTP.
 const ACCESSED_DIRTY: u64 = 1 << 6;
+
+/// Present; accessed and dirty, of an entry of AMD's.
+const PRESENT: u64 = 1;
+const MARKS: u64 = 3 << 5;
 
 /// The address of the root in EPTP or nCR3.
 const ROOT: u64 = 0x000f_ffff_ffff_f000;
@@ -55,6 +59,11 @@ pub(super) fn mmu(started: &Started) -> Mmu {
     }
     let flush_by_asid = started.features.iter().any(|found| found == "FlushByAsid");
     Mmu::Npt(Npt { max_phys_addr, host_la57: started.levels == 5, flush_by_asid, ..Npt::default() })
+}
+
+/// An entry as the hardware may have marked it.
+pub(super) fn marked(mechanism: Mechanism, entry: u64) -> u64 {
+    entry | if mechanism == Mechanism::Npt && entry & PRESENT != 0 { MARKS } else { 0 }
 }
 
 impl Replay {

@@ -57,18 +57,17 @@ impl Machine {
     /// The host wrote to a frame: where that was a table that a CPU can walk to, each word is a store.
     pub(super) fn overwritten(&mut self, frame: u64) {
         let differs = |machine: &Self, hpa| {
-            machine.ram.read(hpa).filter(|now| machine.mirror.read(hpa).is_some_and(|old| old != *now))
+            let old = machine.mirror.read(hpa).filter(|old| *old != 0)?;
+            machine.ram.read(hpa).filter(|now| *now != old)
         };
         let words = || (frame..frame + 4096).step_by(8);
-        if words().all(|hpa| differs(self, hpa).is_none()) {
+        let was_table = self.mirror.holds(frame) && words().any(|hpa| differs(self, hpa).is_some());
+        if !was_table || (0..self.cpus.len()).all(|cpu| self.tables_at(cpu, frame).is_empty()) {
             return;
         }
-        let walked = (0..self.cpus.len()).any(|cpu| !self.tables_at(cpu, frame).is_empty());
         for hpa in words() {
-            match differs(self, hpa) {
-                Some(now) if walked => self.capture(0, hpa, now),
-                Some(now) => self.mirror.write(hpa, now),
-                None => {}
+            if let Some(now) = differs(self, hpa) {
+                self.capture(0, hpa, now);
             }
         }
     }

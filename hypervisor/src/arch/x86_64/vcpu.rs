@@ -194,9 +194,7 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
     fn fault(&mut self, fault: &NestedPageFault) -> Exit {
         self.config.hardware.faulted(&fault.info);
         if self.config.no_redelivery && fault.interrupted.is_some() {
-            // Setting a state forgets what waits for its delivery.
-            let same = self.config.vcpu.state().and_then(|state| self.config.vcpu.set_state(&state));
-            self.must(same);
+            self.config.vcpu.take_interrupted();
         }
         Exit::NestedPageFault(fault.info)
     }

@@ -31,12 +31,13 @@ impl Vendor {
         }
     }
 
+    /// What the hardware keeps flags in, has none set.
     fn table(self, hpa: u64) -> u64 {
-        hpa | if self == Intel { 0x107 } else { 0x27 }
+        hpa | if self == Intel { 0x107 } else { 0x07 }
     }
 
     fn page(self, hpa: u64) -> u64 {
-        hpa | if self == Intel { 0x37 } else { 0x67 }
+        hpa | if self == Intel { 0x37 } else { 0x07 }
     }
 
     fn load(self, root: u64, tag: u32) -> Vec<Event> {

@@ -1,14 +1,14 @@
 //! The physical CPU under a vCPU of the run loop.
 
-#![expect(unsafe_code, reason = "executes RDMSR, RDTSC and, for the guest, IN and OUT")]
+#![expect(unsafe_code, reason = "executes RDMSR and RDTSC")]
 
 use super::maintenance::Cpus;
+use super::port;
 use super::vendor::{self, Host, Vendor};
 use crate::arch::x86_64::ports::merged;
 use crate::arch::x86_64::vcpu::Hardware;
 use crate::run::Machine;
 use alloc::sync::Arc;
-use core::arch::asm;
 use core::hint::spin_loop;
 use slat::device::{AccessWidth, Port};
 use slat::{GuestPageWalkInfo, GuestVirtAddr, InstructionBytes, NestedPageFaultInfo};
@@ -75,31 +75,23 @@ impl<V: Vendor> Hardware<V::Vcpu> for Physical<V> {
 
     fn pass(&self, access: &PortAccess, rax: u64) -> u64 {
         let PortAccess { port: Port(port), width, direction, .. } = *access;
-        let mut value = rax as u32;
-        // SAFETY: the guest's own access, to a port that the hypervisor leaves to it. What devices do to memory on its
-        // behalf by DMA nobody limits: see CAVEATS.
-        unsafe {
-            match (direction, width) {
-                (PortDirection::In, AccessWidth::Byte) => {
-                    asm!("in al, dx", in("dx") port, inout("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::In, AccessWidth::Word) => {
-                    asm!("in ax, dx", in("dx") port, inout("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::In, _) => {
-                    asm!("in eax, dx", in("dx") port, inout("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::Out, AccessWidth::Byte) => {
-                    asm!("out dx, al", in("dx") port, in("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::Out, AccessWidth::Word) => {
-                    asm!("out dx, ax", in("dx") port, in("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::Out, _) => {
-                    asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags));
-                }
+        let value = match (direction, width) {
+            (PortDirection::In, AccessWidth::Byte) => port::input_8(port),
+            (PortDirection::In, AccessWidth::Word) => port::input_16(port),
+            (PortDirection::In, _) => port::input_32(port),
+            (PortDirection::Out, AccessWidth::Byte) => {
+                port::output_8(port, rax as u32);
+                0
             }
-        }
+            (PortDirection::Out, AccessWidth::Word) => {
+                port::output_16(port, rax as u32);
+                0
+            }
+            (PortDirection::Out, _) => {
+                port::output_32(port, rax as u32);
+                0
+            }
+        };
         merged(access, rax, value.into())
     }
 

@@ -64,7 +64,6 @@ impl Svm {
 }
 
 impl Vendor for Svm {
-    const NAME: &'static str = "SVM";
     const FLUSH: &'static str = "tlb_control";
     type Format = Npt;
     type Vcpu = SvmVcpu<Host, Arc<TagPool<Host>>, Recorded>;
@@ -123,6 +122,10 @@ impl Vendor for Svm {
             features: named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_string()).collect(),
             ..Started::default()
         }
+    }
+
+    fn lacks_without_paging(&self) -> Option<&'static str> {
+        None
     }
 
     /// AMD has none.

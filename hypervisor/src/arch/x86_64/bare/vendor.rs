@@ -27,8 +27,6 @@ pub(in crate::arch::x86_64) struct Intercepts {
 
 /// One vendor's extension, on a machine that has it.
 pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
-    /// Its name for people.
-    const NAME: &'static str;
     /// By what a CPU forgets what it remembers of a table.
     const FLUSH: &'static str;
     /// The format of its second-level tables.
@@ -59,6 +57,9 @@ pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
 
     /// What there is to tell about the CPU, and about `format`.
     fn started(&self, format: &Self::Format) -> Started;
+
+    /// What the CPU lacks for a guest that begins without paging, if it lacks something.
+    fn lacks_without_paging(&self) -> Option<&'static str>;
 
     /// Whether it keeps a page-modification log for a vCPU that wants one.
     fn logs(&self) -> bool;

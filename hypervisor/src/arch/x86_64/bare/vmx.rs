@@ -68,7 +68,6 @@ impl Vmx {
 }
 
 impl Vendor for Vmx {
-    const NAME: &'static str = "VMX";
     const FLUSH: &'static str = "invept";
     type Format = Ept;
     type Vcpu = VmxVcpu<Host, Recorded>;
@@ -117,6 +116,10 @@ impl Vendor for Vmx {
             features: named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_string()).collect(),
             ..Started::default()
         }
+    }
+
+    fn lacks_without_paging(&self) -> Option<&'static str> {
+        (!self.capabilities.unrestricted_guest()).then_some("unrestricted guest")
     }
 
     fn logs(&self) -> bool {
