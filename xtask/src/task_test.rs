@@ -16,6 +16,7 @@ mod scenarios;
 mod step;
 mod tidy;
 mod workspace_steps;
+mod x86;
 
 use crate::host::Host;
 use crate::process;
@@ -69,6 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     board.run(wanted(instructions::steps()), &context, 1);
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
+        x86::run(&mut board, &context, x86::suite(&options.filter));
     }
     let nothing_failed = board.finish();
     if process::interrupted() {

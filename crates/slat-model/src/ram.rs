@@ -91,6 +91,11 @@ impl Mirror {
         Some((word / 512, word % 512))
     }
 
+    /// Whether anything was ever remembered of the frame that begins here.
+    pub(crate) fn holds(&self, frame: u64) -> bool {
+        self.place(frame).and_then(|(frame, _)| self.frames.get(frame)).is_some_and(Option::is_some)
+    }
+
     /// Remembers a word; nothing happens outside of the memory.
     pub(crate) fn write(&mut self, hpa: u64, value: u64) {
         let Some((frame, word)) = self.place(hpa) else { return };

@@ -20,6 +20,8 @@ mod event;
 mod exit;
 mod frame;
 pub mod isa;
+#[cfg(all(test, loom))]
+mod loom_tests;
 pub mod msr;
 mod pending;
 pub mod port;

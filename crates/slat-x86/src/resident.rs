@@ -180,11 +180,9 @@ mod tests {
         resident.set_xcr0(0x207);
         assert_eq!(resident.xcr0(), 7);
         // SAFETY: on a development host the instructions do nothing.
-        #[expect(unsafe_code, reason = "the functions of bare metal have contracts")]
-        unsafe {
-            resident.load();
-            resident.unload();
-        }
+        unsafe { resident.load() };
+        // SAFETY: likewise.
+        unsafe { resident.unload() };
         drop(resident);
         assert_eq!(hal.in_use(), 0);
         let mut without = Resident::new(&&hal, 0, 0x5000, &[]).expect("frames");

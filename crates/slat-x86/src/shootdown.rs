@@ -13,10 +13,10 @@
 //! an ASID likewise).
 //!
 //! Why nothing is missed: the CPU that enters first says that it is inside and then reads the generation; the one that
-//! invalidates first raises the generation and then looks who is inside. All four are sequentially consistent, so at
-//! least one of the two sees what the other did.
+//! invalidates first raises the generation and then looks who is inside. Between the two stands a sequentially consistent
+//! fence, on both sides, so at least one of the two sees what the other did. `loom_tests.rs` goes through all interleavings.
 
-use crate::sync::{AtomicU64, Ordering, spin_loop};
+use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
 use thiserror::Error;
 
 /// Bit 0 of a CPU's word: it is inside.
@@ -69,13 +69,16 @@ impl<const CPUS: usize> SpaceCpus<CPUS> {
     pub fn enter(&self, cpu: usize) -> Result<Entry, NoSuchCpu> {
         let word = self.word(cpu)?;
         let known = word.load(Ordering::Relaxed) & !INSIDE;
-        word.store(known | INSIDE, Ordering::SeqCst);
-        let generation = self.generation.load(Ordering::SeqCst);
+        // Whoever reads it has seen what the CPU did in the guest before, as at `leave`.
+        word.store(known | INSIDE, Ordering::Release);
+        fence(Ordering::SeqCst);
+        // What was changed before the generation was raised is seen by the guest's walks.
+        let generation = self.generation.load(Ordering::Acquire);
         if known == generation {
             return Ok(Entry { flush: false });
         }
         // The caller flushes before the guest runs, and whoever invalidates from here on finds the CPU inside.
-        word.store(generation | INSIDE, Ordering::SeqCst);
+        word.store(generation | INSIDE, Ordering::Release);
         Ok(Entry { flush: true })
     }
 
@@ -85,7 +88,7 @@ impl<const CPUS: usize> SpaceCpus<CPUS> {
     /// [`NoSuchCpu`].
     pub fn is_current(&self, cpu: usize) -> Result<bool, NoSuchCpu> {
         let known = self.word(cpu)?.load(Ordering::Relaxed) & !INSIDE;
-        Ok(known == self.generation.load(Ordering::SeqCst))
+        Ok(known == self.generation.load(Ordering::Acquire))
     }
 
     /// CPU `cpu` has left the guest.
@@ -111,10 +114,11 @@ impl<const CPUS: usize> SpaceCpus<CPUS> {
     /// [`NoSuchCpu`]; nothing has changed then.
     pub fn invalidate(&self, this: usize, mut kick: impl FnMut(usize)) -> Result<(), NoSuchCpu> {
         self.word(this)?;
-        let generation = self.generation.fetch_add(FIRST, Ordering::SeqCst) + FIRST;
+        let generation = self.generation.fetch_add(FIRST, Ordering::AcqRel) + FIRST;
+        fence(Ordering::SeqCst);
         let others = || self.cpus.iter().enumerate().filter(|(cpu, _)| *cpu != this);
         let is_behind = |word: &AtomicU64| {
-            let value = word.load(Ordering::SeqCst);
+            let value = word.load(Ordering::Acquire);
             value & INSIDE != 0 && value & !INSIDE < generation
         };
         // All are on their way out before any is waited for.

@@ -156,28 +156,29 @@ pub(crate) fn unit_guests(
     machine: &Machine,
     hypervisor: &Path,
     names: &[&str],
+    choices: &Choices,
     timeout: Duration,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
     /// Nothing of it is mapped but what a unit guest asks for.
     const MEMORY: u64 = 64 << 20;
     let layout = Layout::new(&machine.platform.map(), 0, 0, MEMORY);
-    let choices = Choices::default();
+    let layout = if choices.record { layout.with_recording() } else { layout };
     let params = Params {
         nonce: random::nonce(),
         pool: layout.pool,
-        recording: Span::default(),
+        recording: layout.recording,
         kernel: Span::default(),
         initrd: Span::default(),
         guest_memory: MEMORY,
         cpus: machine.cpus,
-        gpa_bits: None,
+        gpa_bits: choices.gpa_bits,
         bootargs: String::new(),
         leaf: choices.leaf,
         on_fault: choices.on_fault,
         churn: None,
         mistake: choices.mistake,
-        page_requests: false,
+        page_requests: choices.page_requests,
         unit_guests: names.iter().map(|name| (*name).to_owned()).collect(),
         until_screen: None,
     };

@@ -5,8 +5,8 @@
 //! while it is outside it has to have dropped when it enters, by INVEPT, by the TLB_CONTROL of that very entry, or by another
 //! tag. A CPU that enters with a root or tag that it has just loaded is searched for everything.
 //!
-//! Accessed and dirty flags are left out: hardware may set them in any entry at any time, so the CPUs of the replay do without, and
-//! whatever is present may be remembered.
+//! Accessed and dirty flags are left out: hardware may set them in any present entry at any time, and remembers what is marked.
+//! So the CPUs of the replay do without them (Intel), or find all of them set (AMD), and whatever is present may be remembered.
 
 use super::{Finding, PAGE, Replay};
 use anyhow::{Result, bail, ensure};
@@ -19,8 +19,12 @@ use std::ops::Range;
 /// Accessed and dirty flags, of the EPTP.
 const ACCESSED_DIRTY: u64 = 1 << 6;
 
-/// The address of the root in EPTP or nCR3.
-const ROOT: u64 = 0x000f_ffff_ffff_f000;
+/// Present; accessed and dirty, of an entry of AMD's.
+const PRESENT: u64 = 1;
+const MARKS: u64 = 3 << 5;
+
+/// The address in EPTP, nCR3 and entries.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// A CPU, as far as the model does not know it.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +59,44 @@ pub(super) fn mmu(started: &Started) -> Mmu {
     }
     let flush_by_asid = started.features.iter().any(|found| found == "FlushByAsid");
     Mmu::Npt(Npt { max_phys_addr, host_la57: started.levels == 5, flush_by_asid, ..Npt::default() })
+}
+
+/// An entry as the hardware may have marked it.
+pub(super) fn marked(mechanism: Mechanism, entry: u64) -> u64 {
+    entry | if mechanism == Mechanism::Npt && entry & PRESENT != 0 { MARKS } else { 0 }
+}
+
+/// How many entries of tables point to an address. So that the tables need not be searched for a frame to which none does; an
+/// entry counts also while no CPU can walk to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pointers(BTreeMap<u64, u32>);
+
+impl Pointers {
+    /// An entry changes.
+    pub(super) fn stored(&mut self, mechanism: Mechanism, old: u64, new: u64) {
+        let target = |entry: u64| {
+            let present = if mechanism == Mechanism::Ept { entry & 7 } else { entry & PRESENT };
+            (present != 0).then_some(entry & ADDRESS)
+        };
+        if let Some(target) = target(new) {
+            *self.0.entry(target).or_default() += 1;
+        }
+        if let Some(count) = target(old).and_then(|target| self.0.get_mut(&target)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Whether an entry may point to one of these frames, by itself or as part of a large leaf.
+    fn may_reach(&self, frames: &Range<u64>) -> bool {
+        let some = |count: &u32| *count != 0;
+        // Bit 12 of a large leaf of AMD's is not of the address.
+        let large = [21, 30].map(|bits| frames.start >> bits << bits);
+        let inside = self.0.range(frames.clone()).any(|(_, count)| some(count));
+        inside
+            || large
+                .iter()
+                .any(|start| [0, PAGE].iter().any(|pat| self.0.get(&(start + pat)).is_some_and(some)))
+    }
 }
 
 impl Replay {
@@ -144,7 +186,7 @@ impl Replay {
 
     /// What the TLB tells entries apart by.
     fn told_apart_by(&self, register: u64, tag: u32) -> u64 {
-        if self.mechanism == Mechanism::Ept { register & ROOT } else { tag.into() }
+        if self.mechanism == Mechanism::Ept { register & ADDRESS } else { tag.into() }
     }
 
     /// The entry executes this.
@@ -236,8 +278,11 @@ impl Replay {
         }
         for (taken, run) in runs {
             let Range { start, end } = run.clone();
-            let how =
-                if taken { self.machine.dangling(cpu, run) } else { self.machine.reaches_now(cpu, run) };
+            let how = match (taken, self.pointers.may_reach(&run)) {
+                (true, _) => self.machine.dangling(cpu, run),
+                (false, true) => self.machine.reaches_now(cpu, run),
+                (false, false) => self.machine.cached_now(cpu, run),
+            };
             if let Some(how) = how {
                 self.outcome.reachable += (end - start) / PAGE;
                 self.find(Finding::Reachable { start, cpu, how });

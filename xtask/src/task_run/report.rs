@@ -56,6 +56,15 @@ impl Machine {
         }
     }
 
+    /// What its time-stamp counter counts.
+    fn tick(self) -> &'static str {
+        match self {
+            // Of a single CPU; Bochs has no other clock.
+            Self::Emulator(Platform::Intel) => "instructions",
+            Self::Emulator(_) | Self::Model(_) => "ticks",
+        }
+    }
+
     /// Faults of the second level, in the words of the manual.
     fn faults(self) -> &'static str {
         match self.kind() {

@@ -143,9 +143,11 @@ fn host_tests(context: &Context, output: &mut String) -> Outcome {
     counted(cargo_command(context, &["test", "--workspace", "--no-fail-fast"], &[]), output)
 }
 
-/// The tests of the library that loom drives, which are not there in any other build.
+/// The tests of the libraries that loom drives, which are not there in any other build.
 fn interleavings(context: &Context, output: &mut String) -> Outcome {
-    let arguments = ["test", "--package", "slat", "--release", "--lib", "loom_tests", "--target-dir"];
+    let packages = ["--package", "slat", "--package", "slat-x86"];
+    let arguments =
+        [&["test"], &packages[..], &["--release", "--lib", "loom_tests", "--target-dir"]].concat();
     let mut command = cargo_command(context, &arguments, &[("RUSTFLAGS", "--cfg loom")]);
     command.arg(context.workspace.target.join("loom"));
     counted(command, output)

@@ -47,23 +47,6 @@ macro_rules! with_pointer {
     }};
 }
 
-/// INVEPT and INVVPID.
-macro_rules! invalidate {
-    ($instruction:literal, $kind:expr, $descriptor:expr) => {{
-        let kind: u64 = $kind;
-        let descriptor: [u64; 2] = $descriptor;
-        let carry: u8;
-        let zero: u8;
-        // SAFETY: forgetting translations is always allowed; the descriptor is readable memory of the right size.
-        unsafe {
-            asm!(concat!($instruction, " {kind}, [{descriptor}]"), "setc {carry}", "setz {zero}",
-                kind = in(reg) kind, descriptor = in(reg) &descriptor,
-                carry = lateout(reg_byte) carry, zero = lateout(reg_byte) zero, options(nostack));
-        }
-        outcome(carry, zero)
-    }};
-}
-
 // SAFETY: each function executes the instruction of its name on the CPU at hand.
 unsafe impl Instructions for Processor {
     fn rdmsr(&self, index: u32) -> u64 {
@@ -180,21 +163,33 @@ unsafe impl Instructions for Processor {
     }
 
     fn invept(&self, kind: InveptType) -> Result<(), VmxError> {
-        match kind {
-            InveptType::SingleContext(eptp) => invalidate!("invept", 1, [eptp, 0]),
-            InveptType::AllContexts => invalidate!("invept", 2, [0, 0]),
-        }
+        let pointer = match kind {
+            InveptType::SingleContext(eptp) => Some(eptp),
+            InveptType::AllContexts => None,
+        };
+        // slat takes the flags in the same assembly block, and does not say which of the two it was.
+        slat::isa::x86_64::invept(pointer).map_err(|_| match instruction_error() {
+            0 => VmxError::Invalid,
+            number => VmxError::Valid(number),
+        })
     }
 
     fn invvpid(&self, kind: InvvpidType) -> Result<(), VmxError> {
-        match kind {
-            InvvpidType::Address(vpid, address) => invalidate!("invvpid", 0, [vpid.into(), address]),
-            InvvpidType::SingleContext(vpid) => invalidate!("invvpid", 1, [vpid.into(), 0]),
-            InvvpidType::AllContexts => invalidate!("invvpid", 2, [0, 0]),
-            InvvpidType::SingleContextRetainingGlobals(vpid) => {
-                invalidate!("invvpid", 3, [vpid.into(), 0])
-            }
+        let (kind, descriptor): (u64, [u64; 2]) = match kind {
+            InvvpidType::Address(vpid, address) => (0, [vpid.into(), address]),
+            InvvpidType::SingleContext(vpid) => (1, [vpid.into(), 0]),
+            InvvpidType::AllContexts => (2, [0, 0]),
+            InvvpidType::SingleContextRetainingGlobals(vpid) => (3, [vpid.into(), 0]),
+        };
+        let carry: u8;
+        let zero: u8;
+        // SAFETY: forgetting translations is always allowed; the descriptor is readable memory of the right size.
+        unsafe {
+            asm!("invvpid {kind}, [{descriptor}]", "setc {carry}", "setz {zero}", kind = in(reg) kind,
+                descriptor = in(reg) &descriptor, carry = lateout(reg_byte) carry,
+                zero = lateout(reg_byte) zero, options(nostack));
         }
+        outcome(carry, zero)
     }
 
     unsafe fn enter(

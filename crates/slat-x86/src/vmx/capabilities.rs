@@ -365,4 +365,4 @@ impl Capabilities {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

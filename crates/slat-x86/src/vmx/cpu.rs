@@ -46,7 +46,8 @@ pub enum OnError {
 }
 
 /// VMX operation of the CPU on which this was made. Dropping it leaves VMX operation, with no VMCS active on the CPU, and
-/// gives the region back; CR0 and CR4 are what they were before.
+/// gives the region back; CR0 and CR4 are what they were before. vCPUs are to be unbound first: one that is not can never
+/// be used again.
 ///
 /// It cannot be sent to another thread, because it means one CPU: whoever lets threads move between CPUs keeps this one in place.
 #[derive(Debug)]
@@ -121,7 +122,7 @@ impl<H: Hal, P: Instructions> Drop for VmxCpu<H, P> {
     fn drop(&mut self) {
         let current = self.cpu.vmptrst();
         if current != NONE_CURRENT {
-            // A vCPU was left bound. It finds itself unbound when it is used the next time, with its state in memory.
+            // A vCPU was left bound. It cannot be used any more, and its VMCS is lost.
             // SAFETY: VMX is on, and the VMCS is active here: it is current.
             let _ = unsafe { self.cpu.vmclear(HostPhysAddr::new(current)) };
         }

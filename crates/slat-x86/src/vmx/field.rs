@@ -11,7 +11,7 @@
 //! }
 //! ```
 //!
-//! ```compile_fail
+//! ```compile_fail,E0308
 //! use slat_x86::vmx::{Instructions, VmxError, field, write};
 //! fn pretend<P: Instructions>(cpu: &P) -> Result<(), VmxError> {
 //!     write(cpu, field::EXIT_REASON, 48)

@@ -5,6 +5,8 @@
 mod capabilities;
 mod controls;
 mod cpu;
+#[cfg(test)]
+mod double;
 mod eptp;
 mod exit;
 pub mod field;

@@ -161,9 +161,10 @@ impl Header {
         };
         let code = (sectors as usize + 1) * 512;
         let code_size = get(field::SYSTEM_SIZE, 4)? * 16;
-        let needed = (code as u64 + code_size).max(end as u64);
+        // The size is rounded up to 16 bytes, the file is not.
+        let needed = (code as u64 + code_size.saturating_sub(15)).max(end as u64);
         if code_size == 0 || needed > given {
-            return Err(cut(needed.max(code as u64 + 16)));
+            return Err(cut(needed.max(code as u64 + 1)));
         }
         let address = match get(field::RELOCATABLE, 1)? {
             0 => FIXED_ADDRESS,

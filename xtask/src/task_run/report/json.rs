@@ -73,6 +73,7 @@ struct JsonFaultCost {
     faults: u64,
     ticks: u64,
     run_ticks: u64,
+    tick: &'static str,
     ticks_per_fault: Option<f64>,
     share_of_run: Option<f64>,
 }
@@ -143,6 +144,7 @@ impl Summary<'_> {
                 faults: cost.faults,
                 ticks: cost.ticks,
                 run_ticks: cost.run_ticks,
+                tick: self.machine.tick(),
                 ticks_per_fault: per_fault(cost).map(rounded),
                 share_of_run: share(cost).map(rounded),
             }),

@@ -1,7 +1,8 @@
 //! Instructions that lead to exits, with values that no CPU takes; HLT, shutdown, external interrupts.
 
 use super::scene::{self, CODE, ERROR_CODE, HANDLED, RESULT, RETURN, enter, halt};
-use crate::arch::x86_64::bare::{Intercepts, Vendor};
+use crate::arch::x86_64::bare::Vendor;
+use crate::arch::x86_64::bare::vendor::Intercepts;
 use crate::arch::x86_64::unit::context::{Context, Space};
 use crate::arch::x86_64::unit::{Failure, UnitGuest, ensure, ensure_eq, failed, guest_code, nothing};
 use alloc::format;

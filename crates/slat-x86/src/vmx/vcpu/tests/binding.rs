@@ -1,0 +1,221 @@
+use super::{HLT, bound, on, pointer, set, unbound, with_vcpu};
+use crate::exit::Exit;
+use crate::frame::Frames;
+use crate::state::{CpuState, General};
+use crate::vcpu::{BindError, RunError, Vcpu};
+use crate::vmx::capabilities::tests::{LYNNFIELD, TIGERLAKE};
+use crate::vmx::double::{Double, Executed};
+use crate::vmx::{InveptType, InvvpidType, NewError, SetupError, VmxError, VmxVcpu, field};
+use slat::test_util::HeapHal;
+use slat::{Hal as _, HostPhysAddr};
+
+fn vmcs_of(vcpu: &super::TestVcpu<'_>) -> HostPhysAddr {
+    vcpu.vmcs.as_ref().map(Frames::address).expect("a VMCS")
+}
+
+#[expect(unsafe_code, reason = "gives a frame back in the name of one who must not")]
+fn give_back(hal: &HeapHal, frame: HostPhysAddr) {
+    // SAFETY: taken from this host; the CPUs that could write to it are gone.
+    unsafe { hal.dealloc_frames(frame, 1) };
+}
+
+#[test]
+fn the_first_entry_launches_and_the_next_resume() {
+    with_vcpu(|cpu, vcpu| {
+        for expected in [Executed::Launch, Executed::Resume, Executed::Resume] {
+            cpu.exit(HLT, &[]);
+            assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+            assert_eq!(cpu.executed(), [expected]);
+        }
+        // Cleared in between, it has to be launched again.
+        vcpu.unbind();
+        assert_eq!((vcpu.bound_to(), cpu.active()), (None, 0));
+        vcpu.bind(0).expect("bind");
+        assert!(cpu.executed().is_empty(), "on the same CPU nothing is dropped");
+        cpu.exit(HLT, &[]);
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+        assert_eq!(cpu.executed(), [Executed::Launch]);
+    });
+}
+
+#[test]
+fn a_cpu_that_it_comes_to_drops_what_it_remembers() {
+    let (hal, cpu) = (HeapHal::new(), Double::new(TIGERLAKE));
+    let first = on(&hal, &cpu);
+    cpu.go_to(1);
+    let second = on(&hal, &cpu);
+    cpu.go_to(0);
+    let mut vcpu = bound(&hal, &cpu, &CpuState::long_mode(0x1000, 0x2000));
+    cpu.exit(HLT, &[]);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+    assert_eq!(vcpu.bind(0), Err(BindError::Bound(0)));
+    // On the other CPU it can neither be used nor taken along.
+    cpu.go_to(1);
+    assert_eq!(vcpu.run(false), Err(RunError::NotBound));
+    assert_eq!(vcpu.state(), Err(RunError::NotBound));
+    assert_eq!(vcpu.set_ept_root(pointer(&cpu, 0xa000)), Err(RunError::NotBound));
+    assert_eq!(vcpu.bind(1), Err(BindError::Bound(0)));
+    vcpu.unbind();
+    assert_eq!(vcpu.bound_to(), Some(0));
+    cpu.go_to(0);
+    let state = vcpu.state().expect("here");
+    vcpu.unbind();
+    cpu.go_to(1);
+    let _ = cpu.executed();
+    vcpu.bind(1).expect("bind");
+    assert_eq!(cpu.executed(), [Executed::Invvpid(InvvpidType::SingleContext(7))]);
+    assert_eq!(vcpu.state(), Ok(state));
+    assert_eq!(cpu.field(field::HOST_TR.encoding()), 0x30, "the host's state is that of this CPU");
+    cpu.exit(HLT, &[]);
+    assert_eq!(vcpu.run(true), Ok(Exit::Halt));
+    let eptp = pointer(&cpu, 0x9000).raw();
+    assert_eq!(cpu.executed(), [Executed::Invept(InveptType::SingleContext(eptp)), Executed::Launch]);
+    // Dropped elsewhere while bound: the VMCS stays where it is, everything else comes back.
+    let lost = vmcs_of(&vcpu);
+    cpu.go_to(0);
+    drop(vcpu);
+    assert_eq!((cpu.active(), hal.in_use()), (1, 3));
+    drop(first);
+    cpu.go_to(1);
+    drop(second);
+    assert_eq!((cpu.active(), hal.in_use()), (0, 1));
+    give_back(&hal, lost);
+}
+
+#[test]
+fn binding_needs_a_cpu_that_is_on_and_free() {
+    let (hal, cpu) = (HeapHal::new(), Double::new(TIGERLAKE));
+    let mut vcpu = unbound(&hal, &cpu);
+    assert_eq!(vcpu.bind(0), Err(BindError::Off(0)));
+    assert_eq!(vcpu.run(false), Err(RunError::NotBound));
+    let vmx = on(&hal, &cpu);
+    cpu.refuse(Some(VmxError::Valid(11)));
+    assert_eq!(vcpu.bind(0), Err(BindError::Refused(11)));
+    cpu.refuse(None);
+    vcpu.bind(0).expect("bind");
+    let mut other = unbound(&hal, &cpu);
+    assert_eq!(other.bind(0), Err(BindError::Occupied(0)));
+    assert_eq!(vcpu.run(false), Err(RunError::NoRoot));
+    // VMX goes off under a bound vCPU: the CPU is clean, and the vCPU of no use any more.
+    let lost = vmcs_of(&vcpu);
+    drop(vmx);
+    assert_eq!(cpu.active(), 0);
+    assert_eq!(vcpu.run(false), Err(RunError::NotBound));
+    drop(vcpu);
+    drop(other);
+    assert_eq!(hal.in_use(), 1);
+    give_back(&hal, lost);
+}
+
+#[test]
+fn every_frame_comes_back_when_one_is_lacking() {
+    let cpu = Double::new(TIGERLAKE);
+    for successes in 0..16 {
+        let hal = HeapHal::new();
+        hal.fail_after(Some(successes));
+        let capabilities = cpu.capabilities();
+        let format = slat::format::ept::Ept::new(capabilities.ept(true), 4).expect("four levels");
+        match VmxVcpu::new(&&hal, &cpu, capabilities, format, Default::default()) {
+            Ok(vcpu) => {
+                assert!(successes >= 5);
+                drop(vcpu);
+            }
+            Err(error) => assert_eq!((error, successes < 5), (NewError::OutOfMemory, true)),
+        }
+        assert_eq!(hal.in_use(), 0);
+    }
+}
+
+#[test]
+fn a_state_goes_in_and_comes_out() {
+    let mut state = CpuState::long_mode(0x1234_5678_9abc, 0xabc000);
+    for (number, register) in (1u64..).zip(General::ALL) {
+        state.general.set(register, number << 40 | number);
+    }
+    state.cr2 = 0x77;
+    state.gdtr.base = 0xffff_8000_0000_0000;
+    state.idtr.limit = 0xfff;
+    state.pat = 0x0606;
+    super::with_vcpu_of(TIGERLAKE, &state, |cpu, vcpu| {
+        assert_eq!(vcpu.state(), Ok(state));
+        assert_eq!(cpu.field(field::GUEST_RSP.encoding()), state.general.get(General::Rsp));
+        let real = CpuState::real_mode(0xf000, 0xfff0);
+        vcpu.set_state(&real).expect("real mode");
+        assert_eq!(vcpu.state(), Ok(real));
+        assert_eq!(cpu.field(field::GUEST_CR0.encoding()), 0x30, "NE is set, whatever the guest sees");
+        assert_eq!(vcpu.rip(), 0xfff0);
+        // Linear translations of the state before are gone.
+        assert!(cpu.executed().contains(&Executed::Invvpid(InvvpidType::SingleContext(7))));
+    });
+}
+
+#[test]
+fn without_unrestricted_guests_a_guest_has_paging() {
+    let (hal, cpu) = (HeapHal::new(), Double::new(LYNNFIELD));
+    let mut vcpu = unbound(&hal, &cpu);
+    let root = pointer(&cpu, 0x9000);
+    for state in [CpuState::real_mode(0, 0), CpuState::protected_mode(0)] {
+        assert_eq!(vcpu.setup(root, &state), Err(SetupError::NoUnrestrictedGuest));
+        assert!(matches!(vcpu.set_state(&state), Err(RunError::InvalidState { .. })));
+    }
+    assert_eq!(vcpu.ept_root(), None, "nothing has changed");
+    vcpu.setup(root, &CpuState::long_mode(0, 0)).expect("64-bit mode");
+}
+
+#[test]
+fn a_root_is_checked_and_dropped() {
+    with_vcpu(|cpu, vcpu| {
+        assert_eq!(vcpu.set_root(0x1801), Err(RunError::BadRoot(0x1801)));
+        vcpu.set_root(0xa05e).expect("a root");
+        assert_eq!(cpu.field(field::EPT_POINTER.encoding()), 0xa05e);
+        assert_eq!(cpu.executed(), [Executed::Invept(InveptType::SingleContext(0xa05e))]);
+    });
+    // A CPU that cannot drop one drops all.
+    let mut raw = TIGERLAKE;
+    raw.ept_vpid_cap &= !(1 << 25 | 1 << 41);
+    super::with_vcpu_of(raw, &CpuState::long_mode(0, 0), |cpu, vcpu| {
+        vcpu.set_root(0xa05e).expect("a root");
+        vcpu.set_state(&CpuState::long_mode(0, 0)).expect("a state");
+        let all = [Executed::Invept(InveptType::AllContexts), Executed::Invvpid(InvvpidType::AllContexts)];
+        assert_eq!(cpu.executed(), all);
+    });
+}
+
+#[test]
+fn a_failed_entry_is_an_error_and_nothing_is_lost() {
+    with_vcpu(|cpu, vcpu| {
+        vcpu.inject(crate::Event::UNDEFINED).expect("an exception");
+        cpu.exit(1 << 31 | 33, &[(field::EXIT_QUALIFICATION.encoding(), 4)]);
+        let error = RunError::InvalidState { reason: 1 << 31 | 33, qualification: 4 };
+        assert_eq!(vcpu.run(false), Err(error));
+        assert!(cpu.delivered().is_empty());
+        cpu.exit(HLT, &[]);
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+        assert_eq!(cpu.delivered(), [0x8000_0306]);
+        // A VMCS that somebody else has launched or cleared.
+        assert_eq!(cpu.executed(), [Executed::Launch, Executed::Launch]);
+    });
+}
+
+#[test]
+fn a_sleeping_vcpu_is_what_the_cpu_offers() {
+    use crate::vmx::Activity;
+    with_vcpu(|cpu, vcpu| {
+        assert_eq!(vcpu.activity(), Ok(Activity::Active));
+        for activity in [Activity::Halted, Activity::ShutDown, Activity::WaitForStartUp] {
+            assert_eq!(vcpu.set_activity(activity), Ok(true));
+            assert_eq!(vcpu.activity(), Ok(activity));
+        }
+        set(cpu, field::GUEST_ACTIVITY.encoding(), 1);
+        vcpu.inject(crate::Event::Nmi).expect("an NMI");
+        cpu.exit(HLT, &[]);
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+        assert_eq!(cpu.delivered(), [0x8000_0202]);
+    });
+    let mut raw = TIGERLAKE;
+    raw.misc &= !(1 << 6);
+    super::with_vcpu_of(raw, &CpuState::long_mode(0, 0), |_, vcpu| {
+        assert_eq!(vcpu.set_activity(Activity::Halted), Ok(false));
+        assert_eq!(vcpu.activity(), Ok(Activity::Active));
+    });
+}

@@ -1,0 +1,143 @@
+//! Linux and memtest86+: as they are, under churn, and with mistakes that must be noticed.
+
+use super::{Bench, Slot};
+use crate::boot::machine::Pace;
+use crate::boot::session::{self, Choices, Guest, Observed};
+use crate::boot::verdict;
+use crate::platform::Platform;
+use crate::task_run;
+use crate::task_test::recorded;
+use crate::task_test::step::{Outcome, Step};
+use anyhow::{Context as _, Result, bail, ensure};
+use slat_hv_protocol::{Leaf, Mistake, Report};
+use std::time::Duration;
+
+/// RAM of Linux, and of memtest86+, which writes all of it several times.
+const LINUX_MEMORY: u64 = 128 << 20;
+const MEMTEST_MEMORY: u64 = 6 << 20;
+
+/// EPT violations or nested page faults of a whole boot with large leaves.
+const MOST_FAULTS: u64 = 300;
+
+/// How long a guest has on a loaded machine, and one that a mistake makes hang.
+fn patience(platform: Platform, mistake: Mistake) -> Duration {
+    Duration::from_secs(match (platform, mistake) {
+        (Platform::Intel, Mistake::None) => 120,
+        (_, Mistake::None) => 60,
+        (Platform::Intel, _) => 40,
+        (_, _) => 15,
+    })
+}
+
+/// All of them on one emulator.
+pub(super) fn steps(slot: &Slot) -> Vec<Step> {
+    let cpus: &[&'static str] = match slot.platform {
+        Platform::Intel => &["corei7_haswell_4770", "corei7_skylake_x"],
+        _ => &["EPYC"],
+    };
+    let mut steps = Vec::new();
+    if slot.platform.has_native() {
+        steps.push(step(slot, "Linux natively", natively));
+    }
+    for &cpu in cpus {
+        steps.push(step(slot, &format!("Linux on {cpu}"), move |bench, output| linux(bench, cpu, output)));
+    }
+    steps.push(step(slot, "Linux under churn", |bench, output| {
+        under_churn(bench, &bench.linux(LINUX_MEMORY)?, output)
+    }));
+    steps.push(step(slot, "memtest86+ under churn", |bench, output| {
+        under_churn(bench, &bench.memtest(MEMTEST_MEMORY)?, output)
+    }));
+    steps.push(step(slot, "a mistake is noticed: an event is lost", |bench, output| {
+        noticed(bench, bench.linux(LINUX_MEMORY)?, Mistake::NoRedelivery, output)
+    }));
+    steps.push(step(slot, "a mistake is noticed: one page in 50 is not copied", |bench, output| {
+        noticed(bench, bench.memtest(MEMTEST_MEMORY)?, Mistake::SkippedCopies, output)
+    }));
+    steps
+}
+
+fn step(
+    slot: &Slot,
+    name: &str,
+    work: impl FnOnce(&Bench, &mut String) -> Result<String> + Send + 'static,
+) -> Step {
+    slot.step(name, |bench, output| Outcome::of(work(bench, output)))
+}
+
+/// Boots a guest, which must reach its end with everything in order.
+fn good(
+    bench: &Bench,
+    guest: &Guest,
+    cpu: &str,
+    choices: &Choices,
+    output: &mut String,
+) -> Result<(Observed, Report)> {
+    let seen = bench.boot(guest, cpu, choices, patience(bench.platform, Mistake::None), output)?;
+    verdict::under_slat(guest, &seen).map_err(anyhow::Error::msg)?;
+    let report = seen.report.clone().context("there is no report")?;
+    ensure!(report.frames.taken > 0, "no frame was taken");
+    let started = seen.started.as_ref().context("the hypervisor did not say what it chose")?;
+    ensure!(started.mechanism == bench.platform.mechanism(), "the tables are {:?}", started.mechanism);
+    Ok((seen, report))
+}
+
+/// Control of the whole arrangement: the same guest, nothing below it.
+fn natively(bench: &Bench, output: &mut String) -> Result<String> {
+    let guest = bench.linux(LINUX_MEMORY)?;
+    let machine = bench.machine(bench.platform.default_cpu(), 1, Pace::Usual);
+    let patience = patience(bench.platform, Mistake::None);
+    let mut screen = Vec::new();
+    let seen = session::natively(&machine, &guest, patience, &mut screen);
+    let seen = super::take_down(seen, &screen, output)?;
+    verdict::natively(&guest, &seen).map_err(anyhow::Error::msg)?;
+    Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
+}
+
+fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
+    let (seen, report) = good(bench, &bench.linux(LINUX_MEMORY)?, cpu, &Choices::default(), output)?;
+    let faults = report.faults.total;
+    ensure!(faults <= MOST_FAULTS, "{faults} faults are too many");
+    ensure!(report.leaves.size_2m > 0, "there is no large leaf");
+    let cost = report.fault_cost.context("nobody measured what a fault costs")?;
+    ensure!(cost.faults > 0 && cost.ticks > 0 && cost.run_ticks > cost.ticks, "{cost:?} cannot be");
+    let accessed_dirty = seen.started.is_some_and(|started| started.accessed_dirty);
+    let written = report.pages_written.filter(|written| written.dirty > 0);
+    ensure!(written.is_some() == accessed_dirty, "the pages written are {:?}", report.pages_written);
+    Ok(format!("{faults} faults, each {} ticks", cost.ticks / cost.faults))
+}
+
+/// Page by page, moved, taken away and write-protected while the guest runs; and all of that once more on the model, which
+/// notices when one invalidation is left out.
+fn under_churn(bench: &Bench, guest: &Guest, output: &mut String) -> Result<String> {
+    let churn = Some(task_run::churn(1));
+    let choices = Choices { churn, leaf: Leaf::Size4K, record: true, ..Choices::default() };
+    let (seen, report) = good(bench, guest, bench.platform.default_cpu(), &choices, output)?;
+    let note = churned(&report)?;
+    let replayed = recorded::is_clean(&seen)?;
+    Ok(format!("{note}; {replayed}; {}", recorded::is_stale_without_a_flush(&seen)?))
+}
+
+/// What churn did, if that was enough.
+fn churned(report: &Report) -> Result<String> {
+    let counts = report.churn.context("churn did not report")?;
+    let counts = [counts.unmapped, counts.moved, counts.write_protected];
+    let [unmapped, moved, write_protected] = counts;
+    let note = format!("{unmapped} pages unmapped, {moved} moved, {write_protected} write-protected");
+    let enough = counts.iter().all(|&count| count > 300) && counts.iter().sum::<u64>() > 2000;
+    ensure!(enough, "too little churn: {note}");
+    Ok(note)
+}
+
+/// The negative control: the very run that passes without the mistake.
+fn noticed(bench: &Bench, guest: Guest, mistake: Mistake, output: &mut String) -> Result<String> {
+    let churn = Some(task_run::churn(1));
+    let choices = Choices { churn, leaf: Leaf::Size4K, mistake, ..Choices::default() };
+    let cpu = bench.platform.default_cpu();
+    let seen = bench.boot(&guest, cpu, &choices, patience(bench.platform, mistake), output)?;
+    ensure!(seen.started.is_some(), "the guest was not even started: {}", seen.emulator_error);
+    match verdict::under_slat(&guest, &seen) {
+        Err(reason) => Ok(reason),
+        Ok(()) => bail!("the guest reached its end all the same"),
+    }
+}

@@ -1,0 +1,155 @@
+//! The unit guests on every CPU that the emulators have for them, and what each of those lacks, as data.
+
+use super::{Bench, Slot};
+use crate::boot::session::{Choices, Observed};
+use crate::platform::Platform;
+use crate::task_test::step::{Outcome, Step};
+use anyhow::{Result, bail, ensure};
+use slat_hv_protocol::UnitOutcome;
+use std::time::Duration;
+
+/// All of them in one machine; each takes less than a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a CPU may lack that a unit guest needs, in the words of the hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feature {
+    UnrestrictedGuest,
+    AccessedDirty,
+    Pml,
+    Leaf1G,
+}
+
+use Feature::{AccessedDirty, Leaf1G, Pml, UnrestrictedGuest};
+
+/// The vendors on which a unit guest is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    Both,
+    Intel,
+    Amd,
+}
+
+/// A unit guest: its name, where it is there, what it needs.
+#[derive(Clone, Copy, Debug)]
+struct Unit(&'static str, On, &'static [Feature]);
+
+/// All unit guests.
+const UNITS: [Unit; 5] = [
+    Unit("cpu-and-memory", On::Both, &[]),
+    Unit("second-cpu", On::Both, &[]),
+    Unit("real-mode", On::Both, &[UnrestrictedGuest]),
+    Unit("protected-mode", On::Both, &[UnrestrictedGuest]),
+    Unit("long-mode", On::Both, &[]),
+];
+
+/// What comes of all unit guests on a CPU.
+#[derive(Clone, Copy, Debug)]
+enum Expected {
+    /// All but those that need one of these are right.
+    Lacks(&'static [Feature]),
+    /// The hypervisor refuses the CPU, in one line with this word in it.
+    Refused(&'static str),
+}
+
+/// A CPU of an emulator.
+#[derive(Clone, Copy, Debug)]
+struct Cpu {
+    name: &'static str,
+    /// Whose extension it has.
+    vendor: On,
+    expected: Expected,
+}
+
+const fn intel(name: &'static str, lacks: &'static [Feature]) -> Cpu {
+    Cpu { name, vendor: On::Intel, expected: Expected::Lacks(lacks) }
+}
+
+const fn amd(name: &'static str) -> Cpu {
+    Cpu { name, vendor: On::Amd, expected: Expected::Lacks(&[]) }
+}
+
+const fn refused(name: &'static str, vendor: On, word: &'static str) -> Cpu {
+    Cpu { name, vendor, expected: Expected::Refused(word) }
+}
+
+/// Those of Bochs that EMULATORS.md names, and those between them.
+const BOCHS: [Cpu; 12] = [
+    refused("core2_penryn_t9600", On::Intel, "EPT"),
+    intel("corei5_lynnfield_750", &[UnrestrictedGuest, AccessedDirty, Pml, Leaf1G]),
+    intel("corei5_arrandale_m520", &[AccessedDirty, Pml, Leaf1G]),
+    intel("corei7_sandy_bridge_2600k", &[AccessedDirty, Pml, Leaf1G]),
+    intel("corei7_ivy_bridge_3770k", &[AccessedDirty, Pml]),
+    intel("corei7_haswell_4770", &[Pml]),
+    intel("broadwell_ult", &[Pml]),
+    intel("corei7_skylake_x", &[]),
+    intel("corei7_icelake_u", &[]),
+    intel("tigerlake", &[]),
+    refused("athlon64_venice", On::Amd, "SVM"),
+    amd("ryzen"),
+];
+
+/// Those of QEMU that have SVM.
+const QEMU: [Cpu; 2] = [amd("EPYC"), amd("max")];
+
+/// One step for each CPU of the emulator.
+pub(super) fn steps(slot: &Slot) -> Vec<Step> {
+    let cpus: &'static [Cpu] = if slot.platform == Platform::Intel { &BOCHS } else { &QEMU };
+    let step = |cpu: &'static Cpu| {
+        slot.step(&format!("unit guests on {}", cpu.name), move |bench, output| {
+            Outcome::of(run(bench, cpu, output))
+        })
+    };
+    cpus.iter().map(step).collect()
+}
+
+fn run(bench: &Bench, cpu: &Cpu, output: &mut String) -> Result<String> {
+    let seen = bench.units(cpu.name, &["all"], &Choices::default(), PATIENCE, output)?;
+    judge(cpu, &seen)
+}
+
+/// Compares what was seen with what is expected of the CPU.
+fn judge(cpu: &Cpu, seen: &Observed) -> Result<String> {
+    let lacks = match (cpu.expected, &seen.failed) {
+        (Expected::Refused(word), Some(reason)) => {
+            ensure!(reason.contains(word), "`{word}` is missing in: {reason}");
+            return Ok(reason.clone());
+        }
+        (Expected::Refused(_), None) => bail!("the hypervisor does not refuse this CPU"),
+        (Expected::Lacks(_), Some(reason)) => bail!("the hypervisor failed: {reason}"),
+        (Expected::Lacks(lacks), None) => lacks,
+    };
+    let mut wrong = Vec::new();
+    let mut lacking = Vec::new();
+    for Unit(name, _, needs) in UNITS.iter().filter(|unit| unit.1 == On::Both || unit.1 == cpu.vendor) {
+        let expected = needs.iter().any(|feature| lacks.contains(feature));
+        match seen.units.iter().find(|unit| unit.name == *name) {
+            None => wrong.push(format!("{name}: not run")),
+            Some(UnitOutcome { failure: Some(reason), .. }) => wrong.push(format!("{name}: {reason}")),
+            Some(UnitOutcome { frames_lost: lost @ 1.., .. }) => {
+                wrong.push(format!("{name}: {lost} frames are lost"));
+            }
+            Some(UnitOutcome { lacking: Some(reason), .. }) if !expected => {
+                wrong.push(format!("{name}: it lacks {reason}, which this CPU should have"));
+            }
+            Some(UnitOutcome { lacking: None, .. }) if expected => {
+                wrong.push(format!("{name}: it was run, and this CPU should lack what it needs"));
+            }
+            Some(UnitOutcome { lacking: Some(_), .. }) => lacking.push(*name),
+            Some(_) => {}
+        }
+    }
+    let is_known = |unit: &&UnitOutcome| UNITS.iter().any(|known| known.0 == unit.name);
+    for unit in seen.units.iter().filter(|unit| !is_known(unit)) {
+        wrong.push(format!("{}: nobody knows it", unit.name));
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ensure!(seen.units_ended, "the last of them did not end: {}", seen.last_line);
+    let count = seen.units.len() - lacking.len();
+    let without =
+        if lacking.is_empty() { String::new() } else { format!("; lacking: {}", lacking.join(", ")) };
+    Ok(format!("{count} guests{without}"))
+}
+
+#[cfg(test)]
+mod tests;
