@@ -11,7 +11,7 @@ mod cpu;
 mod failure;
 mod machine;
 mod maintenance;
-mod physical;
+pub(super) mod physical;
 mod port;
 mod run;
 mod second;
