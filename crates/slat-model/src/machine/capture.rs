@@ -228,8 +228,14 @@ impl Machine {
         }
     }
 
-    /// `current`: only by what the root register that the CPU has makes it use.
-    pub(super) fn reaches_by(&self, cpu: usize, memory: &Range<u64>, current: bool) -> Option<Reach> {
+    /// `current`: only by what the root register that the CPU has makes it use. `walks`: by walks, too.
+    pub(super) fn reaches_by(
+        &self,
+        cpu: usize,
+        memory: &Range<u64>,
+        current: bool,
+        walks: bool,
+    ) -> Option<Reach> {
         let overlaps = |start: u64, bytes: u64| start < memory.end && memory.start < start + bytes;
         let leads = |decoded: &Decoded| match decoded {
             Decoded::Leaf(leaf) => overlaps(leaf.hpa, leaf.size),
@@ -264,7 +270,7 @@ impl Machine {
                 return Some(Reach::Combined { gva: entry.gva, entry: entry.source });
             }
         }
-        let regime = state.regime.as_ref()?;
+        let regime = state.regime.as_ref().filter(|_| walks)?;
         let mut found = None;
         // What was walked from the root need not be walked again.
         let mut walked = BTreeSet::new();

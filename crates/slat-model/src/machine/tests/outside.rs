@@ -120,7 +120,9 @@ fn other_tags_are_not_reached_now() {
         let mut machine = started(&isa, 1);
         take_out_leaves(&mut machine);
         assert!(matches!(machine.reaches_now(0, PAGE_0..PAGE_0 + 1), Some(Reach::CachedLeaf { .. })));
-        assert!(machine.reaches_now(0, LEVEL_0..LEVEL_0 + 1).is_some());
+        assert_eq!(machine.cached_now(0, PAGE_0..PAGE_0 + 1), machine.reaches_now(0, PAGE_0..PAGE_0 + 1));
+        assert!(matches!(machine.reaches_now(0, LEVEL_0..LEVEL_0 + 1), Some(Reach::Walk { .. })));
+        assert_eq!(machine.cached_now(0, LEVEL_0..LEVEL_0 + 1), None);
         // An empty root.
         let elsewhere = match (isa.root)(2) {
             Root::Ept { vpid, .. } => Root::Ept { eptp: EPTP + 0xf000, vpid },
