@@ -78,6 +78,14 @@ pub(super) fn enable_apic(cpu: usize) {
     write(LVT_LINT1, NMI);
 }
 
+/// Keeps the interrupts of devices from guests that have nothing to do with them: the timer of a firmware may still run.
+#[cfg(feature = "unit-guests")]
+pub(in crate::arch::x86_64) fn mask_interrupts() {
+    /// Masks of the two interrupt controllers of old.
+    const MASKS: [u16; 2] = [0x21, 0xa1];
+    MASKS.into_iter().for_each(|mask| outb(mask, 0xff));
+}
+
 /// Sends `cpu` an NMI, which gets it out of its guest, whatever that masked.
 pub(in crate::arch::x86_64) fn kick(cpu: usize) {
     command(cpu, NMI | ASSERT);

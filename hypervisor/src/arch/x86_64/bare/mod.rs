@@ -11,7 +11,7 @@ mod cpu;
 mod failure;
 mod machine;
 mod maintenance;
-mod physical;
+pub(super) mod physical;
 mod port;
 mod run;
 mod second;
@@ -25,7 +25,7 @@ pub use failure::fail;
 #[cfg(feature = "unit-guests")]
 pub(super) use self::{
     cpu::{nmis, this_cpu},
-    machine::kick,
+    machine::{kick, mask_interrupts},
     maintenance::Cpus,
     second::beside,
     svm::Svm,
