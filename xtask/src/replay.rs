@@ -19,6 +19,7 @@ use slat_hv_protocol::recording::Event;
 use slat_model::{
     Access, BarrierAccess, Dc, Domain, Instruction, Machine, Policy, Ram, Reach, Report, Stale,
 };
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Bytes of a page, and of a line of the data cache.
@@ -101,6 +102,8 @@ struct Replay {
     arm: Vec<arm::Cpu>,
     x86: Vec<x86::Cpu>,
     pointers: x86::Pointers,
+    /// Events that load a root while the tag before it is not used again.
+    last_uses: BTreeSet<usize>,
     outcome: Outcome,
     number: usize,
 }
@@ -108,6 +111,7 @@ struct Replay {
 /// Repeats `recording` on the model; `progress` is told of every event.
 pub(crate) fn replay(recording: &Recording, mut progress: impl FnMut(usize)) -> Result<Outcome> {
     let mut replay = Replay::new(&recording.header)?;
+    replay.last_uses = x86::last_uses(recording);
     for (number, (cpu, event)) in recording.events.iter().enumerate() {
         replay.number = number;
         replay.event(*cpu, *event).with_context(|| format!("event {number}, {event:x?}"))?;
@@ -136,6 +140,7 @@ impl Replay {
             arm: vec![arm::Cpu::default(); *cpus as usize],
             x86: vec![x86::Cpu::default(); *cpus as usize],
             pointers: x86::Pointers::default(),
+            last_uses: BTreeSet::new(),
             outcome: Outcome::default(),
             number: 0,
         })

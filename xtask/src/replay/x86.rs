@@ -9,6 +9,7 @@
 //! So the CPUs of the replay do without them (Intel), or find all of them set (AMD), and whatever is present may be remembered.
 
 use super::{Finding, PAGE, Replay};
+use crate::recording::Recording;
 use anyhow::{Result, bail, ensure};
 use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{Mechanism, Started};
@@ -59,6 +60,44 @@ pub(super) fn mmu(started: &Started) -> Mmu {
     }
     let flush_by_asid = started.features.iter().any(|found| found == "FlushByAsid");
     Mmu::Npt(Npt { max_phys_addr, host_la57: started.levels == 5, flush_by_asid, ..Npt::default() })
+}
+
+/// The loads by which a CPU leaves a tag that it does not enter again before it drops everything: a hypervisor that has no other
+/// way to flush uses up ASIDs by the hundred, and what is under them need not be remembered.
+pub(super) fn last_uses(recording: &Recording) -> BTreeSet<usize> {
+    /// Of one CPU, with the events after the one at hand.
+    #[derive(Clone, Default)]
+    struct Later {
+        /// The next load of each tag, and the next entry that drops everything.
+        loads: BTreeMap<u32, usize>,
+        flush: Option<usize>,
+        /// The next load, and the entry after it that drops everything.
+        load: Option<(usize, Option<usize>)>,
+    }
+    let mut found = BTreeSet::new();
+    if recording.header.started.mechanism != Mechanism::Npt {
+        return found;
+    }
+    let mut cpus = vec![Later::default(); recording.header.cpus as usize];
+    for (number, (cpu, event)) in recording.events.iter().enumerate().rev() {
+        let Some(later) = cpus.get_mut(*cpu) else { continue };
+        match *event {
+            Event::Vmrun { tlb_control: 1 } => later.flush = Some(number),
+            Event::LoadTagged { tag, .. } => {
+                if let Some((next, flush)) = later.load {
+                    let again =
+                        later.loads.get(&tag).is_some_and(|load| flush.is_none_or(|flush| *load < flush));
+                    if !again {
+                        found.insert(next);
+                    }
+                }
+                later.loads.insert(tag, number);
+                later.load = Some((number, later.flush));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// An entry as the hardware may have marked it.
@@ -174,6 +213,12 @@ impl Replay {
             _ => Root::Npt { ncr3: register, asid: tag },
         };
         self.machine.pause(cpu);
+        if self.last_uses.contains(&self.number) {
+            self.machine.drop_cached(cpu);
+            if let Some((_, left)) = self.x86[cpu].loaded {
+                self.x86[cpu].owed.remove(&u64::from(left));
+            }
+        }
         if let Err(invalid) = self.machine.load_root(cpu, root) {
             return self.find(Finding::Root(invalid.to_string()));
         }

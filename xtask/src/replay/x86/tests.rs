@@ -311,6 +311,34 @@ fn an_asid_of_another_space_needs_a_flush() {
 }
 
 #[test]
+fn a_tag_is_forgotten_only_if_it_is_not_used_again_before_a_flush() {
+    let load = |tag| Event::LoadTagged { root: POOL, tag };
+    let [everything, nothing] = [1, 0].map(|tlb_control| Event::Vmrun { tlb_control });
+    let events = [
+        load(1),
+        everything,
+        load(2),
+        nothing,
+        load(1),
+        nothing,
+        load(3),
+        nothing,
+        load(1),
+        everything,
+        load(2),
+    ];
+    let recording = |started| {
+        let pool = Span { address: POOL, size: 1 << 20 };
+        let of_two = |event: &Event| [(0, *event), (1, Event::Vmrun { tlb_control: 1 })];
+        Recording::new(2, pool, started, events.iter().flat_map(of_two).collect())
+    };
+    let found = super::last_uses(&recording(Amd.started()));
+    // Tag 1 is entered again, or loaded right before it is flushed; 2 only after that; 3 never.
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), [2 * 4, 2 * 8, 2 * 10]);
+    assert!(super::last_uses(&recording(Intel.started())).is_empty());
+}
+
+#[test]
 fn a_root_at_the_place_of_an_older_one_needs_an_invept() {
     let again = |enter: Vec<Event>| {
         [
