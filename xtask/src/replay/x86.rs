@@ -36,6 +36,8 @@ pub(super) struct Cpu {
     loaded: Option<(u64, u32)>,
     /// Guest physical ranges that it changed, in an operation that may not be complete.
     unsettled: BTreeSet<(u64, u64)>,
+    /// Invalidations since its last entry, and whether there was something to drop.
+    flushes: Vec<(usize, bool)>,
     /// What it is to be searched for, by what its TLB tells entries apart by.
     owed: BTreeMap<u64, Owed>,
 }
@@ -140,6 +142,10 @@ impl Pointers {
 
 impl Replay {
     pub(super) fn x86_event(&mut self, cpu: usize, event: Event) -> Result<()> {
+        if let Some(number) = self.flushes.get(&self.number).copied() {
+            let needed = self.would_be_stale(cpu);
+            self.x86[cpu].flushes.push((number, needed));
+        }
         let inside = self.x86[cpu].inside;
         let outside = || match inside {
             true => bail!("the CPU is inside of the guest"),
@@ -238,6 +244,9 @@ impl Replay {
     fn go_inside(&mut self, cpu: usize, instruction: Instruction) -> Result<()> {
         ensure!(self.machine.root(cpu).is_some(), "the CPU has loaded no root");
         self.outcome.entries += 1;
+        if let [(number, true)] = std::mem::take(&mut self.x86[cpu].flushes)[..] {
+            self.outcome.needed.push(number);
+        }
         self.machine.execute(cpu, instruction);
         self.machine.resume(cpu);
         self.x86[cpu].inside = true;
@@ -279,6 +288,14 @@ impl Replay {
                 self.search(cpu);
             }
         }
+    }
+
+    /// Whether a CPU that is outside would use what it must not if it entered as it is.
+    fn would_be_stale(&self, cpu: usize) -> bool {
+        let Cpu { loaded: Some((register, tag)), unsettled, owed, .. } = &self.x86[cpu] else { return false };
+        let owed = owed.get(&self.told_apart_by(*register, *tag));
+        let changed = owed.map(|owed| &owed.changed).into_iter().flatten().chain(unsettled);
+        changed.copied().any(|(start, end)| !self.machine.stale_within(cpu, start..end).is_empty())
     }
 
     /// Looks for what a CPU that is inside must not use any more.

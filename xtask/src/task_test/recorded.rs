@@ -44,6 +44,22 @@ pub(crate) fn is_stale_without_a_flush(seen: &Observed) -> Result<String> {
     Ok(format!("{noticed} of {SAMPLES} that are left out are noticed, of {flushes}"))
 }
 
+/// The model has nothing to say against the run, but it does if one of the invalidations is left out that the run needs (of x86;
+/// an emulator would not notice). It is tried with `tries` of them.
+pub(crate) fn misses_each_flush(seen: &Observed, tries: usize) -> Result<String> {
+    let clean = is_clean(seen)?;
+    let (recording, Outcome { needed, .. }) = repeated(seen)?;
+    ensure!(needed.len() >= tries && tries > 0, "only {} invalidations are needed", needed.len());
+    for at in 0..tries {
+        // The middle of each part.
+        let number = needed[needed.len() * (2 * at + 1) / (2 * tries)];
+        let (left, place) = recording.without_flush(number).context("an invalidation that is there")?;
+        let found = replay::replay(&left, |_| ())?.found;
+        ensure!(found > 0, "the model does not miss event {place}, invalidation {number}");
+    }
+    Ok(format!("{clean}; {tries} of {} invalidations left out, each missed", needed.len()))
+}
+
 fn repeated(seen: &Observed) -> Result<(&Recording, Outcome)> {
     let recording = seen.recording.as_ref().context("there is no recording")?;
     Ok((recording, replay::replay(recording, |_| ())?))
