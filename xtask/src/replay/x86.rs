@@ -70,9 +70,11 @@ pub(super) fn last_uses(recording: &Recording) -> BTreeSet<usize> {
     /// Of one CPU, with the events after the one at hand.
     #[derive(Clone, Default)]
     struct Later {
-        /// The next load of each tag, and the next entry that drops everything.
+        /// The next load of each tag that is entered without dropping everything, and the next entry that drops everything.
         loads: BTreeMap<u32, usize>,
         flush: Option<usize>,
+        /// TLB_CONTROL of the next entry.
+        control: u8,
         /// The next load, and the entry after it that drops everything.
         load: Option<(usize, Option<usize>)>,
     }
@@ -84,7 +86,12 @@ pub(super) fn last_uses(recording: &Recording) -> BTreeSet<usize> {
     for (number, (cpu, event)) in recording.events.iter().enumerate().rev() {
         let Some(later) = cpus.get_mut(*cpu) else { continue };
         match *event {
-            Event::Vmrun { tlb_control: 1 } => later.flush = Some(number),
+            Event::Vmrun { tlb_control } => {
+                later.control = tlb_control;
+                if tlb_control == 1 {
+                    later.flush = Some(number);
+                }
+            }
             Event::LoadTagged { tag, .. } => {
                 if let Some((next, flush)) = later.load {
                     let again =
@@ -93,7 +100,9 @@ pub(super) fn last_uses(recording: &Recording) -> BTreeSet<usize> {
                         found.insert(next);
                     }
                 }
-                later.loads.insert(tag, number);
+                if later.control != 1 {
+                    later.loads.insert(tag, number);
+                }
                 later.load = Some((number, later.flush));
             }
             _ => {}
