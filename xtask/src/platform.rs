@@ -3,7 +3,7 @@
 
 use crate::guests::cache::Kernel;
 use crate::toolchain;
-use slat_hv_protocol::{CPUS_MAX, Mechanism, MemoryMap};
+use slat_hv_protocol::{Mechanism, MemoryMap};
 
 /// An ISA and, where it decides the kind of table, the vendor of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,14 +120,6 @@ impl Platform {
         let map = self.map();
         let most = map.end - map.ram;
         if self == Self::Intel { most.min(BOCHS_MEMORY) } else { most }
-    }
-
-    /// The most CPUs of a guest. On x86 its interrupt controller is the machine's own, by which it cannot start others.
-    pub(crate) fn most_cpus(self) -> u32 {
-        match self {
-            Self::Arm => CPUS_MAX as u32,
-            Self::Intel | Self::Amd => 1,
-        }
     }
 
     /// The name of the emulator.
