@@ -29,7 +29,7 @@ pub(super) use self::{
     maintenance::Cpus,
     second::beside,
     svm::Svm,
-    vendor::{Host, Vendor},
+    vendor::{Host, Intercepts, Vendor},
     vmx::Vmx,
 };
 
