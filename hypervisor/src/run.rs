@@ -1,6 +1,6 @@
 //! The run of one guest: build its space, enter it on each of its CPUs, answer its exits, end it.
 //!
-//! Nothing here knows the ISA. Protocol: the caller makes an empty space; [`Machine::new`] maps the regions; each CPU
+//! Nothing here knows the ISA. Protocol: the caller makes a space; [`Machine::new`] maps the regions; each CPU
 //! that the guest turns on calls [`Machine::run`] with its own vCPU; the one that gets [`Left::Ended`] calls
 //! [`Machine::close`], after which every frame is back in the host's pool.
 //!
@@ -11,6 +11,7 @@
 mod books;
 mod buffers;
 mod debug;
+mod instruction;
 mod screen;
 mod uart;
 
@@ -104,7 +105,7 @@ pub struct Machine<'a, H: Hal, F: Format> {
 }
 
 impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
-    /// Maps the guest's RAM and devices into `space`, which is empty.
+    /// Maps the guest's RAM and devices into `space`, which has nothing there yet.
     ///
     /// # Errors
     /// Those of the library.
@@ -218,6 +219,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 vcpu.answer_request(done);
             }
             Exit::Buffer(call, gpa, length) => self.buffer_call(vcpu, call, gpa, length)?,
+            Exit::Instruction => return self.instruction(cpu, vcpu),
             Exit::Wait => self.wait(cpu, vcpu)?,
             Exit::Refused | Exit::Answered => {}
             Exit::Debug(command) => {
