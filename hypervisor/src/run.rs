@@ -144,7 +144,8 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 counts.exits += 1;
                 counts.exits
             });
-            let answered = self.answer(cpu, vcpu, exit).and_then(|()| self.stir(vcpu));
+            let answered =
+                self.answer(cpu, vcpu, exit).and_then(|()| self.stir(Some(vcpu.program_counter())));
             if let Err(left) = answered.and_then(|()| self.watch(exits)) {
                 break left;
             }
@@ -156,6 +157,14 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         };
         self.cpus.leave(cpu);
         left
+    }
+
+    /// On a CPU of the host's that runs no guest: churns beside those that do until the run ends, with `pause` after each round.
+    /// What is changed while a CPU is inside of the guest has to reach it there.
+    pub fn churn_beside(&self, pause: impl Fn()) {
+        while !self.cpus.is_ending() && self.stir(None).is_ok() {
+            pause();
+        }
     }
 
     /// Takes the guest's memory away, waits until every CPU has left it, and gives everything back. To be called by
@@ -408,12 +417,13 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         let Some(page) = churn.give_back(gpa.as_u64()) else { return Ok(false) };
         let page = GuestPhysAddr::new(page);
         let restored = self.change(|space| space.protect(page, PAGE_SIZE, RAM))?;
-        restored.map_err(|error| churn_failed(vcpu, "restoring", page, &error.to_string()))?;
+        let pc = Some(vcpu.program_counter());
+        restored.map_err(|error| churn_failed(pc, "restoring", page, &error.to_string()))?;
         Ok(true)
     }
 
-    /// Lets churn do its work after an exit.
-    fn stir<V: Vcpu>(&self, vcpu: &V) -> Result<(), Left> {
+    /// Lets churn do its work after an exit at `pc`, or beside the guest.
+    fn stir(&self, pc: Option<u64>) -> Result<(), Left> {
         let Some(churn) = &self.churn else { return Ok(()) };
         let mut churn = churn.lock();
         for _ in 0..churn.per_exit() {
@@ -421,7 +431,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             let gpa = GuestPhysAddr::new(page);
             let spoil = self.job.skip_copies && churn.report().moved % SPOILED == SPOILED - 1;
             let done = self.carry_out(gpa, operation, spoil)?;
-            done.map_err(|error| churn_failed(vcpu, &format!("{operation:?}"), gpa, &error))?;
+            done.map_err(|error| churn_failed(pc, &format!("{operation:?}"), gpa, &error))?;
             churn.done(page, operation);
         }
         Ok(())
@@ -474,8 +484,9 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
 }
 
 /// The pages are the guest's and the flags are legal: what can be missing is a frame.
-fn churn_failed<V: Vcpu>(vcpu: &V, doing: &str, page: GuestPhysAddr, error: &str) -> Left {
-    let description = line(vcpu, &format!("churn: {doing} GPA {page:#x}: {error}"));
+fn churn_failed(pc: Option<u64>, doing: &str, page: GuestPhysAddr, error: &str) -> Left {
+    let place = pc.map_or("beside the guest".to_string(), |pc| format!("PC {pc:#x}"));
+    let description = format!("{place}: churn: {doing} GPA {page:#x}: {error}");
     Left::Ended(End::OutOfMemory { description })
 }
 

@@ -7,7 +7,10 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt::{self, Write as _};
 use slat::format::Format;
-use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, Hal, PAGE_SIZE};
+use slat::{
+    AddrSpace, GuestPageWalkInfo, GuestPhysAddr, GuestPhysRange, GuestVirtAddr, Hal, InstructionBytes,
+    PAGE_SIZE,
+};
 
 /// Most bytes of an answer: a guest chooses how many leaves there are to tell of.
 const ANSWER_MAX: usize = 64 << 10;
@@ -45,6 +48,17 @@ impl<H: Hal, F: Format> Machine<'_, H, F> {
             text.0.push_str("...\n");
         }
         Ok(text.0)
+    }
+
+    /// The bytes of the guest's instruction at `address`, under its paging registers; `user` says that it runs in user mode.
+    /// `None` if its memory is not there.
+    pub fn instruction(
+        &self,
+        paging: &GuestPageWalkInfo,
+        address: GuestVirtAddr,
+        user: bool,
+    ) -> Option<InstructionBytes> {
+        self.space.read().as_ref()?.fetch_instruction(paging, address, user).ok()
     }
 
     /// Pages of guest RAM in leaves that the guest has written to, where the hardware tells.

@@ -10,6 +10,8 @@ use slat_hv_protocol::MemoryMap;
 use slat_hv_protocol::{BufferCalls, Churn as Settings, ChurnReport, EmulatedUart, Faults, Leaves};
 use std::thread;
 
+mod screen;
+
 /// A vCPU whose exits are known in advance; after the last one the guest powers off.
 #[derive(Default)]
 struct Script {
@@ -21,6 +23,7 @@ struct Script {
     advanced: u64,
     registers: [u64; 31],
     buffer_answers: Vec<BufferAnswer>,
+    texts: Vec<String>,
     /// The run ends while it waits.
     ended_in_sleep: Option<&'static Cpus>,
     bound: bool,
@@ -74,6 +77,9 @@ impl Vcpu for Script {
     }
     fn answer_buffer_call(&mut self, answer: BufferAnswer) {
         self.buffer_answers.push(answer);
+    }
+    fn answer_debug(&mut self, text: String) {
+        self.texts.push(text);
     }
     fn inject(&mut self, event: Event) {
         self.decoded.pop();

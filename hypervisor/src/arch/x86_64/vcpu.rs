@@ -12,7 +12,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use slat::device::DataAccess;
-use slat::{GuestPhysAddr, NestedPageFaultInfo};
+use slat::{GuestPageWalkInfo, GuestPhysAddr, GuestVirtAddr, InstructionBytes, NestedPageFaultInfo};
 use slat_hv_protocol::FaultCost;
 use slat_x86::answer::{self, Answer};
 use slat_x86::cpuid::Policy;
@@ -23,11 +23,18 @@ use slat_x86::{
 /// What a vCPU needs of the physical CPU that it runs on.
 pub trait Hardware<V>: answer::Machine {
     /// The CPU is about to enter the guest: whether it has to forget what it remembers of the space.
-    fn enter(&self, cpu: usize, vcpu: &V) -> bool;
+    fn enter(&self, cpu: usize) -> bool;
     /// It has left the guest.
-    fn leave(&self, cpu: usize, vcpu: &V);
+    fn leave(&self, cpu: usize);
     /// A fault of the guest, for the recording.
     fn faulted(&self, info: &NestedPageFaultInfo);
+    /// The bytes of the guest's instruction at `address`, if its memory is there; `user` says that the guest runs in user mode.
+    fn instruction(
+        &self,
+        paging: &GuestPageWalkInfo,
+        address: GuestVirtAddr,
+        user: bool,
+    ) -> Option<InstructionBytes>;
     /// The time-stamp counter.
     fn ticks(&self) -> u64;
     /// Carries out an access to a port; `rax` is what the guest has there, the result what it has afterwards.
@@ -96,6 +103,11 @@ fn kind(cause: &Cause) -> usize {
     }
 }
 
+/// The privilege level of the CPU, which is that in the descriptor of SS.
+fn privilege(state: &CpuState) -> u32 {
+    state.segment(SegmentName::Ss).rights >> 5 & 3
+}
+
 /// A vCPU.
 pub struct X86Vcpu<V, H> {
     id: usize,
@@ -149,7 +161,7 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
 
     fn enter(&mut self) -> Result<Cause, RunError> {
         let Config { vcpu, hardware, .. } = &mut self.config;
-        let flush = hardware.enter(self.id, vcpu);
+        let flush = hardware.enter(self.id);
         if let Some(since) = self.fault_since.take() {
             self.cost.ticks += hardware.ticks().wrapping_sub(since);
             self.cost.faults += 1;
@@ -160,24 +172,36 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
         if matches!(cause, Ok(Cause::NestedPageFault(_))) {
             self.fault_since = Some(hardware.ticks());
         }
-        hardware.leave(self.id, vcpu);
+        hardware.leave(self.id);
         cause
+    }
+
+    /// Where the CPU does not say how long an instruction is, its bytes do. If they cannot be had it counts as one without
+    /// prefixes.
+    fn fetch(&mut self) {
+        let Config { vcpu, hardware, .. } = &mut self.config;
+        if !vcpu.needs_instruction() {
+            return;
+        }
+        let Ok(state) = vcpu.state() else { return };
+        let address = state.segment(SegmentName::Cs).base.wrapping_add(state.rip);
+        let bytes = hardware.instruction(&vcpu.paging(), GuestVirtAddr::new(address), privilege(&state) == 3);
+        if let Some(bytes) = bytes {
+            vcpu.set_instruction(bytes);
+        }
     }
 
     fn fault(&mut self, fault: &NestedPageFault) -> Exit {
         self.config.hardware.faulted(&fault.info);
         if self.config.no_redelivery && fault.interrupted.is_some() {
-            // Setting a state forgets what waits for its delivery.
-            let same = self.config.vcpu.state().and_then(|state| self.config.vcpu.set_state(&state));
-            self.must(same);
+            self.config.vcpu.take_interrupted();
         }
         Exit::NestedPageFault(fault.info)
     }
 
     fn hypercall(&mut self) -> Exit {
         match self.config.vcpu.state() {
-            // The descriptor privilege level of SS is that of the CPU.
-            Ok(state) if state.segment(SegmentName::Ss).rights >> 5 & 3 == 0 => {}
+            Ok(state) if privilege(&state) == 0 => {}
             // A program of the guest's has no business with its physical addresses.
             Ok(_) => {
                 self.inject(Event::UndefinedInstruction);
@@ -331,6 +355,7 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> Vcpu for X86Vcpu<V, H> {
             Err(error) => return Exit::Unsupported(error.to_string()),
         };
         self.kinds[kind(&cause)] += 1;
+        self.fetch();
         let Config { vcpu, hardware, policy, .. } = &mut self.config;
         match answer::answer(vcpu, &cause, *policy, hardware) {
             Answer::Done => Exit::Answered,

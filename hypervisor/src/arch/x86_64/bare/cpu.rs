@@ -63,8 +63,10 @@ pub(super) fn set_up(cpu: usize) {
     static FILLED: Once<()> = Once::new();
     FILLED.call_once(fill);
     let tables = TABLES.0.get();
-    // SAFETY: the tables are complete, and stay where they are.
-    let (gdt, idt) = unsafe { (&raw const (*tables).gdt, &raw const (*tables).idt) };
+    // SAFETY: only the address is taken.
+    let gdt = unsafe { &raw const (*tables).gdt };
+    // SAFETY: as above.
+    let idt = unsafe { &raw const (*tables).idt };
     load(&register(gdt as u64, size_of::<u64>() * GDT_ENTRIES), &register(idt as u64, 16 * VECTORS), cpu);
     let [.., features, _] = cpuid(1, 0);
     if features & CPUID_XSAVE != 0 {
@@ -85,6 +87,7 @@ pub(in crate::arch::x86_64) fn this_cpu() -> usize {
 }
 
 /// NMIs that `cpu` took outside of its guest until now.
+#[cfg(feature = "unit-guests")]
 pub(in crate::arch::x86_64) fn nmis(cpu: usize) -> u64 {
     NMIS.get(cpu).map_or(0, |count| count.load(Ordering::Acquire))
 }

@@ -91,8 +91,10 @@ pub(super) fn start(cpu: usize) {
     let page = core::ptr::with_exposed_provenance_mut::<u8>(TRAMPOLINE as usize);
     // SAFETY: the page is RAM that nothing else uses, and holds all of the code.
     unsafe { core::ptr::copy_nonoverlapping(code, page, length) };
-    // SAFETY: inside of what was just copied; words are aligned there.
-    unsafe { page.add(number).cast::<u32>().write_volatile(cpu as u32) };
+    // SAFETY: inside of what was just copied.
+    let number = unsafe { page.add(number) }.cast::<u32>();
+    // SAFETY: as above; it is aligned, and the other CPU looks later.
+    unsafe { number.write_volatile(cpu as u32) };
     command(cpu, INIT | ASSERT);
     delay(10_000);
     let vector = (TRAMPOLINE >> 12) as u32;

@@ -32,6 +32,15 @@ pub(in crate::arch::x86_64) struct Shootdown {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     kicks: AtomicU64,
     recorder: Option<Recorder<'static>>,
+    /// What the recording has of each CPU: its root and tag, and whether it is inside. Each is its own CPU's.
+    recorded: [Mutex<Recorded>; CPUS_MAX],
+}
+
+/// What the recording has of a CPU.
+#[derive(Default)]
+struct Recorded {
+    loaded: Option<(u64, u32)>,
+    inside: bool,
 }
 
 impl Shootdown {
@@ -45,6 +54,7 @@ impl Shootdown {
             counts: Mutex::new(BTreeMap::new()),
             kicks: AtomicU64::new(0),
             recorder,
+            recorded: [const { Mutex::new(Recorded { loaded: None, inside: false }) }; CPUS_MAX],
         }
     }
 
@@ -78,9 +88,36 @@ impl Shootdown {
         told || own
     }
 
-    /// Whether anything is recorded.
-    pub(in crate::arch::x86_64) fn records(&self) -> bool {
-        self.recorder.is_some()
+    /// Records the entry of this CPU by `event`, into the space of `root` under `tag`. If it was inside it has been outside in
+    /// between, on business of the vCPU's own.
+    pub(in crate::arch::x86_64) fn record_entry(&self, root: u64, tag: u32, event: Event) {
+        self.with_recorded(|recorded| {
+            if recorded.loaded.replace((root, tag)) != Some((root, tag)) {
+                self.record(Event::LoadTagged { root, tag });
+            }
+            self.record(event);
+            recorded.inside = true;
+        });
+    }
+
+    /// Records what this CPU does outside of its guest.
+    pub(in crate::arch::x86_64) fn record_outside(&self, event: Event) {
+        self.with_recorded(|_| self.record(event));
+    }
+
+    /// Records that this CPU has left its guest.
+    pub(in crate::arch::x86_64) fn record_exit(&self) {
+        self.with_recorded(|_| ());
+    }
+
+    /// If anything is recorded, lets `work` see what the recording has of this CPU, which is outside.
+    fn with_recorded(&self, work: impl FnOnce(&mut Recorded)) {
+        let place = self.recorded.get(cpu::this_cpu()).filter(|_| self.recorder.is_some());
+        let Some(mut recorded) = place.map(Mutex::lock) else { return };
+        if core::mem::take(&mut recorded.inside) {
+            self.record(Event::Exit);
+        }
+        work(&mut recorded);
     }
 
     /// Counts an instruction of TLB maintenance.
@@ -97,19 +134,16 @@ impl Shootdown {
     }
 }
 
-impl Maintenance for Shootdown {
-    fn invalidate(&self, invalidation: &Invalidation<'_>) {
-        let spaces = self.spaces.lock();
-        let space =
-            spaces.iter().find(|(root, _)| *root == invalidation.root).map(|(_, cpus)| Arc::clone(cpus));
-        drop(spaces);
-        // One that no CPU can enter is remembered by none.
-        let Some(cpus) = space else { return };
+impl Shootdown {
+    /// Makes the CPUs of a space forget what they remember of it, or some of them by mistake.
+    fn tell(&self, cpus: &Cpus) {
         let this = cpu::this_cpu();
         match self.mistake() {
             Mistake::NoTlbi => return,
             Mistake::LocalTlbi => {
-                self.own.get(this).map(|own| own.store(true, Ordering::Release));
+                if let Some(own) = self.own.get(this) {
+                    own.store(true, Ordering::Release);
+                }
                 return;
             }
             Mistake::NoKick => {
@@ -126,6 +160,20 @@ impl Maintenance for Shootdown {
         };
         // There are as many words as CPUs.
         let _ = cpus.invalidate(this, kick);
+    }
+}
+
+impl Maintenance for Shootdown {
+    fn invalidate(&self, invalidation: &Invalidation<'_>) {
+        let spaces = self.spaces.lock();
+        let space =
+            spaces.iter().find(|(root, _)| *root == invalidation.root).map(|(_, cpus)| Arc::clone(cpus));
+        drop(spaces);
+        // One that no CPU can enter is remembered by none.
+        let Some(cpus) = space else { return };
+        self.record(Event::Invalidate { root: invalidation.root });
+        self.tell(&cpus);
+        self.record(Event::Invalidated);
     }
 
     fn is_memory(&self, range: HostPhysRange) -> bool {

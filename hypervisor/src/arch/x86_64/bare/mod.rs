@@ -10,13 +10,13 @@ mod console;
 mod cpu;
 mod failure;
 mod machine;
-pub(super) mod maintenance;
+mod maintenance;
 mod physical;
 mod port;
 mod run;
 mod second;
 mod svm;
-mod vendor;
+pub(super) mod vendor;
 mod vmx;
 
 pub use failure::fail;
@@ -29,7 +29,7 @@ pub(super) use self::{
     maintenance::Cpus,
     second::beside,
     svm::Svm,
-    vendor::{Host, Intercepts, Vendor},
+    vendor::{Host, Vendor},
     vmx::Vmx,
 };
 
@@ -104,11 +104,10 @@ fn work() -> Result<Message, String> {
 
 #[cfg(feature = "unit-guests")]
 fn run_unit_guests(params: &Params) -> Result<(), String> {
-    let Params { unit_guests: names, pool, mistake, .. } = params;
-    super::unit::run_machine(names, *pool, *mistake);
+    super::unit::run_machine(params);
     match extension()? {
-        Extension::Vmx => super::unit::run::<Vmx>(super::unit::vmx::GUESTS, names, *pool, *mistake),
-        Extension::Svm => super::unit::run::<Svm>(super::unit::svm::GUESTS, names, *pool, *mistake),
+        Extension::Vmx => super::unit::run::<Vmx>(super::unit::vmx::GUESTS, params),
+        Extension::Svm => super::unit::run::<Svm>(super::unit::svm::GUESTS, params),
     }
 }
 
@@ -117,15 +116,16 @@ fn run_unit_guests(_: &Params) -> Result<(), String> {
     Err("unit guests were asked for, and are not in this image".to_string())
 }
 
-/// The host of the guest, with all memory and everything else that the parameters give it.
-fn host(params: &Params) -> vendor::Host {
+/// The host of a guest, with all memory and everything else that the parameters give it. The one of the guest before is no
+/// longer used: what that has not given back nobody uses.
+pub(super) fn host(params: &Params) -> vendor::Host {
     let recorder = (params.recording.size != 0).then(|| {
         let first = core::ptr::with_exposed_provenance::<AtomicU64>(params.recording.address as usize);
         // SAFETY: the parameters give this memory to the recording; it was checked to lie apart from everything else, and is
         // zeroed. Atomic words may be shared.
         Recorder::new(unsafe { core::slice::from_raw_parts(first, params.recording.size as usize / 8) })
     });
-    let poison = params.churn.is_some() || params.page_requests;
+    let poison = params.churn.is_some() || params.page_requests || !params.unit_guests.is_empty();
     let maintenance = Shootdown::new(params.mistake, recorder);
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.

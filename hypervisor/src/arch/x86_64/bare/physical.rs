@@ -1,38 +1,36 @@
 //! The physical CPU under a vCPU of the run loop.
 
-#![expect(unsafe_code, reason = "executes RDMSR, RDTSC and, for the guest, IN and OUT")]
+#![expect(unsafe_code, reason = "executes RDMSR and RDTSC")]
 
 use super::maintenance::Cpus;
-use super::vendor::{Host, Vendor};
+use super::port;
+use super::vendor::{self, Host, Vendor};
 use crate::arch::x86_64::ports::merged;
 use crate::arch::x86_64::vcpu::Hardware;
-use crate::pool::Maintenance as _;
+use crate::run::Machine;
 use alloc::sync::Arc;
-use core::arch::asm;
 use core::hint::spin_loop;
-use core::marker::PhantomData;
 use slat::device::{AccessWidth, Port};
-use slat::{MappingFlags, NestedPageFaultInfo};
-use slat_hv_protocol::recording::Event;
+use slat::{GuestPageWalkInfo, GuestVirtAddr, InstructionBytes, NestedPageFaultInfo};
 use slat_x86::cpuid::Leaf;
 use slat_x86::isa::common;
 use slat_x86::{PortAccess, PortDirection};
 
 /// What a vCPU of `V`'s does to the CPU and asks of it.
-pub(super) struct Physical<V> {
+pub(super) struct Physical<V: Vendor> {
     host: Host,
     cpus: Arc<Cpus>,
-    vendor: PhantomData<fn() -> V>,
+    machine: &'static Machine<'static, Host, V::Format>,
 }
 
 impl<V: Vendor> Physical<V> {
-    /// For vCPUs of the space whose CPUs are `cpus`.
-    pub(super) fn new(host: Host, cpus: Arc<Cpus>) -> Self {
-        Self { host, cpus, vendor: PhantomData }
-    }
-
-    fn record(&self, event: Event) {
-        self.host.maintenance().record(event);
+    /// For vCPUs of the space in `machine`, whose CPUs are `cpus`.
+    pub(super) fn new(
+        host: Host,
+        cpus: Arc<Cpus>,
+        machine: &'static Machine<'static, Host, V::Format>,
+    ) -> Self {
+        Self { host, cpus, machine }
     }
 }
 
@@ -49,29 +47,25 @@ impl<V: Vendor> slat_x86::answer::Machine for Physical<V> {
 }
 
 impl<V: Vendor> Hardware<V::Vcpu> for Physical<V> {
-    fn enter(&self, cpu: usize, vcpu: &V::Vcpu) -> bool {
-        let maintenance = self.host.maintenance();
-        let flush = maintenance.enter(cpu, &self.cpus);
-        if flush {
-            maintenance.count(V::FLUSH);
-        }
-        if maintenance.records() {
-            V::record_entry(vcpu, flush, &mut |event| self.record(event));
-        }
-        flush
+    fn enter(&self, cpu: usize) -> bool {
+        vendor::enter::<V>(self.host, &self.cpus, cpu)
     }
 
-    fn leave(&self, cpu: usize, _: &V::Vcpu) {
-        self.record(Event::Exit);
-        // There are as many words as CPUs.
-        let _ = self.cpus.leave(cpu);
+    fn leave(&self, cpu: usize) {
+        vendor::leave(self.host, &self.cpus, cpu);
     }
 
     fn faulted(&self, info: &NestedPageFaultInfo) {
-        let kinds = [(MappingFlags::READ, 1), (MappingFlags::WRITE, 2), (MappingFlags::EXECUTE, 4)];
-        let bits = kinds.iter().filter(|(kind, _)| info.access.contains(*kind)).map(|(_, bit)| bit);
-        let access = bits.sum::<u64>() | u64::from(info.walk) << 8;
-        self.record(Event::Fault { gpa: info.gpa.as_u64(), access });
+        vendor::faulted(self.host, info);
+    }
+
+    fn instruction(
+        &self,
+        paging: &GuestPageWalkInfo,
+        address: GuestVirtAddr,
+        user: bool,
+    ) -> Option<InstructionBytes> {
+        self.machine.instruction(paging, address, user)
     }
 
     fn ticks(&self) -> u64 {
@@ -81,31 +75,23 @@ impl<V: Vendor> Hardware<V::Vcpu> for Physical<V> {
 
     fn pass(&self, access: &PortAccess, rax: u64) -> u64 {
         let PortAccess { port: Port(port), width, direction, .. } = *access;
-        let mut value = rax as u32;
-        // SAFETY: the guest's own access, to a port that the hypervisor leaves to it. What devices do to memory on its
-        // behalf by DMA nobody limits: see CAVEATS.
-        unsafe {
-            match (direction, width) {
-                (PortDirection::In, AccessWidth::Byte) => {
-                    asm!("in al, dx", in("dx") port, inout("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::In, AccessWidth::Word) => {
-                    asm!("in ax, dx", in("dx") port, inout("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::In, _) => {
-                    asm!("in eax, dx", in("dx") port, inout("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::Out, AccessWidth::Byte) => {
-                    asm!("out dx, al", in("dx") port, in("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::Out, AccessWidth::Word) => {
-                    asm!("out dx, ax", in("dx") port, in("eax") value, options(nostack, preserves_flags));
-                }
-                (PortDirection::Out, _) => {
-                    asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags));
-                }
+        let value = match (direction, width) {
+            (PortDirection::In, AccessWidth::Byte) => port::input_8(port),
+            (PortDirection::In, AccessWidth::Word) => port::input_16(port),
+            (PortDirection::In, _) => port::input_32(port),
+            (PortDirection::Out, AccessWidth::Byte) => {
+                port::output_8(port, rax as u32);
+                0
             }
-        }
+            (PortDirection::Out, AccessWidth::Word) => {
+                port::output_16(port, rax as u32);
+                0
+            }
+            (PortDirection::Out, _) => {
+                port::output_32(port, rax as u32);
+                0
+            }
+        };
         merged(access, rax, value.into())
     }
 
@@ -113,7 +99,7 @@ impl<V: Vendor> Hardware<V::Vcpu> for Physical<V> {
         let mut entries = 0;
         V::drain_log(vcpu, &mut |event| {
             entries += 1;
-            self.record(event);
+            self.host.maintenance().record_outside(event);
         });
         entries
     }

@@ -2,6 +2,7 @@
 
 use super::machine;
 use super::physical::Physical;
+use super::second::beside;
 use super::vendor::{Host, Intercepts, Vendor};
 use super::{MEMORY_MAP, blob, host, say};
 use crate::arch::x86_64::linux::{COMMAND_LINE, GDT, Header, SEGMENTS, ZERO_PAGE};
@@ -12,8 +13,10 @@ use crate::guest::Content;
 use crate::run::{Job, Left, Machine, Outcome, Screen};
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::hint::spin_loop;
 use slat::format::{Format as _, Geometry};
 use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{Message, Mistake, PagesWritten, Params, Report, Started};
@@ -21,6 +24,9 @@ use slat_x86::cpuid::Policy;
 
 /// Where an old display adapter has the first character of its text screen.
 const SCREEN: u64 = 0xb_8000;
+
+/// Turns of a loop between two rounds of churn on the second CPU.
+const PAUSE: u32 = 10_000;
 
 /// A vCPU of `V`'s in the run loop.
 type RunVcpu<V> = X86Vcpu<<V as Vendor>::Vcpu, Physical<V>>;
@@ -44,6 +50,9 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
 
     let host = host(params);
     let vendor = V::detect(host)?;
+    if let Some(lacking) = vendor.lacks_without_paging() {
+        return Err(format!("the kernel begins without paging, and this CPU has no {lacking}"));
+    }
     vendor.turn_on(0)?;
     let format = vendor.format(params.gpa_bits)?;
     let Geometry { levels, gpa_bits, root_tables } = format.geometry();
@@ -51,7 +60,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         .map_err(|error| error.to_string())?;
     let root = space.root_register();
     let spaces_cpus = host.maintenance().register(root);
-    let cpus: &Cpus = Box::leak(Box::new(Cpus::new(params.cpus as usize, 0..memory, |_| false)));
+    let cpus: &Cpus = Box::leak(Box::new(Cpus::new(1, 0..memory, |_| false)));
     let devices = machine::devices().leak();
     let job = Job {
         ram: MEMORY_MAP.guest_ram,
@@ -67,6 +76,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         skip_copies: params.mistake == Mistake::SkippedCopies,
     };
     let run = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
+    let run: &Machine<'static, Host, V::Format> = Box::leak(Box::new(run));
     say(&Message::Started(Started {
         gpa_bits,
         levels: levels.into(),
@@ -78,7 +88,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         Intercepts { ports: ports::intercepted(), log_modifications: true, ..Intercepts::default() };
     let config = Config {
         vcpu: vendor.vcpu(&intercepts)?,
-        hardware: Physical::new(host, spaces_cpus),
+        hardware: Physical::new(host, spaces_cpus, run),
         // Two runs are to be the same; and a CPU that only claims fast short string moves is found out by Linux.
         policy: Policy { hide_random: true, hide_fast_short_rep_mov: true, ..Policy::default() },
         requests: params.page_requests,
@@ -86,7 +96,12 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
     };
     let mut vcpu = RunVcpu::<V>::new(0, config);
     vcpu.setup(root, GuestPhysAddr::new(layout.kernel), ZERO_PAGE);
-    let left = run.run(0, &mut vcpu);
+    let left = if params.churn.is_some() && params.cpus > 1 {
+        // The guest has one CPU; another one of the machine changes its memory while it runs.
+        beside(1, || run.churn_beside(pause), || run.run(0, &mut vcpu))?.1
+    } else {
+        run.run(0, &mut vcpu)
+    };
     let fault_cost = vcpu.fault_cost();
     let Left::Ended(end) = left else { return Err("the guest's only CPU has left it".to_string()) };
     // Taking the guest's memory away is no part of the test.
@@ -103,6 +118,11 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
     let report =
         Report { exits_by_kind, pages_written, fault_cost: Some(fault_cost), ..report(host, outcome) };
     Ok(Message::Ended(Box::new(report)))
+}
+
+/// Lets the guest get on with its work between two rounds of churn beside it.
+fn pause() {
+    (0..PAUSE).for_each(|_| spin_loop());
 }
 
 /// What the run loop and the host tell.

@@ -3,11 +3,9 @@
 #![expect(unsafe_code, reason = "turns SVM on")]
 
 use super::vendor::{Host, Intercepts, Vendor};
-use crate::pool::Maintenance as _;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use core::cell::Cell;
 use slat::TagPool;
 use slat::format::Format as _;
 use slat::format::npt::Npt;
@@ -28,8 +26,6 @@ unsafe impl Send for On {}
 /// VMRUN, which the recording has to see.
 pub(in crate::arch::x86_64) struct Recorded {
     host: Host,
-    /// The guest is entered again although nobody has heard of its exit, which was the vCPU's own business.
-    again: Cell<bool>,
 }
 
 impl Instructions for Recorded {
@@ -38,15 +34,9 @@ impl Instructions for Recorded {
     }
 
     unsafe fn enter(&self, entry: &Entry, general: &mut GeneralRegisters) {
-        let maintenance = self.host.maintenance();
-        if maintenance.records() {
-            if self.again.replace(true) {
-                maintenance.record(Event::Exit);
-            }
-            let Entry { root, asid, tlb_control, .. } = *entry;
-            maintenance.record(Event::LoadTagged { root, tag: asid.into() });
-            maintenance.record(Event::Vmrun { tlb_control: tlb_control as u8 });
-        }
+        let Entry { root, asid, tlb_control, .. } = *entry;
+        let event = Event::Vmrun { tlb_control: tlb_control as u8 };
+        self.host.maintenance().record_entry(root, asid.into(), event);
         // SAFETY: the caller's promise.
         unsafe { Native.enter(entry, general) };
     }
@@ -74,7 +64,6 @@ impl Svm {
 }
 
 impl Vendor for Svm {
-    const NAME: &'static str = "SVM";
     const FLUSH: &'static str = "tlb_control";
     type Format = Npt;
     type Vcpu = SvmVcpu<Host, Arc<TagPool<Host>>, Recorded>;
@@ -135,14 +124,13 @@ impl Vendor for Svm {
         }
     }
 
+    fn lacks_without_paging(&self) -> Option<&'static str> {
+        None
+    }
+
     /// AMD has none.
     fn logs(&self) -> bool {
         false
-    }
-
-    /// [`Recorded`] does it: only VMRUN itself knows the ASID and what is dropped.
-    fn record_entry(vcpu: &Self::Vcpu, _: bool, _: &mut dyn FnMut(Event)) {
-        vcpu.instructions().again.set(false);
     }
 
     fn drain_log(_: &mut Self::Vcpu, _: &mut dyn FnMut(Event)) {}
@@ -165,7 +153,7 @@ impl Vendor for Svm {
             ports,
         };
         let tags = Arc::clone(&self.tags);
-        let instructions = Recorded { host: self.host, again: Cell::new(false) };
+        let instructions = Recorded { host: self.host };
         SvmVcpu::with_instructions(&self.host, &configuration, tags, instructions)
             .map_err(|error| error.to_string())
     }

@@ -1,9 +1,10 @@
 //! What the hypervisor needs to know of a vendor: VMX with EPT, or SVM with nested page tables. Chosen once, at boot.
 
-use super::maintenance::Shootdown;
+use super::maintenance::{Cpus, Shootdown};
 use crate::pool::Pool;
 use alloc::string::String;
 use slat::format::Format;
+use slat::{MappingFlags, NestedPageFaultInfo};
 use slat_hv_protocol::Started;
 use slat_hv_protocol::recording::Event;
 use slat_x86::port::Intercepted;
@@ -26,8 +27,6 @@ pub(in crate::arch::x86_64) struct Intercepts {
 
 /// One vendor's extension, on a machine that has it.
 pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
-    /// Its name for people.
-    const NAME: &'static str;
     /// By what a CPU forgets what it remembers of a table.
     const FLUSH: &'static str;
     /// The format of its second-level tables.
@@ -59,11 +58,11 @@ pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
     /// What there is to tell about the CPU, and about `format`.
     fn started(&self, format: &Self::Format) -> Started;
 
+    /// What the CPU lacks for a guest that begins without paging, if it lacks something.
+    fn lacks_without_paging(&self) -> Option<&'static str>;
+
     /// Whether it keeps a page-modification log for a vCPU that wants one.
     fn logs(&self) -> bool;
-
-    /// What happens when `vcpu` is entered, in this order, as the recording has it.
-    fn record_entry(vcpu: &Self::Vcpu, flush: bool, record: &mut dyn FnMut(Event));
 
     /// Empties the page-modification log of a bound `vcpu`, if it has one.
     fn drain_log(vcpu: &mut Self::Vcpu, record: &mut dyn FnMut(Event));
@@ -76,4 +75,29 @@ pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
     /// # Errors
     /// One line.
     fn vcpu(&self, intercepts: &Intercepts) -> Result<Self::Vcpu, String>;
+}
+
+/// CPU `cpu` is about to enter the space of `cpus`: whether it has to forget what it remembers of it.
+pub(in crate::arch::x86_64) fn enter<V: Vendor>(host: Host, cpus: &Cpus, cpu: usize) -> bool {
+    let flush = host.maintenance().enter(cpu, cpus);
+    if flush {
+        host.maintenance().count(V::FLUSH);
+    }
+    flush
+}
+
+/// CPU `cpu` has left the space of `cpus`.
+pub(in crate::arch::x86_64) fn leave(host: Host, cpus: &Cpus, cpu: usize) {
+    // Before it says so: it is never shown outside while it is inside.
+    host.maintenance().record_exit();
+    // There are as many words as CPUs.
+    let _ = cpus.leave(cpu);
+}
+
+/// A fault of the guest on this CPU, for the recording.
+pub(in crate::arch::x86_64) fn faulted(host: Host, info: &NestedPageFaultInfo) {
+    let kinds = [(MappingFlags::READ, 1), (MappingFlags::WRITE, 2), (MappingFlags::EXECUTE, 4)];
+    let bits = kinds.iter().filter(|(kind, _)| info.access.contains(*kind)).map(|(_, bit)| bit);
+    let access = bits.sum::<u64>() | u64::from(info.walk) << 8;
+    host.maintenance().record_outside(Event::Fault { gpa: info.gpa.as_u64(), access });
 }

@@ -2,10 +2,13 @@
 
 #![expect(unsafe_code, reason = "turns VMX on")]
 
+mod recorded;
+
 use super::vendor::{Host, Intercepts, Vendor};
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicU16, Ordering};
+use recorded::Recorded;
 use slat::format::Format as _;
 use slat::format::ept::{ConfigError, Ept};
 use slat_hv_protocol::recording::Event;
@@ -46,7 +49,7 @@ impl Vmx {
         &self,
         format: Ept,
         intercepts: &Intercepts,
-    ) -> Result<VmxVcpu<Host>, String> {
+    ) -> Result<VmxVcpu<Host, Recorded>, String> {
         // A machine with two CPUs has no more vCPUs than numbers during one run.
         let vpid = self.next_vpid.fetch_add(1, Ordering::Relaxed);
         let config = VmxConfig {
@@ -55,7 +58,7 @@ impl Vmx {
             interrupt_exits: intercepts.interrupts,
             ports: intercepts.ports,
         };
-        let mut vcpu = VmxVcpu::new(&self.host, Processor, self.capabilities, format, config)
+        let mut vcpu = VmxVcpu::new(&self.host, Recorded::new(self.host), self.capabilities, format, config)
             .map_err(|error| error.to_string())?;
         if intercepts.log_modifications && self.capabilities.modification_log() {
             vcpu.enable_log(self.host).map_err(|error| error.to_string())?;
@@ -65,10 +68,9 @@ impl Vmx {
 }
 
 impl Vendor for Vmx {
-    const NAME: &'static str = "VMX";
     const FLUSH: &'static str = "invept";
     type Format = Ept;
-    type Vcpu = VmxVcpu<Host>;
+    type Vcpu = VmxVcpu<Host, Recorded>;
 
     fn detect(host: Host) -> Result<Self, String> {
         let capabilities = Capabilities::read(&Processor).map_err(|error| error.to_string())?;
@@ -116,17 +118,12 @@ impl Vendor for Vmx {
         }
     }
 
-    fn logs(&self) -> bool {
-        self.capabilities.modification_log()
+    fn lacks_without_paging(&self) -> Option<&'static str> {
+        (!self.capabilities.unrestricted_guest()).then_some("unrestricted guest")
     }
 
-    fn record_entry(vcpu: &Self::Vcpu, flush: bool, record: &mut dyn FnMut(Event)) {
-        let Some(eptp) = vcpu.ept_root() else { return };
-        if flush {
-            let kind = if vcpu.capabilities().invept_single() { 1 } else { 2 };
-            record(Event::Invept { kind, eptp: eptp.raw() });
-        }
-        record(Event::Enter);
+    fn logs(&self) -> bool {
+        self.capabilities.modification_log()
     }
 
     fn drain_log(vcpu: &mut Self::Vcpu, record: &mut dyn FnMut(Event)) {

@@ -1,7 +1,8 @@
 //! What a unit guest runs in: a host, the extension turned on, spaces with memory, the other CPU.
 
 use super::failed;
-use crate::arch::x86_64::bare::{Cpus, Host, Intercepts, Vendor, beside, this_cpu};
+use crate::arch::x86_64::bare::vendor::{self, Host, Intercepts, Vendor};
+use crate::arch::x86_64::bare::{Cpus, beside, this_cpu};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -245,13 +246,13 @@ impl<V: Vendor> Space<V> {
     /// # Errors
     /// One line if the CPU refuses.
     pub(in crate::arch::x86_64) fn enter(&self, vcpu: &mut V::Vcpu) -> Result<Exit, String> {
-        let (cpu, maintenance) = (this_cpu(), self.host.maintenance());
-        let flush = maintenance.enter(cpu, &self.cpus);
-        if flush {
-            maintenance.count(V::FLUSH);
-        }
+        let cpu = this_cpu();
+        let flush = vendor::enter::<V>(self.host, &self.cpus, cpu);
         let exit = vcpu.run(flush);
-        let _ = self.cpus.leave(cpu);
+        vendor::leave(self.host, &self.cpus, cpu);
+        if let Ok(Exit::NestedPageFault(fault)) = &exit {
+            vendor::faulted(self.host, &fault.info);
+        }
         exit.map_err(|error| failed("entry", error))
     }
 

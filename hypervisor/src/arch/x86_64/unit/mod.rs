@@ -6,7 +6,7 @@
 //!
 //! To add one: a function and a line in the table of `common`, `vmx` or `svm`.
 
-#![expect(unsafe_code, reason = "makes hosts of memory that the parameters give to the unit guests")]
+#![expect(unsafe_code, reason = "guest code is assembly, found by its address")]
 
 mod code;
 mod common;
@@ -15,14 +15,12 @@ mod machine;
 pub(super) mod svm;
 pub(super) mod vmx;
 
-use super::bare::{Host, Vendor, maintenance::Shootdown, say};
-use crate::pool::Pool;
-use alloc::boxed::Box;
+use super::bare::{Host, Vendor, host, say};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use context::{Bench, Context};
-use slat_hv_protocol::{Message, Mistake, Span, UnitOutcome};
+use slat_hv_protocol::{Message, Params, UnitOutcome};
 
 pub(super) use code::guest_code;
 pub(super) use context::{ensure, ensure_eq};
@@ -45,27 +43,27 @@ pub(super) fn nothing<C>(_: &C) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs those of the machine itself that are among `names`, on hosts made of `memory`.
-pub(super) fn run_machine(names: &[String], memory: Span, mistake: Mistake) {
-    for guest in machine::GUESTS.iter().filter(|guest| is_chosen(names, guest.name)) {
-        let host = host(memory, mistake);
+/// Runs those of the machine itself that are asked for.
+pub(super) fn run_machine(params: &Params) {
+    for guest in machine::GUESTS.iter().filter(|guest| is_chosen(&params.unit_guests, guest.name)) {
+        let host = host(params);
         let bench = Bench::new(host);
         report(guest, bench, host);
     }
 }
 
-/// Runs those of vendor `V` that are among `names`, on hosts made of `memory`.
+/// Runs those of vendor `V` that are asked for, the common ones and its `own`.
 ///
 /// # Errors
-/// One line if the CPU lacks what no guest can do without.
-pub(super) fn run<V: Vendor>(
-    own: &[UnitGuest<Context<V>>],
-    names: &[String],
-    memory: Span,
-    mistake: Mistake,
-) -> Result<(), String> {
-    for guest in common::guests::<V>().iter().chain(own).filter(|guest| is_chosen(names, guest.name)) {
-        let host = host(memory, mistake);
+/// One line if there is no such guest, or the CPU lacks what none can do without.
+pub(super) fn run<V: Vendor>(own: &[UnitGuest<Context<V>>], params: &Params) -> Result<(), String> {
+    if let Some(name) = unknown(own, &params.unit_guests) {
+        return Err(format!("there is no unit guest {name}"));
+    }
+    for guest in
+        common::guests::<V>().iter().chain(own).filter(|guest| is_chosen(&params.unit_guests, guest.name))
+    {
+        let host = host(params);
         let context = Context::new(host)?;
         report(guest, context, host);
     }
@@ -73,7 +71,7 @@ pub(super) fn run<V: Vendor>(
 }
 
 /// The first of `names` that no guest has, among those of the machine, the common ones and `own`.
-pub(super) fn unknown<'n, V: Vendor>(own: &[UnitGuest<Context<V>>], names: &'n [String]) -> Option<&'n str> {
+fn unknown<'n, V: Vendor>(own: &[UnitGuest<Context<V>>], names: &'n [String]) -> Option<&'n str> {
     let common = common::guests::<V>();
     let known: Vec<&str> = (machine::GUESTS.iter().map(|guest| guest.name))
         .chain(common.iter().chain(own).map(|guest| guest.name))
@@ -83,13 +81,6 @@ pub(super) fn unknown<'n, V: Vendor>(own: &[UnitGuest<Context<V>>], names: &'n [
 
 fn is_chosen(names: &[String], name: &str) -> bool {
     names.iter().any(|chosen| chosen == "all" || chosen == name)
-}
-
-fn host(memory: Span, mistake: Mistake) -> Host {
-    // SAFETY: the parameters give this memory to nobody else, and the guest before has come to its end: what it has not given
-    // back nobody uses. All memory is mapped one to one.
-    let pool = unsafe { Pool::new(memory, true, Shootdown::new(mistake, None)) };
-    Box::leak(Box::new(pool))
 }
 
 fn report<C>(guest: &UnitGuest<C>, context: C, host: Host) {

@@ -3,14 +3,20 @@
 use crate::arch::x86_64::bare::Vendor;
 use crate::arch::x86_64::unit::context::Context;
 use crate::arch::x86_64::unit::{Failure, UnitGuest, ensure_eq, guest_code, nothing};
+use alloc::string::{String, ToString};
 use slat_x86::{CpuState, Exit, General, Vcpu as _};
 
 pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 3] {
     [
-        UnitGuest { name: "real-mode", needs: nothing, run: real_mode },
-        UnitGuest { name: "protected-mode", needs: nothing, run: protected_mode },
+        UnitGuest { name: "real-mode", needs: no_paging, run: real_mode },
+        UnitGuest { name: "protected-mode", needs: no_paging, run: protected_mode },
         UnitGuest { name: "long-mode", needs: nothing, run: long_mode },
     ]
+}
+
+/// A guest can begin without paging.
+fn no_paging<V: Vendor>(context: &Context<V>) -> Result<(), String> {
+    context.vendor.lacks_without_paging().map_or(Ok(()), |lacking| Err(lacking.to_string()))
 }
 
 guest_code!(
