@@ -1,6 +1,6 @@
 //! The run of one guest: build its space, enter it on each of its CPUs, answer its exits, end it.
 //!
-//! Nothing here knows the ISA. Protocol: the caller makes a space; [`Machine::new`] maps the regions; each CPU
+//! Nothing here knows the ISA. Protocol: the caller makes an empty space; [`Machine::new`] maps the regions; each CPU
 //! that the guest turns on calls [`Machine::run`] with its own vCPU; the one that gets [`Left::Ended`] calls
 //! [`Machine::close`], after which every frame is back in the host's pool.
 //!
@@ -11,7 +11,6 @@
 mod books;
 mod buffers;
 mod debug;
-mod instruction;
 mod screen;
 mod uart;
 
@@ -159,12 +158,10 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         left
     }
 
-    /// On a CPU of the host's that runs no guest: churns beside those that do until the run ends, with `pause` after each round.
-    /// What is changed while a CPU is inside of the guest has to reach it there.
-    pub fn churn_beside(&self, pause: impl Fn()) {
-        while !self.cpus.is_ending() && self.stir(None).is_ok() {
-            pause();
-        }
+    /// On a CPU of the host's that runs no guest: churns beside those that do until the run ends, or until `goes_on`, which is
+    /// asked after each round, says no. What is changed while a CPU is inside of the guest has to reach it there.
+    pub fn churn_beside(&self, goes_on: impl Fn() -> bool) {
+        while !self.cpus.is_ending() && self.stir(None).is_ok() && goes_on() {}
     }
 
     /// Takes the guest's memory away, waits until every CPU has left it, and gives everything back. To be called by
@@ -228,7 +225,6 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 vcpu.answer_request(done);
             }
             Exit::Buffer(call, gpa, length) => self.buffer_call(vcpu, call, gpa, length)?,
-            Exit::Instruction => return self.instruction(cpu, vcpu),
             Exit::Wait => self.wait(cpu, vcpu)?,
             Exit::Refused | Exit::Answered => {}
             Exit::Debug(command) => {

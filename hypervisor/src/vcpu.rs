@@ -7,7 +7,7 @@
 
 use alloc::string::String;
 use slat::device::DataAccess;
-use slat::{GuestPageWalkInfo, GuestPhysAddr, GuestVirtAddr, InstructionBytes, NestedPageFaultInfo};
+use slat::{GuestPhysAddr, NestedPageFaultInfo};
 
 /// A virtual CPU.
 pub trait Vcpu: Sized {
@@ -71,29 +71,6 @@ pub trait Vcpu: Sized {
 
     /// Delivers an event to the bound guest before it goes on.
     fn inject(&mut self, event: Event);
-
-    /// Where the instruction lies that led to the last [`Exit::Instruction`]. The default is for vCPUs that never leave with
-    /// one.
-    fn program(&self) -> Option<Program> {
-        None
-    }
-
-    /// Carries out the instruction with these bytes, which led to the last [`Exit::Instruction`]; what is left to do, which is
-    /// never that again.
-    fn execute(&mut self, bytes: InstructionBytes) -> Exit {
-        Exit::Unsupported(alloc::format!("an instruction to carry out: {bytes:?}"))
-    }
-}
-
-/// Where an instruction of the guest's lies.
-#[derive(Clone, Copy, Debug)]
-pub struct Program {
-    /// The guest's own translation.
-    pub paging: GuestPageWalkInfo,
-    /// Linear address.
-    pub address: GuestVirtAddr,
-    /// It runs in user mode.
-    pub user: bool,
 }
 
 /// Why a guest stopped running.
@@ -117,8 +94,6 @@ pub enum Exit {
     PowerOff,
     /// A firmware call that asks for a reset.
     Reset,
-    /// An instruction to be carried out for the guest: its bytes are wanted, see [`Vcpu::execute`].
-    Instruction,
     /// The guest waits for an interrupt.
     Wait,
     /// An exit that the vCPU has answered by itself.

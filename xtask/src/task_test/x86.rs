@@ -162,7 +162,7 @@ impl Bench {
         Ok(Guest {
             kernel: kernel.to_owned(),
             initrd: user_space.map(|(initrd, _)| initrd.clone()),
-            bootargs: task_run::bootargs::of(self.platform, &image, memory, "")?,
+            bootargs: task_run::bootargs::of(self.platform, &image, memory, 1, "")?,
             memory,
             sha256: user_space.map(|(_, sha256)| sha256.clone()),
             goal: task_run::goal(self.platform, image.program),

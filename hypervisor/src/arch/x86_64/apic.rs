@@ -44,6 +44,21 @@ mod mode {
     pub(super) const EXTERNAL: u32 = 7;
 }
 
+/// The machine's local APIC of the CPU on which this is called, and what else of the machine a write to it needs.
+pub trait Registers {
+    /// The register at `offset`, a multiple of 4 below 4096. Reading has no effect.
+    fn read(&self, offset: u64) -> u32;
+    /// Writes one of the registers that [`write()`] lets pass.
+    fn write(&self, offset: u64, value: u32);
+    /// Sends a command for an interrupt with a vector.
+    fn send(&self, high: u32, low: u32);
+    /// Gets CPU `cpu` out of its guest or wakes it up, unless it is on its way between the two.
+    fn kick(&self, cpu: usize);
+    /// On CPU `this`, outside of the guest: makes sure that every other CPU which is inside has entered later than this was
+    /// called.
+    fn interrupt_others(&self, this: usize);
+}
+
 /// What a write to a register comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
@@ -115,19 +130,20 @@ struct Signal {
     format: AtomicU32,
 }
 
+impl Signal {
+    const NONE: Self = Self {
+        init: AtomicBool::new(false),
+        nmi: AtomicBool::new(false),
+        logical: AtomicU32::new(0),
+        format: AtomicU32::new(u32::MAX),
+    };
+}
+
 impl Signals {
     /// Nothing is to be told.
     #[must_use]
     pub const fn new() -> Self {
-        let signal = const {
-            Signal {
-                init: AtomicBool::new(false),
-                nmi: AtomicBool::new(false),
-                logical: AtomicU32::new(0),
-                format: AtomicU32::new(u32::MAX),
-            }
-        };
-        Self { cpus: [const { signal }; CPUS_MAX] }
+        Self { cpus: [const { Signal::NONE }; CPUS_MAX] }
     }
 
     /// Takes note of a value that CPU `cpu` writes to its register at `offset`: some say by which names it is called.
