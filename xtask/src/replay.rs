@@ -100,6 +100,7 @@ struct Replay {
     taken: Vec<bool>,
     arm: Vec<arm::Cpu>,
     x86: Vec<x86::Cpu>,
+    pointers: x86::Pointers,
     outcome: Outcome,
     number: usize,
 }
@@ -134,6 +135,7 @@ impl Replay {
             taken: vec![false; usize::try_from(pool.size / PAGE)?],
             arm: vec![arm::Cpu::default(); *cpus as usize],
             x86: vec![x86::Cpu::default(); *cpus as usize],
+            pointers: x86::Pointers::default(),
             outcome: Outcome::default(),
             number: 0,
         })
@@ -145,7 +147,9 @@ impl Replay {
             Event::Store { entry, value } => {
                 self.outcome.stores += 1;
                 let value = x86::marked(self.mechanism, value);
-                ensure!(self.ram.write(entry, value), "the entry lies outside of the pool");
+                let old = self.ram.read(entry).context("the entry lies outside of the pool")?;
+                self.pointers.stored(self.mechanism, old, value);
+                self.ram.write(entry, value);
                 self.machine.stored(cpu, entry, value);
                 self.arm[cpu].unsettled = true;
             }
@@ -167,7 +171,11 @@ impl Replay {
             Event::Zero { start, count } => {
                 let end = self.range(start, count)?.end;
                 for word in (start..end).step_by(8) {
-                    self.ram.write(word, 0);
+                    let old = self.ram.read(word).unwrap_or(0);
+                    if old != 0 {
+                        self.pointers.stored(self.mechanism, old, 0);
+                        self.ram.write(word, 0);
+                    }
                 }
                 self.machine.host_wrote(start..end);
             }

@@ -23,8 +23,8 @@ const ACCESSED_DIRTY: u64 = 1 << 6;
 const PRESENT: u64 = 1;
 const MARKS: u64 = 3 << 5;
 
-/// The address of the root in EPTP or nCR3.
-const ROOT: u64 = 0x000f_ffff_ffff_f000;
+/// The address in EPTP, nCR3 and entries.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// A CPU, as far as the model does not know it.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +64,39 @@ pub(super) fn mmu(started: &Started) -> Mmu {
 /// An entry as the hardware may have marked it.
 pub(super) fn marked(mechanism: Mechanism, entry: u64) -> u64 {
     entry | if mechanism == Mechanism::Npt && entry & PRESENT != 0 { MARKS } else { 0 }
+}
+
+/// How many entries of tables point to an address. So that the tables need not be searched for a frame to which none does; an
+/// entry counts also while no CPU can walk to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pointers(BTreeMap<u64, u32>);
+
+impl Pointers {
+    /// An entry changes.
+    pub(super) fn stored(&mut self, mechanism: Mechanism, old: u64, new: u64) {
+        let target = |entry: u64| {
+            let present = if mechanism == Mechanism::Ept { entry & 7 } else { entry & PRESENT };
+            (present != 0).then_some(entry & ADDRESS)
+        };
+        if let Some(target) = target(new) {
+            *self.0.entry(target).or_default() += 1;
+        }
+        if let Some(count) = target(old).and_then(|target| self.0.get_mut(&target)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Whether an entry may point to one of these frames, by itself or as part of a large leaf.
+    fn may_reach(&self, frames: &Range<u64>) -> bool {
+        let some = |count: &u32| *count != 0;
+        // Bit 12 of a large leaf of AMD's is not of the address.
+        let large = [21, 30].map(|bits| frames.start >> bits << bits);
+        let inside = self.0.range(frames.clone()).any(|(_, count)| some(count));
+        inside
+            || large
+                .iter()
+                .any(|start| [0, PAGE].iter().any(|pat| self.0.get(&(start + pat)).is_some_and(some)))
+    }
 }
 
 impl Replay {
@@ -153,7 +186,7 @@ impl Replay {
 
     /// What the TLB tells entries apart by.
     fn told_apart_by(&self, register: u64, tag: u32) -> u64 {
-        if self.mechanism == Mechanism::Ept { register & ROOT } else { tag.into() }
+        if self.mechanism == Mechanism::Ept { register & ADDRESS } else { tag.into() }
     }
 
     /// The entry executes this.
@@ -245,8 +278,11 @@ impl Replay {
         }
         for (taken, run) in runs {
             let Range { start, end } = run.clone();
-            let how =
-                if taken { self.machine.dangling(cpu, run) } else { self.machine.reaches_now(cpu, run) };
+            let how = match (taken, self.pointers.may_reach(&run)) {
+                (true, _) => self.machine.dangling(cpu, run),
+                (false, true) => self.machine.reaches_now(cpu, run),
+                (false, false) => self.machine.cached_now(cpu, run),
+            };
             if let Some(how) = how {
                 self.outcome.reachable += (end - start) / PAGE;
                 self.find(Finding::Reachable { start, cpu, how });

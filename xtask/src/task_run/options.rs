@@ -19,7 +19,7 @@ use slat_model::Policy;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Churn after each exit of the guest, and in all.
+/// Churn after each exit of the guest, and in all of 6 after each.
 const CHURN_PER_EXIT: u32 = 6;
 const CHURN_LIMIT: u64 = 20_000;
 
@@ -105,6 +105,11 @@ pub(crate) struct Options {
     /// Seed of the random sequence of --churn
     #[arg(long, value_name = "N", default_value_t = 1, requires = "churn")]
     pub(crate) churn_seed: u64,
+
+    /// Operations of --churn after each exit of the guest
+    #[arg(long, value_name = "N", default_value_t = CHURN_PER_EXIT, requires = "churn")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    churn_per_exit: u32,
 
     /// Make a mistake on purpose, in TLB maintenance for the most part
     #[arg(long, hide = true, default_value = "none", value_parser = one_of::<Mistake>(&MISTAKES))]
@@ -273,6 +278,7 @@ impl Options {
                 ("--compare", self.compare),
                 ("--no-native", self.no_native),
                 ("--cpu", self.cpu.is_some()),
+                ("--churn-per-exit", self.churn_per_exit != CHURN_PER_EXIT),
                 ("--record", self.record.is_some()),
             ],
         )?;
@@ -330,7 +336,7 @@ impl Options {
             leaf: self.leaf,
             gpa_bits: self.gpa_bits,
             on_fault: self.on_fault,
-            churn: self.churn.then(|| churn(self.churn_seed)),
+            churn: self.churn.then(|| dense_churn(self.churn_seed, self.churn_per_exit)),
             mistake: self.mistake,
             page_requests: false,
             record: self.record.is_some(),
@@ -341,6 +347,12 @@ impl Options {
 /// Churn with this seed.
 pub(crate) fn churn(seed: u64) -> Churn {
     Churn { seed, per_exit: CHURN_PER_EXIT, limit: CHURN_LIMIT }
+}
+
+/// The same with so many operations after each exit, and as many more in all.
+pub(crate) fn dense_churn(seed: u64, per_exit: u32) -> Churn {
+    let limit = CHURN_LIMIT * u64::from(per_exit) / u64::from(CHURN_PER_EXIT);
+    Churn { seed, per_exit, limit }
 }
 
 /// Churn with this seed on the model.

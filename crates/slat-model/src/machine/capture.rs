@@ -17,6 +17,8 @@ use crate::walk::{Decoded, Leaf, Node, Regime, needs_break_before_make};
 struct Walkable {
     node: Node,
     used: bool,
+    /// By a pointer that it has cached, which may lead to where there is no table any more.
+    cached: bool,
 }
 
 impl Machine {
@@ -34,14 +36,17 @@ impl Machine {
         let mut reached = Vec::new();
         for cpu in 0..self.cpus.len() {
             let unseen = !self.cpus[cpu].sees(hpa);
-            for Walkable { node, used } in self.tables_at(cpu, hpa) {
+            for Walkable { node, used, cached } in self.tables_at(cpu, hpa) {
                 if used && !unseen {
                     self.keep_below(cpu, &node, hpa, old, order);
                     if old != 0 {
                         self.note_change(&node, hpa);
                     }
                 }
-                reached.push((cpu, node));
+                // A CPU that walks nothing may have dropped the pointer when it walks again.
+                if !(cached && self.is_paused(cpu)) {
+                    reached.push((cpu, node));
+                }
             }
         }
         self.check_break_before_make(hpa, new);
@@ -75,9 +80,9 @@ impl Machine {
     /// The CPU leaves its root: whatever it could have fetched stays.
     pub(super) fn leave(&mut self, cpu: usize) {
         let Some(regime) = self.live(cpu).cloned() else { return };
-        let mut kept = Vec::new();
+        let mut kept: Vec<Walkable> = Vec::new();
         for start in self.starts(cpu, &regime) {
-            if start.used && !kept.contains(&start) {
+            if start.used && !kept.iter().any(|known| known.node == start.node) {
                 reached(&regime, &self.mirror, &self.cpus[cpu], start, &mut kept);
                 self.keep_table(cpu, &regime, &start.node, Order::Ordered { at: 0 });
             }
@@ -111,10 +116,11 @@ impl Machine {
 
     /// Where a CPU's walks can begin: at the root, or at a cached pointer to a table.
     fn starts(&self, cpu: usize, regime: &Regime) -> Vec<Walkable> {
-        let root = regime.root().ok().filter(|_| !self.cpus[cpu].knows_nothing());
-        let mut starts: Vec<Walkable> = root.into_iter().map(|node| Walkable { node, used: true }).collect();
+        let used = !self.cpus[cpu].knows_nothing();
+        let root = |node| Walkable { node, used, cached: false };
+        let mut starts: Vec<Walkable> = regime.root().into_iter().map(root).collect();
         for node in self.cpus[cpu].tlb.tables(regime.tag()) {
-            let start = Walkable { node, used: true };
+            let start = Walkable { node, used: true, cached: true };
             if !starts.contains(&start) {
                 starts.push(start);
             }
@@ -222,8 +228,14 @@ impl Machine {
         }
     }
 
-    /// `current`: only by what the root register that the CPU has makes it use.
-    pub(super) fn reaches_by(&self, cpu: usize, memory: &Range<u64>, current: bool) -> Option<Reach> {
+    /// `current`: only by what the root register that the CPU has makes it use. `walks`: by walks, too.
+    pub(super) fn reaches_by(
+        &self,
+        cpu: usize,
+        memory: &Range<u64>,
+        current: bool,
+        walks: bool,
+    ) -> Option<Reach> {
         let overlaps = |start: u64, bytes: u64| start < memory.end && memory.start < start + bytes;
         let leads = |decoded: &Decoded| match decoded {
             Decoded::Leaf(leaf) => overlaps(leaf.hpa, leaf.size),
@@ -258,7 +270,7 @@ impl Machine {
                 return Some(Reach::Combined { gva: entry.gva, entry: entry.source });
             }
         }
-        let regime = state.regime.as_ref()?;
+        let regime = state.regime.as_ref().filter(|_| walks)?;
         let mut found = None;
         // What was walked from the root need not be walked again.
         let mut walked = BTreeSet::new();
@@ -322,7 +334,7 @@ impl Machine {
 fn reached(regime: &Regime, memory: &Mirror, cpu: &Cpu, start: Walkable, found: &mut Vec<Walkable>) {
     regime.visit(memory, &start.node, &mut |_, entry, _, decoded| match decoded {
         Decoded::Table { node, set_accessed: 0 } if cpu.sees(entry) => {
-            found.push(Walkable { node: *node, used: start.used });
+            found.push(Walkable { node: *node, ..start });
             true
         }
         _ => false,
@@ -332,7 +344,9 @@ fn reached(regime: &Regime, memory: &Mirror, cpu: &Cpu, start: Walkable, found: 
 /// Finds the tables that hold `hpa`, at or below `start`.
 fn find(regime: &Regime, memory: &Mirror, cpu: &Cpu, start: Walkable, hpa: u64, found: &mut Vec<Walkable>) {
     let node = start.node;
-    if (node.table..node.table + node.bytes()).contains(&hpa) && !found.contains(&start) {
+    if (node.table..node.table + node.bytes()).contains(&hpa)
+        && !found.iter().any(|known| known.node == node && (known.used || !start.used))
+    {
         found.push(start);
     }
     if node.level == 0 {
@@ -342,7 +356,7 @@ fn find(regime: &Regime, memory: &Mirror, cpu: &Cpu, start: Walkable, hpa: u64, 
         let Some(raw) = memory.read(entry).filter(|&raw| raw != 0) else { continue };
         if let Decoded::Table { node: next, set_accessed } = regime.decode(&node, entry, raw) {
             let used = start.used && set_accessed == 0 && cpu.sees(entry);
-            find(regime, memory, cpu, Walkable { node: next, used }, hpa, found);
+            find(regime, memory, cpu, Walkable { node: next, used, ..start }, hpa, found);
         }
     }
 }

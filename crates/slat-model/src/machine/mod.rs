@@ -289,14 +289,20 @@ impl Machine {
     /// every frame that goes back to the allocator.
     #[must_use]
     pub fn reaches(&self, memory: Range<u64>) -> Option<(usize, Reach)> {
-        (0..self.cpus.len()).find_map(|cpu| Some((cpu, self.reaches_by(cpu, &memory, false)?)))
+        (0..self.cpus.len()).find_map(|cpu| Some((cpu, self.reaches_by(cpu, &memory, false, true)?)))
     }
 
     /// As [`reaches`](Self::reaches), by one CPU with the root register that it has: what it has cached under other tags does
     /// not count.
     #[must_use]
     pub fn reaches_now(&self, cpu: usize, memory: Range<u64>) -> Option<Reach> {
-        self.reaches_by(cpu, &memory, true)
+        self.reaches_by(cpu, &memory, true, true)
+    }
+
+    /// As [`reaches_now`](Self::reaches_now), by what the TLB holds alone: that is all where no table leads to this memory.
+    #[must_use]
+    pub fn cached_now(&self, cpu: usize, memory: Range<u64>) -> Option<Reach> {
+        self.reaches_by(cpu, &memory, true, false)
     }
 
     /// How a CPU, with the root register that it has, would walk a table in this memory that the tables do not lead to any more:

@@ -378,3 +378,34 @@ fn what_makes_no_sense_is_an_error() {
         assert!(complaint([vendor.start(), other.enter()].concat()).contains("on "), "{vendor:?}");
     }
 }
+
+#[test]
+fn a_frame_that_came_back_and_is_still_mapped_is_found() {
+    // By a page, by a pointer to a table, and by the frames of a large leaf.
+    for vendor in [Intel, Amd] {
+        let back = |start, count| vec![Event::Return { start, count }];
+        for frame in [PAGE_1, LEVEL_0] {
+            let found = of(vendor, &[vendor.start(), back(frame, 1), vendor.enter()]);
+            assert!(
+                matches!(found.findings[..], [(_, Finding::Reachable { how: Reach::Walk { .. }, .. })]),
+                "{found:?}"
+            );
+        }
+        let large = POOL + (2 << 20);
+        let map = [
+            take(large, 512),
+            vec![store(LEVEL_1 + 8, vendor.page(large) | 0x80 | u64::from(vendor == Amd) << 12)],
+        ];
+        let events = [vendor.start(), map.concat(), back(large + 0x5000, 1), vendor.enter()].concat();
+        let pool = Span { address: POOL, size: 4 << 20 };
+        let events = events.into_iter().map(|event| (0, event)).collect();
+        let found = replay(&Recording::new(1, pool, vendor.started(), events), |_| ()).expect("sense");
+        assert!(
+            matches!(
+                found.findings[..],
+                [(_, Finding::Reachable { how: Reach::Walk { gpa: 0x20_0000, .. }, .. })]
+            ),
+            "{vendor:?}: {found:?}"
+        );
+    }
+}

@@ -127,6 +127,12 @@ fn churn_takes_a_seed() {
     let options = parse(&["--churn", "--churn-seed", "7"]).unwrap();
     assert_eq!(options.check().unwrap().choices.churn.unwrap().seed, 7);
     assert!(parse(&["--churn-seed", "7"]).is_err());
+    let dense =
+        parse(&["--churn", "--churn-per-exit", "60"]).unwrap().check().unwrap().choices.churn.unwrap();
+    assert_eq!((dense.per_exit, dense.limit), (60, 200_000));
+    assert!(
+        parse(&["--churn-per-exit", "7"]).is_err() && parse(&["--churn", "--churn-per-exit", "0"]).is_err()
+    );
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
 
     group(&mut text, "maintenance", "");
     for (name, count) in &report.invalidations {
-        line(&mut text, name, *count, if is_barrier(name) { "" } else { "TLB invalidations" });
+        line(&mut text, name, *count, if invalidates(name) { "TLB invalidations" } else { "" });
     }
     // Elsewhere the caches look after themselves.
     if matches!(machine.kind(), Cpu::Arm | Cpu::Riscv) {
@@ -96,9 +96,9 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
             line(&mut text, name, count, "");
         }
     }
-    if let Some(screen) = &report.screen {
+    if let Some(screen) = report.screen.as_ref().filter(|screen| !screen.trim().is_empty()) {
         group(&mut text, "screen", "");
-        for shown in screen.lines() {
+        for shown in screen.trim_end().lines() {
             let _ = writeln!(text, "{}", format!("    | {shown}").trim_end());
         }
     }
@@ -151,9 +151,9 @@ fn first_line(text: &str) -> String {
     text.lines().next().map(|line| format!("{line:?}")).unwrap_or_default()
 }
 
-/// Whether an instruction of TLB maintenance invalidates nothing by itself.
-fn is_barrier(name: &str) -> bool {
-    name.starts_with("dsb") || name == "isb"
+/// Whether an instruction of TLB maintenance invalidates by itself, as neither barriers nor interrupts of other CPUs do.
+fn invalidates(name: &str) -> bool {
+    !name.starts_with("dsb") && name != "isb" && !name.ends_with("ipi")
 }
 
 /// What must be zero.

@@ -3,6 +3,7 @@
 
 mod arm;
 mod intel_amd;
+mod outside;
 mod riscv;
 mod stale;
 

@@ -30,7 +30,7 @@ pub(super) use self::{
     maintenance::Cpus,
     second::beside,
     svm::Svm,
-    vendor::{Host, Vendor},
+    vendor::{Host, Intercepts, Vendor},
     vmx::Vmx,
 };
 

@@ -8,6 +8,9 @@ macro_rules! guest_code {
         core::arch::global_asm!(
             ".pushsection .rodata.guest, \"a\"",
             ".balign 16",
+            // The function may end up in another object file.
+            concat!(".globl guest_", stringify!($name)),
+            concat!(".globl guest_", stringify!($name), "_end"),
             concat!("guest_", stringify!($name), ":"),
             $($line,)+
             concat!("guest_", stringify!($name), "_end:"),

@@ -1,6 +1,10 @@
 //! Unit guests that run on both vendors.
 
+mod events;
+mod exits;
+mod faults;
 mod modes;
+mod scene;
 
 use super::UnitGuest;
 use super::context::Context;
@@ -9,5 +13,9 @@ use alloc::vec::Vec;
 
 /// All of them.
 pub(super) fn guests<V: Vendor>() -> Vec<UnitGuest<Context<V>>> {
-    [modes::guests()].into_iter().flatten().collect()
+    let mut guests = Vec::from(modes::guests());
+    guests.extend(faults::guests());
+    guests.extend(events::guests());
+    guests.extend(exits::guests());
+    guests
 }
