@@ -3,7 +3,7 @@
 
 use crate::guests::cache::Kernel;
 use crate::toolchain;
-use slat_hv_protocol::{CPUS_MAX, Mechanism, MemoryMap};
+use slat_hv_protocol::{Mechanism, MemoryMap};
 
 /// An ISA and, where it decides the kind of table, the vendor of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,6 +112,7 @@ impl Platform {
             (Self::Intel | Self::Amd, 1) => {
                 "console=ttyS0,115200 acpi=off noapic nolapic nokaslr mitigations=off reboot=k panic=-1 cryptomgr.notests"
             }
+            // The second one is found by the tables of ACPI.
             (Self::Intel | Self::Amd, _) => {
                 "console=ttyS0,115200 nokaslr mitigations=off reboot=k panic=-1 cryptomgr.notests"
             }
@@ -123,11 +124,6 @@ impl Platform {
         let map = self.map();
         let most = map.end - map.ram;
         if self == Self::Intel { most.min(BOCHS_MEMORY) } else { most }
-    }
-
-    /// The most CPUs of a guest.
-    pub(crate) fn most_cpus(self) -> u32 {
-        CPUS_MAX as u32
     }
 
     /// The name of the emulator.

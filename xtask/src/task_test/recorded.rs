@@ -26,21 +26,20 @@ pub(crate) fn is_stale(seen: &Observed) -> Result<String> {
 }
 
 /// The control of [`is_clean`]: without one of its invalidations the same run is one in which the model finds something. A
-/// few of them are left out, each by itself, from the first to the last; one after which all frames were
-/// only given back need not be noticed.
+/// few of them are left out, each by itself. Not each of them has to be noticed: the first comes before anything was
+/// translated, and one that another follows at once is not missed.
 pub(crate) fn is_stale_without_a_flush(seen: &Observed) -> Result<String> {
-    const SAMPLES: usize = 5;
+    const SAMPLES: usize = 6;
     let recording = seen.recording.as_ref().context("there is no recording")?;
     let flushes = recording.flushes();
-    ensure!(flushes >= SAMPLES, "only {flushes} invalidations were recorded");
+    ensure!(flushes > SAMPLES, "only {flushes} invalidations were recorded");
     let mut noticed = 0;
-    for sample in 0..SAMPLES {
-        let number = sample * (flushes - 1) / SAMPLES;
-        let (without, place) = recording.without_flush(number).context("there are not so many")?;
-        let outcome = replay::replay(&without, |_| ())?;
+    for sample in 1..=SAMPLES {
+        let without = recording.without_flush(sample * (flushes - 1) / SAMPLES);
+        let outcome = replay::replay(&without.context("there are not so many")?.0, |_| ())?;
         noticed += usize::from(outcome.stale > 0 || outcome.reachable > 0);
-        ensure!(noticed > 0, "the model finds nothing without invalidation {number}, event {place}");
     }
+    ensure!(noticed > SAMPLES / 2, "of {SAMPLES} invalidations that are left out {noticed} are noticed");
     Ok(format!("{noticed} of {SAMPLES} that are left out are noticed, of {flushes}"))
 }
 

@@ -173,13 +173,13 @@ impl Bench {
     fn boot(
         &self,
         guest: &Guest,
-        cpu: &str,
+        (cpu, cpus): (&str, u32),
         choices: &Choices,
         patience: Duration,
         output: &mut String,
     ) -> Result<Observed> {
         let program = if guest.sha256.is_some() { Program::Linux } else { Program::Memtest };
-        let machine = self.machine(cpu, 1, task_run::pace(program));
+        let machine = self.machine(cpu, cpus, task_run::pace(program));
         let mut screen = Vec::new();
         let seen = session::under_slat(&machine, &self.hypervisor, guest, choices, patience, &mut screen);
         take_down(seen, &screen, output)
