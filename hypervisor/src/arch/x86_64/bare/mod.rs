@@ -9,6 +9,7 @@ mod boot;
 mod console;
 mod cpu;
 mod failure;
+mod guest_cpus;
 mod machine;
 mod maintenance;
 pub(super) mod physical;
