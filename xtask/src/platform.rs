@@ -103,14 +103,18 @@ impl Platform {
         }
     }
 
-    /// What every guest is told.
-    pub(crate) fn bootargs(self) -> &'static str {
-        match self {
-            Self::Arm => "earlycon console=ttyAMA0 panic=-1",
-            // Nothing is emulated that ACPI or the APICs would need; the kernel's own tests of its ciphers would take
-            // half of the time on Bochs.
-            Self::Intel | Self::Amd => {
+    /// What every guest with so many CPUs is told.
+    pub(crate) fn bootargs(self, cpus: u32) -> &'static str {
+        match (self, cpus) {
+            (Self::Arm, _) => "earlycon console=ttyAMA0 panic=-1",
+            // One CPU needs neither ACPI nor the APICs; the kernel's own tests of its ciphers would take half of the time on
+            // Bochs.
+            (Self::Intel | Self::Amd, 1) => {
                 "console=ttyS0,115200 acpi=off noapic nolapic nokaslr mitigations=off reboot=k panic=-1 cryptomgr.notests"
+            }
+            // The second one is found by the tables of ACPI.
+            (Self::Intel | Self::Amd, _) => {
+                "console=ttyS0,115200 nokaslr mitigations=off reboot=k panic=-1 cryptomgr.notests"
             }
         }
     }

@@ -135,8 +135,8 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_native: bool,
 
-    /// CPUs of the machine and of the guest: up to 2, and up to 8 on the model; on x86 the guest has one, and with --churn
-    /// the machine's second one churns while the guest runs
+    /// CPUs of the machine and of the guest: up to 2, and up to 8 on the model; on x86, with --churn, one that the guest does not
+    /// use churns while the other one runs the guest
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_CPUS as i64))]
     pub(crate) cpus: u32,
 

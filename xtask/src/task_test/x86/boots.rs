@@ -12,14 +12,14 @@ use slat_hv_protocol::{Churn, Leaf, Mistake, Report};
 use std::time::Duration;
 
 /// RAM of Linux, and of memtest86+, which writes all of it several times.
-const LINUX_MEMORY: u64 = 128 << 20;
+pub(super) const LINUX_MEMORY: u64 = 128 << 20;
 const MEMTEST_MEMORY: u64 = 6 << 20;
 
 /// EPT violations or nested page faults of a whole boot with large leaves.
-const MOST_FAULTS: u64 = 300;
+pub(super) const MOST_FAULTS: u64 = 300;
 
 /// How long a guest has on a loaded machine, and one that a mistake makes hang.
-fn patience(platform: Platform, mistake: Mistake) -> Duration {
+pub(super) fn patience(platform: Platform, mistake: Mistake) -> Duration {
     Duration::from_secs(match (platform, mistake) {
         (Platform::Intel, Mistake::None) => 120,
         (_, Mistake::None) => 60,
@@ -65,9 +65,9 @@ const MISTAKES: [(&str, Mistake, u32); 3] = [
 ];
 
 /// Churn that goes on for the whole boot: each exit makes hardly more than another one.
-const CHURN: Churn = Churn { seed: 1, per_exit: 1, limit: 1_000_000 };
+pub(super) const CHURN: Churn = Churn { seed: 1, per_exit: 1, limit: 1_000_000 };
 
-fn step(
+pub(super) fn step(
     slot: &Slot,
     name: &str,
     work: impl FnOnce(&Bench, &mut String) -> Result<String> + Send + 'static,
@@ -76,7 +76,7 @@ fn step(
 }
 
 /// Boots a guest, which must reach its end with everything in order.
-fn good(
+pub(super) fn good(
     bench: &Bench,
     guest: &Guest,
     cpu: (&str, u32),
@@ -128,7 +128,7 @@ fn under_churn(bench: &Bench, guest: &Guest, cpus: u32, output: &mut String) -> 
 }
 
 /// What churn did, if that was enough.
-fn churned(report: &Report) -> Result<String> {
+pub(super) fn churned(report: &Report) -> Result<String> {
     let counts = report.churn.context("churn did not report")?;
     let counts = [counts.unmapped, counts.moved, counts.write_protected];
     let [unmapped, moved, write_protected] = counts;

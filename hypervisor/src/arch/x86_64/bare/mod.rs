@@ -9,9 +9,10 @@ mod boot;
 mod console;
 mod cpu;
 mod failure;
+mod guest_cpus;
 mod machine;
 mod maintenance;
-mod physical;
+pub(super) mod physical;
 mod port;
 mod run;
 mod second;
@@ -25,7 +26,7 @@ pub use failure::fail;
 #[cfg(feature = "unit-guests")]
 pub(super) use self::{
     cpu::{nmis, this_cpu},
-    machine::kick,
+    machine::{kick, mask_interrupts},
     maintenance::Cpus,
     second::beside,
     svm::Svm,

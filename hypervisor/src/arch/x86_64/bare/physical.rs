@@ -3,8 +3,9 @@
 #![expect(unsafe_code, reason = "executes RDMSR and RDTSC")]
 
 use super::maintenance::Cpus;
-use super::port;
 use super::vendor::{self, Host, Vendor};
+use super::{machine, port};
+use crate::arch::x86_64::apic::Registers;
 use crate::arch::x86_64::ports::merged;
 use crate::arch::x86_64::vcpu::Hardware;
 use crate::run::Machine;
@@ -17,7 +18,7 @@ use slat_x86::isa::common;
 use slat_x86::{PortAccess, PortDirection};
 
 /// What a vCPU of `V`'s does to the CPU and asks of it.
-pub(super) struct Physical<V: Vendor> {
+pub(in crate::arch::x86_64) struct Physical<V: Vendor> {
     host: Host,
     cpus: Arc<Cpus>,
     machine: &'static Machine<'static, Host, V::Format>,
@@ -25,7 +26,7 @@ pub(super) struct Physical<V: Vendor> {
 
 impl<V: Vendor> Physical<V> {
     /// For vCPUs of the space in `machine`, whose CPUs are `cpus`.
-    pub(super) fn new(
+    pub(in crate::arch::x86_64) fn new(
         host: Host,
         cpus: Arc<Cpus>,
         machine: &'static Machine<'static, Host, V::Format>,
@@ -43,6 +44,29 @@ impl<V: Vendor> slat_x86::answer::Machine for Physical<V> {
     fn read_msr(&self, index: u32) -> Option<u64> {
         // SAFETY: the vendor says that the CPU has it; reading changes nothing.
         V::has_msr(index).then(|| unsafe { common::rdmsr(index) })
+    }
+}
+
+impl<V: Vendor> Registers for Physical<V> {
+    fn read(&self, offset: u64) -> u32 {
+        machine::read(offset)
+    }
+
+    fn write(&self, offset: u64, value: u32) {
+        machine::write(offset, value);
+    }
+
+    fn send(&self, high: u32, low: u32) {
+        machine::send(high, low);
+    }
+
+    fn kick(&self, cpu: usize) {
+        machine::kick(cpu);
+    }
+
+    fn interrupt_others(&self, this: usize) {
+        // There are as many words as CPUs.
+        let _ = self.cpus.invalidate(this, machine::kick);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::failed;
 use crate::arch::x86_64::bare::vendor::{self, Host, Intercepts, Vendor};
-use crate::arch::x86_64::bare::{Cpus, beside, this_cpu};
+use crate::arch::x86_64::bare::{Cpus, beside, mask_interrupts, this_cpu};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -87,6 +87,7 @@ impl<V: Vendor> Context<V> {
     pub(super) fn new(host: Host) -> Result<Self, String> {
         let vendor = V::detect(host)?;
         vendor.turn_on(0)?;
+        mask_interrupts();
         Ok(Self { bench: Bench::new(host), vendor })
     }
 

@@ -4,6 +4,7 @@ mod events;
 mod exits;
 mod faults;
 mod modes;
+mod run_loop;
 mod scene;
 
 use super::UnitGuest;
@@ -17,5 +18,6 @@ pub(super) fn guests<V: Vendor>() -> Vec<UnitGuest<Context<V>>> {
     guests.extend(faults::guests());
     guests.extend(events::guests());
     guests.extend(exits::guests());
+    guests.extend(run_loop::guests());
     guests
 }
