@@ -219,8 +219,8 @@ impl Bench {
 fn take_down(seen: Result<Observed>, screen: &[u8], output: &mut String) -> Result<Observed> {
     output.push_str(&String::from_utf8_lossy(screen));
     let seen = seen?;
-    for unit in &seen.units {
-        output.push_str(&format!("{unit:?}\n"));
+    for (seconds, unit) in &seen.units {
+        output.push_str(&format!("{seconds:.1} s: {unit:?}\n"));
     }
     if let Some(report) = &seen.report {
         output.push_str(&format!("\n{report:?}\n"));

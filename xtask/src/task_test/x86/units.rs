@@ -123,7 +123,7 @@ fn judge(cpu: &Cpu, seen: &Observed) -> Result<String> {
     let mut lacking = Vec::new();
     for Unit(name, _, needs) in UNITS.iter().filter(|unit| unit.1 == On::Both || unit.1 == cpu.vendor) {
         let expected = needs.iter().any(|feature| lacks.contains(feature));
-        match seen.units.iter().find(|unit| unit.name == *name) {
+        match seen.units.iter().map(|(_, unit)| unit).find(|unit| unit.name == *name) {
             None => wrong.push(format!("{name}: not run")),
             Some(UnitOutcome { failure: Some(reason), .. }) => wrong.push(format!("{name}: {reason}")),
             Some(UnitOutcome { frames_lost: lost @ 1.., .. }) => {
@@ -140,7 +140,7 @@ fn judge(cpu: &Cpu, seen: &Observed) -> Result<String> {
         }
     }
     let is_known = |unit: &&UnitOutcome| UNITS.iter().any(|known| known.0 == unit.name);
-    for unit in seen.units.iter().filter(|unit| !is_known(unit)) {
+    for unit in seen.units.iter().map(|(_, unit)| unit).filter(|unit| !is_known(unit)) {
         wrong.push(format!("{}: nobody knows it", unit.name));
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
