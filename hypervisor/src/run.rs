@@ -104,7 +104,7 @@ pub struct Machine<'a, H: Hal, F: Format> {
 }
 
 impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
-    /// Maps the guest's RAM and devices into `space`, which is empty.
+    /// Maps the guest's RAM and devices into `space`, which has nothing there yet.
     ///
     /// # Errors
     /// Those of the library.
@@ -158,12 +158,10 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         left
     }
 
-    /// On a CPU of the host's that runs no guest: churns beside those that do until the run ends, with `pause` after each round.
-    /// What is changed while a CPU is inside of the guest has to reach it there.
-    pub fn churn_beside(&self, pause: impl Fn()) {
-        while !self.cpus.is_ending() && self.stir(None).is_ok() {
-            pause();
-        }
+    /// On a CPU of the host's that runs no guest: churns beside those that do until the run ends, or until `goes_on`, which is
+    /// asked after each round, says no. What is changed while a CPU is inside of the guest has to reach it there.
+    pub fn churn_beside(&self, goes_on: impl Fn() -> bool) {
+        while !self.cpus.is_ending() && self.stir(None).is_ok() && goes_on() {}
     }
 
     /// Takes the guest's memory away, waits until every CPU has left it, and gives everything back. To be called by

@@ -3,7 +3,7 @@
 
 use crate::guests::cache::Kernel;
 use crate::toolchain;
-use slat_hv_protocol::{CPUS_MAX, Mechanism, MemoryMap};
+use slat_hv_protocol::{Mechanism, MemoryMap};
 
 /// An ISA and, where it decides the kind of table, the vendor of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,14 +103,18 @@ impl Platform {
         }
     }
 
-    /// What every guest is told.
-    pub(crate) fn bootargs(self) -> &'static str {
-        match self {
-            Self::Arm => "earlycon console=ttyAMA0 panic=-1",
-            // Nothing is emulated that ACPI or the APICs would need; the kernel's own tests of its ciphers would take
-            // half of the time on Bochs.
-            Self::Intel | Self::Amd => {
+    /// What every guest with so many CPUs is told.
+    pub(crate) fn bootargs(self, cpus: u32) -> &'static str {
+        match (self, cpus) {
+            (Self::Arm, _) => "earlycon console=ttyAMA0 panic=-1",
+            // One CPU needs neither ACPI nor the APICs; the kernel's own tests of its ciphers would take half of the time on
+            // Bochs.
+            (Self::Intel | Self::Amd, 1) => {
                 "console=ttyS0,115200 acpi=off noapic nolapic nokaslr mitigations=off reboot=k panic=-1 cryptomgr.notests"
+            }
+            // The second one is found by the tables of ACPI.
+            (Self::Intel | Self::Amd, _) => {
+                "console=ttyS0,115200 nokaslr mitigations=off reboot=k panic=-1 cryptomgr.notests"
             }
         }
     }
@@ -120,14 +124,6 @@ impl Platform {
         let map = self.map();
         let most = map.end - map.ram;
         if self == Self::Intel { most.min(BOCHS_MEMORY) } else { most }
-    }
-
-    /// The most CPUs of a guest. On x86 its interrupt controller is the machine's own, by which it cannot start others.
-    pub(crate) fn most_cpus(self) -> u32 {
-        match self {
-            Self::Arm => CPUS_MAX as u32,
-            Self::Intel | Self::Amd => 1,
-        }
     }
 
     /// The name of the emulator.

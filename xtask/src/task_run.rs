@@ -126,7 +126,7 @@ fn guest(
         }
         (Program::Linux, None, None) => bail!("there is no user space for the guest"),
     };
-    let bootargs = bootargs::of(platform, image, options.memory, &options.append)?;
+    let bootargs = bootargs::of(platform, image, options.memory, options.cpus, &options.append)?;
     Ok(Guest {
         kernel,
         initrd,

@@ -23,7 +23,7 @@ pub(crate) struct Machine {
     pub(crate) emulator: PathBuf,
     /// The CPU model.
     pub(crate) cpu: String,
-    /// How many CPUs; the guest has as many.
+    /// How many CPUs; the guest has as many, unless it is told of one alone.
     pub(crate) cpus: u32,
     /// How fast its clocks go.
     pub(crate) pace: Pace,

@@ -11,10 +11,12 @@ fn platforms_of_one_isa_share_what_the_isa_decides() {
         for other in same {
             assert_eq!(other.target(), platform.target());
             assert_eq!(other.map(), platform.map());
-            assert_eq!(other.bootargs(), platform.bootargs());
+            for cpus in [1, 2] {
+                assert_eq!(other.bootargs(cpus), platform.bootargs(cpus));
+            }
         }
         assert!(platform.target().starts_with(platform.arch()));
-        assert!(platform.bootargs().contains("panic=-1"));
+        assert!(platform.bootargs(1).contains("panic=-1") && platform.bootargs(2).contains("panic=-1"));
     }
 }
 

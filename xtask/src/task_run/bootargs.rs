@@ -21,11 +21,11 @@ pub(crate) fn check(append: &str) -> Result<()> {
     Ok(())
 }
 
-/// The command line of a guest with `memory` bytes, with `append` behind it.
-pub(crate) fn of(platform: Platform, image: &Image, memory: u64, append: &str) -> Result<String> {
+/// The command line of a guest with `memory` bytes and so many CPUs, with `append` behind it.
+pub(crate) fn of(platform: Platform, image: &Image, memory: u64, cpus: u32, append: &str) -> Result<String> {
     check(append)?;
     let words = match image.program {
-        Program::Linux => platform.bootargs(),
+        Program::Linux => platform.bootargs(cpus),
         Program::Memtest => MEMTEST_BOOTARGS,
     };
     let is_small = platform == Platform::Arm && memory < SMALL;

@@ -14,12 +14,12 @@ use clap::builder::PossibleValuesParser;
 use parsers::{one_of, parse_format, parse_size};
 use slat_hv_model::Cpu;
 use slat_hv_model::guest::{LEAST_MEMORY, MOST_CPUS, MOST_MEMORY as MOST_MEMORY_OF_MODEL};
-use slat_hv_protocol::{Churn, FaultPolicy, Leaf, Mistake};
+use slat_hv_protocol::{CPUS_MAX, Churn, FaultPolicy, Leaf, Mistake};
 use slat_model::Policy;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Churn after each exit of the guest, and in all of 6 after each.
+/// Churn after each exit of the guest, and in all.
 const CHURN_PER_EXIT: u32 = 6;
 const CHURN_LIMIT: u64 = 20_000;
 
@@ -111,6 +111,10 @@ pub(crate) struct Options {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     churn_per_exit: u32,
 
+    /// Operations of --churn in all
+    #[arg(long, value_name = "N", default_value_t = CHURN_LIMIT, requires = "churn")]
+    churn_limit: u64,
+
     /// Make a mistake on purpose, in TLB maintenance for the most part
     #[arg(long, hide = true, default_value = "none", value_parser = one_of::<Mistake>(&MISTAKES))]
     pub(crate) mistake: Mistake,
@@ -131,7 +135,8 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_native: bool,
 
-    /// CPUs of the machine and of the guest: up to 2 on Arm, 1 on x86, and up to 8 on the model
+    /// CPUs of the machine and of the guest: up to 2, and up to 8 on the model; on x86, with --churn, one that the guest does not
+    /// use churns while the other one runs the guest
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_CPUS as i64))]
     pub(crate) cpus: u32,
 
@@ -225,8 +230,7 @@ impl Options {
         let platform = self.platform();
         let aarch64 = self.arch == Some(Arch::Aarch64);
         ensure!(!aarch64 || self.vendor.is_none(), "--vendor: not with --arch aarch64, where there is none");
-        let most = platform.most_cpus();
-        ensure!(self.cpus <= most, "--cpus: a guest on the emulated {} has at most {most}", platform.arch());
+        ensure!(self.cpus as usize <= CPUS_MAX, "--cpus: the emulated machine has at most {CPUS_MAX}");
         ensure!(
             !self.compare || platform.has_native(),
             "--compare: there is nothing to compare with, {} is too slow to boot it natively",
@@ -279,6 +283,7 @@ impl Options {
                 ("--no-native", self.no_native),
                 ("--cpu", self.cpu.is_some()),
                 ("--churn-per-exit", self.churn_per_exit != CHURN_PER_EXIT),
+                ("--churn-limit", self.churn_limit != CHURN_LIMIT),
                 ("--record", self.record.is_some()),
             ],
         )?;
@@ -336,7 +341,11 @@ impl Options {
             leaf: self.leaf,
             gpa_bits: self.gpa_bits,
             on_fault: self.on_fault,
-            churn: self.churn.then(|| dense_churn(self.churn_seed, self.churn_per_exit)),
+            churn: self.churn.then_some(Churn {
+                seed: self.churn_seed,
+                per_exit: self.churn_per_exit,
+                limit: self.churn_limit,
+            }),
             mistake: self.mistake,
             page_requests: false,
             record: self.record.is_some(),
@@ -347,12 +356,6 @@ impl Options {
 /// Churn with this seed.
 pub(crate) fn churn(seed: u64) -> Churn {
     Churn { seed, per_exit: CHURN_PER_EXIT, limit: CHURN_LIMIT }
-}
-
-/// The same with so many operations after each exit, and as many more in all.
-pub(crate) fn dense_churn(seed: u64, per_exit: u32) -> Churn {
-    let limit = CHURN_LIMIT * u64::from(per_exit) / u64::from(CHURN_PER_EXIT);
-    Churn { seed, per_exit, limit }
 }
 
 /// Churn with this seed on the model.

@@ -283,7 +283,7 @@ impl Bench {
 
     fn linux(&self, kernel: PathBuf, memory: u64) -> Result<Guest> {
         let image = image::check_file(&kernel, Platform::Arm)?;
-        let bootargs = task_run::bootargs::of(Platform::Arm, &image, memory, "")?;
+        let bootargs = task_run::bootargs::of(Platform::Arm, &image, memory, 1, "")?;
         Ok(Guest {
             goal: Goal::PowerOff,
             kernel,

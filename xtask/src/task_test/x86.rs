@@ -1,6 +1,7 @@
 //! The tests that boot guests on x86: the unit guests, Linux and memtest86+, on Bochs (VMX, EPT) and on QEMU (SVM, NPT).
 
 mod boots;
+mod two_cpus;
 mod units;
 
 use super::Context;
@@ -63,6 +64,7 @@ pub(crate) fn suite(filter: &str) -> Suite {
         let slot = Slot { platform, bench: Arc::default() };
         let mut steps = units::steps(&slot);
         steps.extend(boots::steps(&slot));
+        steps.extend(two_cpus::steps(&slot));
         steps.retain(|step| step.name().contains(filter));
         if !steps.is_empty() {
             slots.push(slot);
@@ -147,22 +149,33 @@ impl Bench {
         Machine { platform, emulator, cpu: cpu.to_owned(), cpus, pace }
     }
 
-    /// Linux with our own user space.
+    /// Linux with our own user space, on one CPU.
     fn linux(&self, memory: u64) -> Result<Guest> {
-        self.guest(&self.kernel, memory, Some((&self.initrd, &self.sha256)))
+        self.linux_on(1, memory)
+    }
+
+    /// Linux that looks for so many CPUs.
+    fn linux_on(&self, cpus: u32, memory: u64) -> Result<Guest> {
+        self.guest(&self.kernel, memory, cpus, Some((&self.initrd, &self.sha256)))
     }
 
     /// memtest86+.
     fn memtest(&self, memory: u64) -> Result<Guest> {
-        self.guest(&self.memtest, memory, None)
+        self.guest(&self.memtest, memory, 1, None)
     }
 
-    fn guest(&self, kernel: &Path, memory: u64, user_space: Option<(&PathBuf, &String)>) -> Result<Guest> {
+    fn guest(
+        &self,
+        kernel: &Path,
+        memory: u64,
+        cpus: u32,
+        user_space: Option<(&PathBuf, &String)>,
+    ) -> Result<Guest> {
         let image = image::check_file(kernel, self.platform)?;
         Ok(Guest {
             kernel: kernel.to_owned(),
             initrd: user_space.map(|(initrd, _)| initrd.clone()),
-            bootargs: task_run::bootargs::of(self.platform, &image, memory, "")?,
+            bootargs: task_run::bootargs::of(self.platform, &image, memory, cpus, "")?,
             memory,
             sha256: user_space.map(|(_, sha256)| sha256.clone()),
             goal: task_run::goal(self.platform, image.program),
@@ -173,13 +186,13 @@ impl Bench {
     fn boot(
         &self,
         guest: &Guest,
-        cpu: &str,
+        (cpu, cpus): (&str, u32),
         choices: &Choices,
         patience: Duration,
         output: &mut String,
     ) -> Result<Observed> {
         let program = if guest.sha256.is_some() { Program::Linux } else { Program::Memtest };
-        let machine = self.machine(cpu, 1, task_run::pace(program));
+        let machine = self.machine(cpu, cpus, task_run::pace(program));
         let mut screen = Vec::new();
         let seen = session::under_slat(&machine, &self.hypervisor, guest, choices, patience, &mut screen);
         take_down(seen, &screen, output)

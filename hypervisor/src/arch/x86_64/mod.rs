@@ -2,7 +2,10 @@
 //!
 //! All but `bare` is plain logic that builds and is tested on every host; `bare` is the CPU's part.
 
+pub mod acpi;
+pub mod apic;
 pub mod descriptors;
+pub mod instruction;
 pub mod linux;
 pub mod mmu;
 pub mod platform;

@@ -3,8 +3,12 @@
 //! Everything that a guest can provoke has a case here. What the physical CPU has to do is behind [`Hardware`], so
 //! that the rest is tested on every host.
 
+mod local_apic;
+
+use super::apic::{Registers, Signals};
 use super::linux;
 use super::ports::{self, Action};
+use crate::cpus::Cpus;
 use crate::debug_port::DebugPort;
 use crate::requests;
 use crate::vcpu::{BufferAnswer, Event, Exit, Vcpu};
@@ -21,7 +25,7 @@ use slat_x86::{
 };
 
 /// What a vCPU needs of the physical CPU that it runs on.
-pub trait Hardware<V>: answer::Machine {
+pub trait Hardware<V>: answer::Machine + Registers {
     /// The CPU is about to enter the guest: whether it has to forget what it remembers of the space.
     fn enter(&self, cpu: usize) -> bool;
     /// It has left the guest.
@@ -51,6 +55,10 @@ pub struct Config<V, H> {
     pub vcpu: V,
     /// Where it runs.
     pub hardware: H,
+    /// The CPUs of the guest.
+    pub cpus: &'static Cpus,
+    /// What they have to tell each other.
+    pub signals: &'static Signals,
     /// What is hidden from the guest.
     pub policy: Policy,
     /// Whether the guest may ask for changes of its pages.
@@ -60,7 +68,7 @@ pub struct Config<V, H> {
 }
 
 /// Exits by what they are for, in the order of [`kind`].
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "nested page fault",
     "page-modification log full",
     "CPUID",
@@ -76,11 +84,16 @@ const KINDS: [&str; 15] = [
     "shutdown",
     "refused instruction",
     "other",
+    "store to the local APIC",
 ];
+
+/// A nested page fault, and what it counts as if it is a store to the local APIC.
+const FAULT: usize = 0;
+const STORE: usize = 15;
 
 fn kind(cause: &Cause) -> usize {
     match cause {
-        Cause::NestedPageFault(_) => 0,
+        Cause::NestedPageFault(_) => FAULT,
         Cause::ModificationLogFull => 1,
         Cause::Cpuid => 2,
         Cause::Halt => 3,
@@ -124,6 +137,8 @@ pub struct X86Vcpu<V, H> {
     fault_since: Option<u64>,
     begun: Option<u64>,
     logged: u64,
+    /// The upper half of the next command of the local APIC.
+    command_high: u32,
 }
 
 impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
@@ -144,6 +159,15 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
         self.logged
     }
 
+    /// It begins in real mode at this address below 1 MiB, a multiple of 4 KiB, as after a start-up IPI.
+    pub fn start_up(&mut self, root: u64, address: u64) {
+        self.root = root;
+        self.begin = Some(CpuState::real_mode((address >> 4) as u16, 0));
+        self.command_high = 0;
+        // What came while it was off came for nobody.
+        self.config.signals.take_nmi(self.id);
+    }
+
     fn general(&self, register: General) -> u64 {
         self.config.vcpu.general().get(register)
     }
@@ -160,8 +184,11 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
     }
 
     fn enter(&mut self) -> Result<Cause, RunError> {
-        let Config { vcpu, hardware, .. } = &mut self.config;
+        let Config { vcpu, hardware, signals, .. } = &mut self.config;
         let flush = hardware.enter(self.id);
+        if signals.take_nmi(self.id) {
+            vcpu.inject(slat_x86::Event::Nmi)?;
+        }
         if let Some(since) = self.fault_since.take() {
             self.cost.ticks += hardware.ticks().wrapping_sub(since);
             self.cost.faults += 1;
@@ -193,6 +220,9 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
 
     fn fault(&mut self, fault: &NestedPageFault) -> Exit {
         self.config.hardware.faulted(&fault.info);
+        if local_apic::is_store(fault) {
+            return self.store(&fault.info);
+        }
         if self.config.no_redelivery && fault.interrupted.is_some() {
             self.config.vcpu.take_interrupted();
         }
@@ -310,6 +340,7 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> Vcpu for X86Vcpu<V, H> {
             fault_since: None,
             begun: None,
             logged: 0,
+            command_high: 0,
         }
     }
 
@@ -349,6 +380,9 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> Vcpu for X86Vcpu<V, H> {
     fn run(&mut self) -> Exit {
         if let Some(failure) = &self.failure {
             return Exit::Unsupported(failure.clone());
+        }
+        if self.config.signals.take_init(self.id) && self.config.cpus.stop(self.id) {
+            return Exit::CpuOff;
         }
         let cause = match self.enter() {
             Ok(cause) => cause,

@@ -5,22 +5,21 @@ use crate::boot::machine::Pace;
 use crate::boot::session::{self, Choices, Guest, Observed};
 use crate::boot::verdict;
 use crate::platform::Platform;
-use crate::task_run;
 use crate::task_test::recorded;
 use crate::task_test::step::{Outcome, Step};
 use anyhow::{Context as _, Result, bail, ensure};
-use slat_hv_protocol::{Leaf, Mistake, Report};
+use slat_hv_protocol::{Churn, Leaf, Mistake, Report};
 use std::time::Duration;
 
 /// RAM of Linux, and of memtest86+, which writes all of it several times.
-const LINUX_MEMORY: u64 = 128 << 20;
+pub(super) const LINUX_MEMORY: u64 = 128 << 20;
 const MEMTEST_MEMORY: u64 = 6 << 20;
 
 /// EPT violations or nested page faults of a whole boot with large leaves.
-const MOST_FAULTS: u64 = 300;
+pub(super) const MOST_FAULTS: u64 = 300;
 
 /// How long a guest has on a loaded machine, and one that a mistake makes hang.
-fn patience(platform: Platform, mistake: Mistake) -> Duration {
+pub(super) fn patience(platform: Platform, mistake: Mistake) -> Duration {
     Duration::from_secs(match (platform, mistake) {
         (Platform::Intel, Mistake::None) => 120,
         (_, Mistake::None) => 60,
@@ -42,22 +41,33 @@ pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     for &cpu in cpus {
         steps.push(step(slot, &format!("Linux on {cpu}"), move |bench, output| linux(bench, cpu, output)));
     }
-    steps.push(step(slot, "Linux under churn", |bench, output| {
-        under_churn(bench, &bench.linux(LINUX_MEMORY)?, output)
-    }));
-    steps.push(step(slot, "memtest86+ under churn", |bench, output| {
-        under_churn(bench, &bench.memtest(MEMTEST_MEMORY)?, output)
-    }));
-    steps.push(step(slot, "a mistake is noticed: an event is lost", |bench, output| {
-        noticed(bench, bench.linux(LINUX_MEMORY)?, Mistake::NoRedelivery, output)
-    }));
-    steps.push(step(slot, "a mistake is noticed: one page in 50 is not copied", |bench, output| {
-        noticed(bench, bench.memtest(MEMTEST_MEMORY)?, Mistake::SkippedCopies, output)
-    }));
+    for (cpus, by) in [(1, ""), (2, " by another CPU")] {
+        steps.push(step(slot, &format!("Linux under churn{by}"), move |bench, output| {
+            under_churn(bench, &bench.linux(LINUX_MEMORY)?, cpus, output)
+        }));
+        steps.push(step(slot, &format!("memtest86+ under churn{by}"), move |bench, output| {
+            under_churn(bench, &bench.memtest(MEMTEST_MEMORY)?, cpus, output)
+        }));
+    }
+    for (what, mistake, cpus) in MISTAKES {
+        steps.push(step(slot, &format!("a mistake is noticed: {what}"), move |bench, output| {
+            noticed(bench, (mistake, cpus), output)
+        }));
+    }
     steps
 }
 
-fn step(
+/// Mistakes under which Linux, under churn, must not reach its end, on so many CPUs.
+const MISTAKES: [(&str, Mistake, u32); 3] = [
+    ("an event is lost", Mistake::NoRedelivery, 1),
+    ("one page in 50 is not copied", Mistake::SkippedCopies, 1),
+    ("no kick", Mistake::NoKick, 2),
+];
+
+/// Churn that goes on for the whole boot: each exit makes hardly more than another one.
+pub(super) const CHURN: Churn = Churn { seed: 1, per_exit: 1, limit: 1_000_000 };
+
+pub(super) fn step(
     slot: &Slot,
     name: &str,
     work: impl FnOnce(&Bench, &mut String) -> Result<String> + Send + 'static,
@@ -66,10 +76,10 @@ fn step(
 }
 
 /// Boots a guest, which must reach its end with everything in order.
-fn good(
+pub(super) fn good(
     bench: &Bench,
     guest: &Guest,
-    cpu: &str,
+    cpu: (&str, u32),
     choices: &Choices,
     output: &mut String,
 ) -> Result<(Observed, Report)> {
@@ -95,7 +105,7 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
 }
 
 fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
-    let (seen, report) = good(bench, &bench.linux(LINUX_MEMORY)?, cpu, &Choices::default(), output)?;
+    let (seen, report) = good(bench, &bench.linux(LINUX_MEMORY)?, (cpu, 1), &Choices::default(), output)?;
     let faults = report.faults.total;
     ensure!(faults <= MOST_FAULTS, "{faults} faults are too many");
     ensure!(report.leaves.size_2m > 0, "there is no large leaf");
@@ -109,17 +119,16 @@ fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
 
 /// Page by page, moved, taken away and write-protected while the guest runs; and all of that once more on the model, which
 /// notices when one invalidation is left out.
-fn under_churn(bench: &Bench, guest: &Guest, output: &mut String) -> Result<String> {
-    let churn = Some(task_run::churn(1));
-    let choices = Choices { churn, leaf: Leaf::Size4K, record: true, ..Choices::default() };
-    let (seen, report) = good(bench, guest, bench.platform.default_cpu(), &choices, output)?;
+fn under_churn(bench: &Bench, guest: &Guest, cpus: u32, output: &mut String) -> Result<String> {
+    let choices = Choices { churn: Some(CHURN), leaf: Leaf::Size4K, record: true, ..Choices::default() };
+    let (seen, report) = good(bench, guest, (bench.platform.default_cpu(), cpus), &choices, output)?;
     let note = churned(&report)?;
     let replayed = recorded::is_clean(&seen)?;
     Ok(format!("{note}; {replayed}; {}", recorded::is_stale_without_a_flush(&seen)?))
 }
 
 /// What churn did, if that was enough.
-fn churned(report: &Report) -> Result<String> {
+pub(super) fn churned(report: &Report) -> Result<String> {
     let counts = report.churn.context("churn did not report")?;
     let counts = [counts.unmapped, counts.moved, counts.write_protected];
     let [unmapped, moved, write_protected] = counts;
@@ -130,10 +139,10 @@ fn churned(report: &Report) -> Result<String> {
 }
 
 /// The negative control: the very run that passes without the mistake.
-fn noticed(bench: &Bench, guest: Guest, mistake: Mistake, output: &mut String) -> Result<String> {
-    let churn = Some(task_run::churn(1));
-    let choices = Choices { churn, leaf: Leaf::Size4K, mistake, ..Choices::default() };
-    let cpu = bench.platform.default_cpu();
+fn noticed(bench: &Bench, (mistake, cpus): (Mistake, u32), output: &mut String) -> Result<String> {
+    let guest = bench.linux(LINUX_MEMORY)?;
+    let choices = Choices { churn: Some(CHURN), leaf: Leaf::Size4K, mistake, ..Choices::default() };
+    let cpu = (bench.platform.default_cpu(), cpus);
     let seen = bench.boot(&guest, cpu, &choices, patience(bench.platform, mistake), output)?;
     ensure!(seen.started.is_some(), "the guest was not even started: {}", seen.emulator_error);
     match verdict::under_slat(&guest, &seen) {

@@ -9,6 +9,7 @@ mod boot;
 mod console;
 mod cpu;
 mod failure;
+mod guest_cpus;
 mod machine;
 mod maintenance;
 pub(super) mod physical;
@@ -25,7 +26,7 @@ pub use failure::fail;
 #[cfg(feature = "unit-guests")]
 pub(super) use self::{
     cpu::{nmis, this_cpu},
-    machine::{end_of_interrupt, interrupt_self, kick, mask_interrupts},
+    machine::{end_of_interrupt, interrupt_self, kick, mask_interrupts, start_up},
     maintenance::Cpus,
     second::beside,
     svm::Svm,

@@ -3,8 +3,9 @@
 #![expect(unsafe_code, reason = "executes RDMSR and RDTSC")]
 
 use super::maintenance::Cpus;
-use super::port;
 use super::vendor::{self, Host, Vendor};
+use super::{machine, port};
+use crate::arch::x86_64::apic::Registers;
 use crate::arch::x86_64::ports::merged;
 use crate::arch::x86_64::vcpu::Hardware;
 use crate::run::Machine;
@@ -43,6 +44,29 @@ impl<V: Vendor> slat_x86::answer::Machine for Physical<V> {
     fn read_msr(&self, index: u32) -> Option<u64> {
         // SAFETY: the vendor says that the CPU has it; reading changes nothing.
         V::has_msr(index).then(|| unsafe { common::rdmsr(index) })
+    }
+}
+
+impl<V: Vendor> Registers for Physical<V> {
+    fn read(&self, offset: u64) -> u32 {
+        machine::read(offset)
+    }
+
+    fn write(&self, offset: u64, value: u32) {
+        machine::write(offset, value);
+    }
+
+    fn send(&self, high: u32, low: u32) {
+        machine::send(high, low);
+    }
+
+    fn kick(&self, cpu: usize) {
+        machine::kick(cpu);
+    }
+
+    fn interrupt_others(&self, this: usize) {
+        // There are as many words as CPUs.
+        let _ = self.cpus.invalidate(this, machine::kick);
     }
 }
 

@@ -1,35 +1,32 @@
 //! The run of a kernel, from its image to the report.
 
+use super::guest_cpus::{RunVcpu, Shared};
 use super::machine;
 use super::physical::Physical;
-use super::second::beside;
 use super::vendor::{Host, Intercepts, Vendor};
 use super::{MEMORY_MAP, blob, host, say};
+use crate::arch::x86_64::acpi;
+use crate::arch::x86_64::apic::Signals;
 use crate::arch::x86_64::linux::{COMMAND_LINE, GDT, Header, SEGMENTS, ZERO_PAGE};
+use crate::arch::x86_64::platform::LOCAL_APIC;
 use crate::arch::x86_64::ports;
-use crate::arch::x86_64::vcpu::{Config, X86Vcpu};
+use crate::arch::x86_64::vcpu::Config;
 use crate::cpus::Cpus;
 use crate::guest::Content;
-use crate::run::{Job, Left, Machine, Outcome, Screen};
+use crate::run::{Job, Machine, Outcome, Screen};
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::hint::spin_loop;
 use slat::format::{Format as _, Geometry};
-use slat::{AddrSpace, GuestPhysAddr};
-use slat_hv_protocol::{Message, Mistake, PagesWritten, Params, Report, Started};
+use slat::{AddrSpace, GuestPhysAddr, HostPhysAddr, MappingFlags};
+use slat_hv_protocol::{FaultCost, Message, Mistake, PagesWritten, Params, Report, Started};
 use slat_x86::cpuid::Policy;
 
 /// Where an old display adapter has the first character of its text screen.
 const SCREEN: u64 = 0xb_8000;
-
-/// Turns of a loop between two rounds of churn on the second CPU.
-const PAUSE: u32 = 10_000;
-
-/// A vCPU of `V`'s in the run loop.
-type RunVcpu<V> = X86Vcpu<<V as Vendor>::Vcpu, Physical<V>>;
 
 /// Runs the kernel of `params` on this CPU; the last message.
 pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
@@ -47,20 +44,28 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
     content.add(COMMAND_LINE, params.bootargs.clone().leak().as_bytes());
     content.add(layout.kernel, header.code(kernel));
     content.add(layout.initrd.address, blob(params.initrd));
+    if params.cpus > 1 {
+        content.add(acpi::TABLES, acpi::tables(params.cpus as usize).leak());
+    }
 
     let host = host(params);
     let vendor = V::detect(host)?;
     if let Some(lacking) = vendor.lacks_without_paging() {
         return Err(format!("the kernel begins without paging, and this CPU has no {lacking}"));
     }
-    vendor.turn_on(0)?;
+    vendor.turn_on(0).map_err(|error| format!("{} cannot be turned on: {error}", V::NAME))?;
     let format = vendor.format(params.gpa_bits)?;
     let Geometry { levels, gpa_bits, root_tables } = format.geometry();
-    let space = AddrSpace::with_format(host, format, GuestPhysAddr::new(0), 1 << gpa_bits, 0)
+    let mut space = AddrSpace::with_format(host, format, GuestPhysAddr::new(0), 1 << gpa_bits, 0)
+        .map_err(|error| error.to_string())?;
+    // Reads pass; what is written could stop the machine's CPUs and is looked at first.
+    let (gpa, hpa) = (GuestPhysAddr::new(LOCAL_APIC.address), HostPhysAddr::new(LOCAL_APIC.address));
+    space
+        .map_linear(gpa, hpa, LOCAL_APIC.size, MappingFlags::READ.union(MappingFlags::DEVICE))
         .map_err(|error| error.to_string())?;
     let root = space.root_register();
     let spaces_cpus = host.maintenance().register(root);
-    let cpus: &Cpus = Box::leak(Box::new(Cpus::new(1, 0..memory, |_| false)));
+    let cpus: &Cpus = Box::leak(Box::new(Cpus::new(params.cpus as usize, 0..memory, |_| true)));
     let devices = machine::devices().leak();
     let job = Job {
         ram: MEMORY_MAP.guest_ram,
@@ -86,31 +91,45 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
 
     let intercepts =
         Intercepts { ports: ports::intercepted(), log_modifications: true, ..Intercepts::default() };
-    let config = Config {
-        vcpu: vendor.vcpu(&intercepts)?,
-        hardware: Physical::new(host, spaces_cpus, run),
-        // Two runs are to be the same; and a CPU that only claims fast short string moves is found out by Linux.
-        policy: Policy { hide_random: true, hide_fast_short_rep_mov: true, ..Policy::default() },
-        requests: params.page_requests,
-        no_redelivery: params.mistake == Mistake::NoRedelivery,
+    let signals: &Signals = Box::leak(Box::default());
+    let config = || -> Result<_, String> {
+        Ok(Config {
+            vcpu: vendor.vcpu(&intercepts)?,
+            hardware: Physical::new(host, spaces_cpus.clone(), run),
+            cpus,
+            signals,
+            // Two runs are to be the same; and a CPU that only claims fast short string moves is found out by Linux.
+            policy: Policy { hide_random: true, hide_fast_short_rep_mov: true, ..Policy::default() },
+            requests: params.page_requests,
+            no_redelivery: params.mistake == Mistake::NoRedelivery,
+        })
     };
-    let mut vcpu = RunVcpu::<V>::new(0, config);
-    vcpu.setup(root, GuestPhysAddr::new(layout.kernel), ZERO_PAGE);
-    let left = if params.churn.is_some() && params.cpus > 1 {
-        // The guest has one CPU; another one of the machine changes its memory while it runs.
-        beside(1, || run.churn_beside(pause), || run.run(0, &mut vcpu))?.1
-    } else {
-        run.run(0, &mut vcpu)
+    let mut vcpus = Vec::new();
+    for cpu in 0..cpus.count() {
+        vcpus.push(RunVcpu::<V>::new(cpu, config()?));
+    }
+    let outcome = {
+        let shared =
+            Shared { vendor: &vendor, host, cpus, machine: run, root, churns: params.churn.is_some() };
+        let mut vcpus = vcpus.iter_mut();
+        let first = vcpus.next().ok_or("the guest has no CPU")?;
+        first.setup(root, GuestPhysAddr::new(layout.kernel), ZERO_PAGE);
+        shared.run(first, vcpus.next())?
     };
-    let fault_cost = vcpu.fault_cost();
-    let Left::Ended(end) = left else { return Err("the guest's only CPU has left it".to_string()) };
-    // Taking the guest's memory away is no part of the test.
-    host.maintenance().make_no_more_mistakes();
-    let outcome = run.close(end, || ())?;
-    let logged = vendor.logs().then(|| vcpu.logged());
-    let exits_by_kind = vcpu.exits_by_kind();
-    // The vCPU and the extension have frames of the host, too.
-    drop(vcpu);
+    let mut fault_cost = FaultCost::default();
+    let mut exits_by_kind = BTreeMap::new();
+    for vcpu in &vcpus {
+        let FaultCost { faults, ticks, run_ticks } = vcpu.fault_cost();
+        fault_cost.faults += faults;
+        fault_cost.ticks += ticks;
+        fault_cost.run_ticks += run_ticks;
+        for (kind, count) in vcpu.exits_by_kind() {
+            *exits_by_kind.entry(kind).or_default() += count;
+        }
+    }
+    let logged = vendor.logs().then(|| vcpus.iter().map(RunVcpu::<V>::logged).sum());
+    // The vCPUs and the extension have frames of the host, too.
+    drop(vcpus);
     host.maintenance().unregister(root);
     vendor.turn_off(0);
     drop(vendor);
@@ -118,11 +137,6 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
     let report =
         Report { exits_by_kind, pages_written, fault_cost: Some(fault_cost), ..report(host, outcome) };
     Ok(Message::Ended(Box::new(report)))
-}
-
-/// Lets the guest get on with its work between two rounds of churn beside it.
-fn pause() {
-    (0..PAUSE).for_each(|_| spin_loop());
 }
 
 /// What the run loop and the host tell.
@@ -142,7 +156,7 @@ fn report(host: Host, outcome: Outcome) -> Report {
         exits_by_cpu: outcome.exits_by_cpu,
         uart: outcome.uart,
         buffer_calls: outcome.buffer_calls,
-        exits_by_kind: alloc::collections::BTreeMap::new(),
+        exits_by_kind: BTreeMap::new(),
         pages_written: None,
         fault_cost: None,
         screen: outcome.screen,

@@ -1,3 +1,5 @@
+mod local_apic;
+
 use super::*;
 use crate::vcpu::{BufferCall, BufferError, DebugCommand, Request};
 use core::cell::{Cell, RefCell};
@@ -5,6 +7,7 @@ use slat::device::{AccessWidth, Port};
 use slat::{FaultCause, MappingFlags};
 use slat_x86::cpuid::Leaf;
 use slat_x86::{BindError, Control, Event as Delivered, GeneralRegisters, PortDirection};
+use std::boxed::Box;
 use std::vec::Vec;
 
 /// A vCPU whose exits are known in advance.
@@ -61,7 +64,11 @@ impl slat_x86::Vcpu for Double {
     fn rip(&self) -> u64 {
         self.state.map_or(0, |state| state.rip)
     }
-    fn set_rip(&mut self, _: u64) {}
+    fn set_rip(&mut self, rip: u64) {
+        if let Some(state) = &mut self.state {
+            state.rip = rip;
+        }
+    }
     fn advance(&mut self) {
         self.advanced += 1;
     }
@@ -117,6 +124,9 @@ struct Bench {
     passed: RefCell<Vec<(u16, u64)>>,
     faults: Cell<u64>,
     asked: Cell<Option<(GuestVirtAddr, bool)>>,
+    /// What is fetched; CPUID if nothing was put here.
+    code: RefCell<Option<Vec<u8>>>,
+    apic: local_apic::Log,
 }
 
 impl answer::Machine for &Bench {
@@ -146,7 +156,7 @@ impl Hardware<Double> for &Bench {
         user: bool,
     ) -> Option<InstructionBytes> {
         self.asked.set(Some((address, user)));
-        InstructionBytes::from_slice(&[0x0f, 0xa2])
+        InstructionBytes::from_slice(self.code.borrow().as_deref().unwrap_or(&[0x0f, 0xa2]))
     }
     fn ticks(&self) -> u64 {
         self.ticks.set(self.ticks.get() + 100);
@@ -166,8 +176,16 @@ impl Hardware<Double> for &Bench {
 type Tested<'b> = X86Vcpu<Double, &'b Bench>;
 
 fn config(bench: &Bench) -> Config<Double, &Bench> {
-    let vcpu = Double::default();
-    Config { vcpu, hardware: bench, policy: Policy::default(), requests: false, no_redelivery: false }
+    let cpus = Box::leak(Box::new(Cpus::new(2, 0..16 << 20, |_| true)));
+    Config {
+        vcpu: Double::default(),
+        hardware: bench,
+        cpus,
+        signals: Box::leak(Box::default()),
+        policy: Policy::default(),
+        requests: false,
+        no_redelivery: false,
+    }
 }
 
 /// A bound vCPU with these exits before it.
