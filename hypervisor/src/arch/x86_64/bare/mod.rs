@@ -26,7 +26,7 @@ pub use failure::fail;
 #[cfg(feature = "unit-guests")]
 pub(super) use self::{
     cpu::{nmis, this_cpu},
-    machine::{kick, mask_interrupts},
+    machine::{end_of_interrupt, interrupt_self, kick, mask_interrupts, start_up},
     maintenance::Cpus,
     second::beside,
     svm::Svm,

@@ -182,7 +182,9 @@ fn delivered<V: Vendor>(context: &Context<V>, kind: &Kind, gpa: u64) -> Result<(
 /// The mistake of a hypervisor that forgets what it interrupted: an interrupt that nobody ever sees. It is what the others would
 /// find.
 fn forgotten<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
-    for kind in KINDS.iter().filter(|kind| kind.injected.is_some()) {
+    // Not the NMI: the guest would block NMIs for ever, and Bochs 2.7 hands that on to the next vCPU.
+    let interrupts = |kind: &&Kind| matches!(kind.injected, Some(Event::ExternalInterrupt(_)));
+    for kind in KINDS.iter().filter(interrupts) {
         let (space, mut vcpu) = until_fault(context, kind, IDT)?;
         ensure_eq!(vcpu.take_interrupted(), Some(kind.event), "what was interrupted");
         halt(&space, &mut vcpu)?;
@@ -208,7 +210,7 @@ fn nmi<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     ensure!(!vcpu.takes_interrupts(), "RFLAGS.IF is clear");
     vcpu.inject(Event::Nmi).map_err(|error| failed("inject", error))?;
     halt(&space, &mut vcpu)?;
-    ensure_eq!(space.word(HANDLED)?, 1, "how often the handler ran");
+    ensure!(space.word(HANDLED)? == 1, "the guest is at {:#x}, not in the handler", vcpu.rip());
     ensure_eq!(vcpu.general().get(General::Rbx), 0, "the code behind the first HLT");
     vcpu.inject(Event::Nmi).map_err(|error| failed("inject", error))?;
     halt(&space, &mut vcpu)?;
