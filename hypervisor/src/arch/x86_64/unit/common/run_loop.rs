@@ -238,6 +238,8 @@ fn run<V: Vendor>(
     let config = Config {
         vcpu: context.vendor.vcpu(&intercepts)?,
         hardware: Physical::<V>::new(context.host, spaces_cpus, machine),
+        cpus,
+        signals: Box::leak(Box::default()),
         policy: Policy::default(),
         requests,
         no_redelivery: false,
