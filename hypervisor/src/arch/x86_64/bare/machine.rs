@@ -90,20 +90,6 @@ pub(in crate::arch::x86_64) fn mask_interrupts() {
     MASKS.into_iter().for_each(|mask| outb(mask, 0xff));
 }
 
-/// Sends this CPU an external interrupt, which waits until somebody takes it.
-#[cfg(feature = "unit-guests")]
-pub(in crate::arch::x86_64) fn interrupt_self(vector: u8) {
-    const TO_SELF: u32 = 1 << 18;
-    write(COMMAND_LOW, u32::from(vector) | ASSERT | TO_SELF);
-}
-
-/// Tells the local APIC that the interrupt that was taken last has been dealt with.
-#[cfg(feature = "unit-guests")]
-pub(in crate::arch::x86_64) fn end_of_interrupt() {
-    const END: u64 = 0x0b0;
-    write(END, 0);
-}
-
 /// Sends `cpu` an NMI, which gets it out of its guest, whatever that masked.
 pub(in crate::arch::x86_64) fn kick(cpu: usize) {
     command(cpu, NMI | ASSERT);
