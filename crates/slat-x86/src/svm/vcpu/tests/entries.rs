@@ -95,6 +95,22 @@ fn the_vmcb_has_what_the_report_says() {
 }
 
 #[test]
+fn another_cpu_has_kept_nothing() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 2), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &rome(), &tags, &script);
+    for (cpu, clean) in [(0, 0), (0, 0x7ff), (1, 0), (1, 0x7ff), (0, 0)] {
+        vcpu.bind(cpu).expect("free");
+        script.then(move |view| {
+            assert_eq!(view.get(fields::CLEAN), clean, "on CPU {cpu}");
+            view.exit(CPUID);
+        });
+        assert_eq!(vcpu.run(false), Ok(Exit::Cpuid));
+        vcpu.unbind();
+    }
+}
+
+#[test]
 fn a_cpu_without_clean_bits_is_told_of_none() {
     let hal = HeapHal::new();
     let (tags, script) = (pool(&hal, 1), Script::new(&hal));
