@@ -23,9 +23,13 @@ enum Feature {
     EntryChecks,
     /// An exit for a shutdown: under SVM Bochs itself gives up.
     ShutdownExit,
+    /// What an exit tells of an interrupted `INT n`: Bochs tells nothing of it under SVM.
+    InterruptedSoftware,
 }
 
-use Feature::{AccessedDirty, EntryChecks, Leaf1G, Pml, ShutdownExit, UnrestrictedGuest, Xsave};
+use Feature::{
+    AccessedDirty, EntryChecks, InterruptedSoftware, Leaf1G, Pml, ShutdownExit, UnrestrictedGuest, Xsave,
+};
 
 /// The vendors on which a unit guest is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +60,8 @@ const UNITS: [Unit; 66] = [
     Unit("accessed-and-dirty", On::Both, &[AccessedDirty]),
     Unit("delivery-unmapped-idt", On::Both, &[]),
     Unit("delivery-unmapped-stack", On::Both, &[]),
-    Unit("software-interrupt-unmapped-idt", On::Both, &[]),
-    Unit("software-interrupt-unmapped-stack", On::Both, &[]),
+    Unit("software-interrupt-unmapped-idt", On::Both, &[InterruptedSoftware]),
+    Unit("software-interrupt-unmapped-stack", On::Both, &[InterruptedSoftware]),
     Unit("delivery-forgotten", On::Both, &[]),
     Unit("nmi", On::Both, &[]),
     Unit("interrupt-window", On::Both, &[]),
@@ -152,7 +156,7 @@ const BOCHS: [Cpu; 12] = [
     intel("corei7_icelake_u", &[]),
     intel("tigerlake", &[]),
     refused("athlon64_venice", On::Amd, "SVM"),
-    amd("ryzen", &[EntryChecks, ShutdownExit]),
+    amd("ryzen", &[EntryChecks, ShutdownExit, InterruptedSoftware]),
 ];
 
 /// Those of QEMU that have SVM.
