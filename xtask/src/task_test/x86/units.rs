@@ -76,7 +76,7 @@ const UNITS: [Unit; 66] = [
     Unit("shutdown", On::Both, &[ShutdownExit]),
     Unit("mode-switch", On::Both, &[UnrestrictedGuest]),
     Unit("debug-port-and-hypercalls", On::Both, &[UnrestrictedGuest]),
-    Unit("power-off-and-reset", On::Both, &[UnrestrictedGuest]),
+    Unit("power-off-and-reset", On::Both, &[UnrestrictedGuest, ShutdownExit]),
     Unit("screen-ends-the-run", On::Both, &[UnrestrictedGuest]),
     Unit("hole-ends-the-run", On::Both, &[UnrestrictedGuest]),
     Unit("external-interrupt", On::Both, &[]),
