@@ -21,9 +21,15 @@ enum Feature {
     Xsave,
     /// That an entry with impossible control registers is refused: no emulator of SVM does that.
     EntryChecks,
+    /// An exit for a shutdown: under SVM Bochs itself gives up.
+    ShutdownExit,
+    /// What an exit tells of an interrupted `INT n`: Bochs tells nothing of it under SVM.
+    InterruptedSoftware,
 }
 
-use Feature::{AccessedDirty, EntryChecks, Leaf1G, Pml, UnrestrictedGuest, Xsave};
+use Feature::{
+    AccessedDirty, EntryChecks, InterruptedSoftware, Leaf1G, Pml, ShutdownExit, UnrestrictedGuest, Xsave,
+};
 
 /// The vendors on which a unit guest is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +44,7 @@ enum On {
 struct Unit(&'static str, On, &'static [Feature]);
 
 /// All unit guests.
-const UNITS: [Unit; 49] = [
+const UNITS: [Unit; 66] = [
     Unit("cpu-and-memory", On::Both, &[]),
     Unit("second-cpu", On::Both, &[]),
     Unit("real-mode", On::Both, &[UnrestrictedGuest]),
@@ -50,12 +56,12 @@ const UNITS: [Unit; 49] = [
     Unit("fault-fetch", On::Both, &[]),
     Unit("leaf-2m", On::Both, &[]),
     Unit("leaf-1g", On::Both, &[Leaf1G]),
-    Unit("read-only-page-tables", On::Both, &[]),
+    Unit("read-only-page-tables", On::Both, &[AccessedDirty]),
     Unit("accessed-and-dirty", On::Both, &[AccessedDirty]),
     Unit("delivery-unmapped-idt", On::Both, &[]),
     Unit("delivery-unmapped-stack", On::Both, &[]),
-    Unit("software-interrupt-unmapped-idt", On::Both, &[]),
-    Unit("software-interrupt-unmapped-stack", On::Both, &[]),
+    Unit("software-interrupt-unmapped-idt", On::Both, &[InterruptedSoftware]),
+    Unit("software-interrupt-unmapped-stack", On::Both, &[InterruptedSoftware]),
     Unit("delivery-forgotten", On::Both, &[]),
     Unit("nmi", On::Both, &[]),
     Unit("interrupt-window", On::Both, &[]),
@@ -67,12 +73,21 @@ const UNITS: [Unit; 49] = [
     Unit("xsetbv", On::Both, &[Xsave]),
     Unit("ports", On::Both, &[]),
     Unit("virtualization-refused", On::Both, &[]),
-    Unit("shutdown", On::Both, &[]),
+    Unit("shutdown", On::Both, &[ShutdownExit]),
     Unit("mode-switch", On::Both, &[UnrestrictedGuest]),
     Unit("debug-port-and-hypercalls", On::Both, &[UnrestrictedGuest]),
-    Unit("power-off-and-reset", On::Both, &[UnrestrictedGuest]),
+    Unit("power-off-and-reset", On::Both, &[UnrestrictedGuest, ShutdownExit]),
     Unit("screen-ends-the-run", On::Both, &[UnrestrictedGuest]),
     Unit("hole-ends-the-run", On::Both, &[UnrestrictedGuest]),
+    Unit("external-interrupt", On::Both, &[]),
+    Unit("move-between-cpus", On::Both, &[]),
+    Unit("two-cpus-unmap", On::Both, &[]),
+    Unit("two-cpus-unmap-without-kick", On::Both, &[]),
+    Unit("two-cpus-protect", On::Both, &[]),
+    Unit("two-cpus-protect-without-kick", On::Both, &[]),
+    Unit("two-cpus-migrate", On::Both, &[]),
+    Unit("two-cpus-split-and-collapse", On::Both, &[]),
+    Unit("two-cpus-kick", On::Both, &[]),
     Unit("ept-violations", On::Intel, &[]),
     Unit("ept-violations-of-walks", On::Intel, &[]),
     Unit("ept-read-only-tables", On::Intel, &[]),
@@ -88,6 +103,14 @@ const UNITS: [Unit; 49] = [
     Unit("vmx-nmi-unblocking", On::Intel, &[]),
     Unit("vmx-nmis-wait", On::Intel, &[]),
     Unit("vmx-redelivery-in-real-mode", On::Intel, &[UnrestrictedGuest]),
+    Unit("vmx-interrupt-exits", On::Intel, &[]),
+    Unit("vmx-interrupts-pass-through", On::Intel, &[]),
+    Unit("vmx-interrupt-wakes", On::Intel, &[]),
+    Unit("vmx-moves", On::Intel, &[]),
+    Unit("vmx-elsewhere", On::Intel, &[]),
+    Unit("vmx-drops", On::Intel, &[]),
+    Unit("vmx-start-up-ipi", On::Intel, &[]),
+    Unit("vmx-kicks", On::Intel, &[]),
 ];
 
 /// What comes of all unit guests on a CPU.
@@ -112,8 +135,8 @@ const fn intel(name: &'static str, lacks: &'static [Feature]) -> Cpu {
     Cpu { name, vendor: On::Intel, expected: Expected::Lacks(lacks) }
 }
 
-const fn amd(name: &'static str) -> Cpu {
-    Cpu { name, vendor: On::Amd, expected: Expected::Lacks(&[EntryChecks]) }
+const fn amd(name: &'static str, lacks: &'static [Feature]) -> Cpu {
+    Cpu { name, vendor: On::Amd, expected: Expected::Lacks(lacks) }
 }
 
 const fn refused(name: &'static str, vendor: On, word: &'static str) -> Cpu {
@@ -133,11 +156,11 @@ const BOCHS: [Cpu; 12] = [
     intel("corei7_icelake_u", &[]),
     intel("tigerlake", &[]),
     refused("athlon64_venice", On::Amd, "SVM"),
-    amd("ryzen"),
+    amd("ryzen", &[EntryChecks, ShutdownExit, InterruptedSoftware]),
 ];
 
 /// Those of QEMU that have SVM.
-const QEMU: [Cpu; 2] = [amd("EPYC"), amd("max")];
+const QEMU: [Cpu; 2] = [amd("EPYC", &[EntryChecks]), amd("max", &[EntryChecks])];
 
 /// One step for each CPU of the emulator.
 pub(super) fn steps(slot: &Slot) -> Vec<Step> {
