@@ -195,7 +195,7 @@ pub(super) fn read_only_tables(context: &Context<Vmx>) -> Result<(), Failure> {
             }
             protect(&mut space, TABLES, RAM)?;
             let mark = if marked { 1 << 5 } else { 0 };
-            space.load(TABLES, &(TABLES + 0x1000 + 7 | mark).to_le_bytes())?;
+            space.load(TABLES, &((TABLES + 0x1000 + 7) | mark).to_le_bytes())?;
             protect(&mut space, TABLES, READ)?;
             let mut vcpu = context.vcpu(&space, &state)?;
             let exit = space.enter(&mut vcpu)?;
