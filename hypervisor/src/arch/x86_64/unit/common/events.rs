@@ -210,7 +210,7 @@ fn nmi<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     ensure!(!vcpu.takes_interrupts(), "RFLAGS.IF is clear");
     vcpu.inject(Event::Nmi).map_err(|error| failed("inject", error))?;
     halt(&space, &mut vcpu)?;
-    ensure_eq!(space.word(HANDLED)?, 1, "how often the handler ran");
+    ensure!(space.word(HANDLED)? == 1, "the guest is at {:#x}, not in the handler", vcpu.rip());
     ensure_eq!(vcpu.general().get(General::Rbx), 0, "the code behind the first HLT");
     vcpu.inject(Event::Nmi).map_err(|error| failed("inject", error))?;
     halt(&space, &mut vcpu)?;

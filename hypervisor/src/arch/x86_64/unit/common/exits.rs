@@ -206,7 +206,7 @@ fn control_registers<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
 
 /// Under SVM the CPU checks what a guest writes, and both emulators take what no CPU takes.
 fn checked_by_us<V: Vendor>(_: &Context<V>) -> Result<(), Failure> {
-    ensure!(V::NAME == "VMX", "no emulator of SVM checks control registers");
+    ensure!(!scene::is_svm::<V>(), "no emulator of SVM checks control registers");
     Ok(())
 }
 
@@ -398,7 +398,7 @@ fn virtualization_refused<V: Vendor>(context: &Context<V>) -> Result<(), Failure
     Ok(())
 }
 
-fn survives_shutdown<V: Vendor>(_: &Context<V>) -> Result<(), Failure> {
+pub(super) fn survives_shutdown<V: Vendor>(_: &Context<V>) -> Result<(), Failure> {
     ensure!(!scene::is_svm_of_bochs::<V>(), "Bochs gives up when a guest shuts down under SVM");
     Ok(())
 }

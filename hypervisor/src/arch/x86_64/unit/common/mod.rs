@@ -1,5 +1,6 @@
 //! Unit guests that run on both vendors.
 
+mod cpus;
 mod events;
 mod exits;
 mod faults;
@@ -19,5 +20,6 @@ pub(super) fn guests<V: Vendor>() -> Vec<UnitGuest<Context<V>>> {
     guests.extend(events::guests());
     guests.extend(exits::guests());
     guests.extend(run_loop::guests());
+    guests.extend(cpus::guests());
     guests
 }

@@ -1,6 +1,7 @@
 //! The run loop itself under a guest that is a page of code: begins as a kernel does, asks through the debug port and by
 //! hypercalls, and turns itself off.
 
+use super::exits;
 use crate::arch::x86_64::bare::physical::Physical;
 use crate::arch::x86_64::bare::vendor::{Intercepts, Vendor};
 use crate::arch::x86_64::ports;
@@ -21,7 +22,7 @@ use slat_x86::cpuid::Policy;
 pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 4] {
     [
         UnitGuest { name: "debug-port-and-hypercalls", needs: no_paging, run: debug_port_and_hypercalls },
-        UnitGuest { name: "power-off-and-reset", needs: no_paging, run: power_off_and_reset },
+        UnitGuest { name: "power-off-and-reset", needs: may_shut_down, run: power_off_and_reset },
         UnitGuest { name: "screen-ends-the-run", needs: no_paging, run: screen_ends_the_run },
         UnitGuest { name: "hole-ends-the-run", needs: no_paging, run: hole_ends_the_run },
     ]
@@ -147,6 +148,11 @@ guest_code!(
 guest_code!(reset_by_keyboard, ".code32", "mov al, 0xfe", "out 0x64, al", "2: jmp 2b");
 // No descriptor table has room for a handler of anything.
 guest_code!(reset_by_fault, ".code32", "ud2", "2: jmp 2b");
+
+fn may_shut_down<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
+    exits::survives_shutdown(context)?;
+    no_paging(context)
+}
 
 fn power_off_and_reset<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     let ends = [

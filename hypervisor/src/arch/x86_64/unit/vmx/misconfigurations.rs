@@ -5,7 +5,6 @@ use crate::arch::x86_64::bare::Vmx;
 use crate::arch::x86_64::unit::context::{Context, RAM};
 use crate::arch::x86_64::unit::{Failure, ensure_eq, guest_code};
 use alloc::format;
-use alloc::string::{String, ToString as _};
 use slat::{AllocOptions, GuestPhysAddr, LeafSize};
 use slat_x86::vmx::Misconfiguration as Bad;
 use slat_x86::vmx::find_misconfiguration;
@@ -62,7 +61,7 @@ pub(super) fn all(context: &Context<Vmx>) -> Result<(), Failure> {
             |address| load(context.host, address),
         );
         spoil(context.host, address, good);
-        let wrong = |what: String| format!("case {number}, entry {bad:#x} of level {level}: {what}");
+        let wrong = |what| format!("case {number}, entry {bad:#x} of level {level}: {what}");
         match exit {
             // The code itself cannot be fetched if an entry above it is wrong.
             Ok(Exit::Misconfiguration(at)) if at.as_u64() == *gpa || *level >= 1 => {}
@@ -70,12 +69,12 @@ pub(super) fn all(context: &Context<Vmx>) -> Result<(), Failure> {
         }
         match found {
             Some(found) if found.level == *level && found.address == address && found.entry == bad => {
-                ensure_eq!(found.reason, *reason, wrong("reason".to_string()));
+                ensure_eq!(found.reason, *reason, wrong("reason".into()));
             }
             found => return Err(wrong(format!("{found:?}"))),
         }
         // Nothing was carried out, and all is well again.
-        ensure_eq!(vcpu.run(true), Ok(Exit::Halt), wrong("afterwards".to_string()));
+        ensure_eq!(vcpu.run(true), Ok(Exit::Halt), wrong("afterwards".into()));
     }
     Ok(())
 }
