@@ -71,6 +71,8 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
         };
         if let Some(error) = failed_reason {
             if let Some(event) = event {
+                // The CPU takes it out of the VMCS only at an exit.
+                write(&self.cpu, field::ENTRY_INTERRUPTION, 0).map_err(failed)?;
                 self.pending.interrupted(event);
             }
             return Err(error);

@@ -194,8 +194,15 @@ fn a_failed_entry_is_an_error_and_nothing_is_lost() {
         cpu.exit(HLT, &[]);
         assert_eq!(vcpu.run(false), Ok(Exit::Halt));
         assert_eq!(cpu.delivered(), [0x8000_0306]);
-        // A VMCS that somebody else has launched or cleared.
         assert_eq!(cpu.executed(), [Executed::Launch, Executed::Launch]);
+        // With another state it is forgotten, in the VMCS too.
+        vcpu.inject(crate::Event::UNDEFINED).expect("an exception");
+        cpu.exit(1 << 31 | 33, &[]);
+        assert!(vcpu.run(false).is_err());
+        vcpu.set_state(&CpuState::long_mode(0, 0)).expect("a state");
+        cpu.exit(HLT, &[]);
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+        assert!(cpu.delivered().is_empty());
     });
 }
 
