@@ -5,6 +5,7 @@ mod events;
 mod interrupts;
 mod marks;
 mod misconfigurations;
+mod pae;
 mod stage;
 mod violations;
 
@@ -62,6 +63,7 @@ pub(in crate::arch::x86_64) const GUESTS: &[UnitGuest<Context<Vmx>>] = &[
     guest("vmx-nmi-unblocking", virtual_nmis, events::nmi_unblocking),
     guest("vmx-nmis-wait", virtual_nmis, events::nmis_wait),
     guest("vmx-redelivery-in-real-mode", unrestricted, events::real_mode),
+    guest("vmx-pdptes", unrestricted, pae::pdptes),
     guest("vmx-interrupt-exits", nothing, interrupts::exits),
     guest("vmx-interrupts-pass-through", nothing, interrupts::pass_through),
     guest("vmx-interrupt-wakes", nothing, interrupts::wakes),
