@@ -19,6 +19,7 @@ use slat_hv_protocol::recording::Event;
 use slat_model::{
     Access, BarrierAccess, Dc, Domain, Instruction, Machine, Policy, Ram, Reach, Report, Stale,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Bytes of a page, and of a line of the data cache.
@@ -88,6 +89,9 @@ pub(crate) struct Outcome {
     pub(crate) found: u64,
     /// The first of them, with the number of the event.
     pub(crate) findings: Vec<(usize, Finding)>,
+    /// x86: the invalidations, by the numbers of [`Recording::without_flush`], of which each is the only one that keeps a CPU from
+    /// something stale at its entry.
+    pub(crate) needed: Vec<usize>,
 }
 
 struct Replay {
@@ -101,6 +105,10 @@ struct Replay {
     arm: Vec<arm::Cpu>,
     x86: Vec<x86::Cpu>,
     pointers: x86::Pointers,
+    /// Events that load a root while the tag before it is not used again.
+    last_uses: BTreeSet<usize>,
+    /// The numbers of invalidations, by their events.
+    flushes: BTreeMap<usize, usize>,
     outcome: Outcome,
     number: usize,
 }
@@ -108,6 +116,9 @@ struct Replay {
 /// Repeats `recording` on the model; `progress` is told of every event.
 pub(crate) fn replay(recording: &Recording, mut progress: impl FnMut(usize)) -> Result<Outcome> {
     let mut replay = Replay::new(&recording.header)?;
+    replay.last_uses = x86::last_uses(recording);
+    let places = recording.flush_places();
+    replay.flushes = places.into_iter().enumerate().map(|(number, place)| (place, number)).collect();
     for (number, (cpu, event)) in recording.events.iter().enumerate() {
         replay.number = number;
         replay.event(*cpu, *event).with_context(|| format!("event {number}, {event:x?}"))?;
@@ -136,6 +147,8 @@ impl Replay {
             arm: vec![arm::Cpu::default(); *cpus as usize],
             x86: vec![x86::Cpu::default(); *cpus as usize],
             pointers: x86::Pointers::default(),
+            last_uses: BTreeSet::new(),
+            flushes: BTreeMap::new(),
             outcome: Outcome::default(),
             number: 0,
         })

@@ -61,6 +61,11 @@ fn text(recording: &Recording, outcome: &Outcome) -> String {
     line("stores to tables", &outcome.stores);
     line("TLB maintenance", &outcome.instructions);
     line("that can be left out", &recording.flushes());
+    if let [first, .., last] = outcome.needed[..] {
+        let middle = outcome.needed[outcome.needed.len() / 2];
+        let count = outcome.needed.len();
+        line("of which it would miss", &format!("{count}: {first} … {middle} … {last}"));
+    }
     line("invalidations", &outcome.invalidations);
     line("entries to the guest", &outcome.entries);
     line("faults of the guest", &outcome.faults);

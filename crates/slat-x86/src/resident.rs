@@ -101,9 +101,18 @@ impl<H: Hal> Resident<H> {
         }
     }
 
-    /// The guest's XCR0; 1 after reset.
+    /// The guest's XCR0; 1 after reset. While it is in the CPU it is read there: not every CPU that runs guests tells of
+    /// XSETBV (QEMU's SVM does not).
     pub(crate) fn xcr0(&self) -> u64 {
-        self.guest.xcr0
+        if !self.loaded || self.components == 0 {
+            return self.guest.xcr0;
+        }
+        // SAFETY: the CPU was prepared before the registers were loaded.
+        match unsafe { isa::read_xcr0() } {
+            // On a development host. x87 is always on.
+            0 => self.guest.xcr0,
+            value => value,
+        }
     }
 
     /// Sets the guest's XCR0; what is none of the components, and everything on a CPU without XSAVE, is left out.

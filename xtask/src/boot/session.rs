@@ -111,8 +111,9 @@ pub(crate) struct Observed {
     pub(crate) emulator_error: String,
     /// The recording, if there was to be one and the guest was started.
     pub(crate) recording: Option<Recording>,
-    /// The unit guests that were run, and whether all of them were.
-    pub(crate) units: Vec<UnitOutcome>,
+    /// The unit guests that were run, each with the seconds since the emulator's start at its end, and whether all of them
+    /// were.
+    pub(crate) units: Vec<(f64, UnitOutcome)>,
     pub(crate) units_ended: bool,
 }
 
@@ -337,7 +338,9 @@ impl Observer {
                     Message::Started(started) => self.seen.started = Some(started),
                     Message::Ended(report) => self.seen.report = Some(*report),
                     Message::Failed { reason } => self.seen.failed = Some(reason),
-                    Message::Unit(outcome) => self.seen.units.push(outcome),
+                    Message::Unit(outcome) => {
+                        self.seen.units.push((self.begin.elapsed().as_secs_f64(), outcome));
+                    }
                     Message::UnitsEnded => self.seen.units_ended = true,
                 },
                 Piece::Garbled(line) => {

@@ -8,13 +8,13 @@ impl Recording {
     /// How many invalidations there are that can be left out: each TLBI of a guest's translations (Arm), each INVEPT (Intel), each
     /// VMRUN with a TLB_CONTROL and each change to another ASID for the same root (AMD).
     pub(crate) fn flushes(&self) -> usize {
-        self.places().len()
+        self.flush_places().len()
     }
 
     /// The same without the invalidation of this number, counted from 0, and its place among the events; `None` if there are not
     /// so many.
     pub(crate) fn without_flush(&self, number: usize) -> Option<(Self, usize)> {
-        let place = *self.places().get(number)?;
+        let place = *self.flush_places().get(number)?;
         let mut events = self.events.clone();
         match &mut events.get_mut(place)?.1 {
             Event::Vmrun { tlb_control } => *tlb_control = 0,
@@ -24,7 +24,8 @@ impl Recording {
         Some((Self::new(header.cpus, header.pool, header.started.clone(), events), place))
     }
 
-    fn places(&self) -> Vec<usize> {
+    /// Their places among the events, in order.
+    pub(crate) fn flush_places(&self) -> Vec<usize> {
         let amd = self.header.started.mechanism == Mechanism::Npt;
         let mut loaded = vec![None; self.header.cpus as usize];
         let mut places = Vec::new();

@@ -9,6 +9,7 @@
 //! So the CPUs of the replay do without them (Intel), or find all of them set (AMD), and whatever is present may be remembered.
 
 use super::{Finding, PAGE, Replay};
+use crate::recording::Recording;
 use anyhow::{Result, bail, ensure};
 use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{Mechanism, Started};
@@ -35,6 +36,8 @@ pub(super) struct Cpu {
     loaded: Option<(u64, u32)>,
     /// Guest physical ranges that it changed, in an operation that may not be complete.
     unsettled: BTreeSet<(u64, u64)>,
+    /// Invalidations since its last entry, and whether there was something to drop.
+    flushes: Vec<(usize, bool)>,
     /// What it is to be searched for, by what its TLB tells entries apart by.
     owed: BTreeMap<u64, Owed>,
 }
@@ -59,6 +62,53 @@ pub(super) fn mmu(started: &Started) -> Mmu {
     }
     let flush_by_asid = started.features.iter().any(|found| found == "FlushByAsid");
     Mmu::Npt(Npt { max_phys_addr, host_la57: started.levels == 5, flush_by_asid, ..Npt::default() })
+}
+
+/// The loads by which a CPU leaves a tag that it does not enter again before it drops everything: a hypervisor that has no other
+/// way to flush uses up ASIDs by the hundred, and what is under them need not be remembered.
+pub(super) fn last_uses(recording: &Recording) -> BTreeSet<usize> {
+    /// Of one CPU, with the events after the one at hand.
+    #[derive(Clone, Default)]
+    struct Later {
+        /// The next load of each tag that is entered without dropping everything, and the next entry that drops everything.
+        loads: BTreeMap<u32, usize>,
+        flush: Option<usize>,
+        /// TLB_CONTROL of the next entry.
+        control: u8,
+        /// The next load, and the entry after it that drops everything.
+        load: Option<(usize, Option<usize>)>,
+    }
+    let mut found = BTreeSet::new();
+    if recording.header.started.mechanism != Mechanism::Npt {
+        return found;
+    }
+    let mut cpus = vec![Later::default(); recording.header.cpus as usize];
+    for (number, (cpu, event)) in recording.events.iter().enumerate().rev() {
+        let Some(later) = cpus.get_mut(*cpu) else { continue };
+        match *event {
+            Event::Vmrun { tlb_control } => {
+                later.control = tlb_control;
+                if tlb_control == 1 {
+                    later.flush = Some(number);
+                }
+            }
+            Event::LoadTagged { tag, .. } => {
+                if let Some((next, flush)) = later.load {
+                    let again =
+                        later.loads.get(&tag).is_some_and(|load| flush.is_none_or(|flush| *load < flush));
+                    if !again {
+                        found.insert(next);
+                    }
+                }
+                if later.control != 1 {
+                    later.loads.insert(tag, number);
+                }
+                later.load = Some((number, later.flush));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// An entry as the hardware may have marked it.
@@ -101,6 +151,10 @@ impl Pointers {
 
 impl Replay {
     pub(super) fn x86_event(&mut self, cpu: usize, event: Event) -> Result<()> {
+        if let Some(number) = self.flushes.get(&self.number).copied() {
+            let needed = self.would_be_stale(cpu);
+            self.x86[cpu].flushes.push((number, needed));
+        }
         let inside = self.x86[cpu].inside;
         let outside = || match inside {
             true => bail!("the CPU is inside of the guest"),
@@ -174,6 +228,12 @@ impl Replay {
             _ => Root::Npt { ncr3: register, asid: tag },
         };
         self.machine.pause(cpu);
+        if self.last_uses.contains(&self.number) {
+            self.machine.drop_cached(cpu);
+            if let Some((_, left)) = self.x86[cpu].loaded {
+                self.x86[cpu].owed.remove(&u64::from(left));
+            }
+        }
         if let Err(invalid) = self.machine.load_root(cpu, root) {
             return self.find(Finding::Root(invalid.to_string()));
         }
@@ -193,6 +253,9 @@ impl Replay {
     fn go_inside(&mut self, cpu: usize, instruction: Instruction) -> Result<()> {
         ensure!(self.machine.root(cpu).is_some(), "the CPU has loaded no root");
         self.outcome.entries += 1;
+        if let [(number, true)] = std::mem::take(&mut self.x86[cpu].flushes)[..] {
+            self.outcome.needed.push(number);
+        }
         self.machine.execute(cpu, instruction);
         self.machine.resume(cpu);
         self.x86[cpu].inside = true;
@@ -234,6 +297,14 @@ impl Replay {
                 self.search(cpu);
             }
         }
+    }
+
+    /// Whether a CPU that is outside would use what it must not if it entered as it is.
+    fn would_be_stale(&self, cpu: usize) -> bool {
+        let Cpu { loaded: Some((register, tag)), unsettled, owed, .. } = &self.x86[cpu] else { return false };
+        let owed = owed.get(&self.told_apart_by(*register, *tag));
+        let changed = owed.map(|owed| &owed.changed).into_iter().flatten().chain(unsettled);
+        changed.copied().any(|(start, end)| !self.machine.stale_within(cpu, start..end).is_empty())
     }
 
     /// Looks for what a CPU that is inside must not use any more.

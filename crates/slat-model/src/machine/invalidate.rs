@@ -7,7 +7,7 @@ use crate::instruction::{BarrierAccess, Dc, Domain, Instruction, Tlbi};
 use crate::mmu::{Mmu, Root};
 use crate::report::Report;
 use crate::tlb::{Effect, First, Second};
-use crate::walk::{EptRegime, bit, bits, field};
+use crate::walk::{EptRegime, Regime, bit, bits, field};
 
 /// An invalidation that its barrier has yet to complete.
 #[derive(Clone, Debug)]
@@ -258,6 +258,13 @@ impl Machine {
         // An ASID operand leaves global mappings alone.
         let first = First { gva, asid, keeps_globals: asid.is_some(), ..First::default() };
         Some(Effect { tag: Some(tag), second: None, first: Some(first) })
+    }
+
+    /// Drops what the CPU has by its root register.
+    pub(super) fn drop_current(&mut self, cpu: usize) {
+        if let Some(tag) = self.cpus[cpu].regime.as_ref().map(Regime::tag) {
+            self.apply(cpu, &both(Some(tag)), None);
+        }
     }
 
     /// Drops entries by hand, as hardware may at any time.

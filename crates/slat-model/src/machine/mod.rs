@@ -175,6 +175,12 @@ impl Machine {
         self.cpus[cpu].paused = None;
     }
 
+    /// The CPU drops what it has cached under the tag of its root register, as hardware may at any time: where that tag is known
+    /// not to be used again before it is flushed, this saves what it costs to remember it.
+    pub fn drop_cached(&mut self, cpu: usize) {
+        self.drop_current(cpu);
+    }
+
     /// Whether the CPU is [paused](Self::pause).
     #[must_use]
     pub fn is_paused(&self, cpu: usize) -> bool {

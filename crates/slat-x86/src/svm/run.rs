@@ -29,11 +29,12 @@ const SINGLE_STEP: u64 = 1 << 14;
 impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
     /// Enters the guest until it leaves for something that is the hypervisor's.
     pub(super) fn run_guest(&mut self, flush: bool) -> Result<Exit, RunError> {
+        // Whoever asks will not ask again, whatever becomes of this entry.
+        self.owes_flush |= flush;
         let cpu = self.bound.ok_or(RunError::NotBound)?;
         if !self.has_root {
             return Err(RunError::NoRoot);
         }
-        self.owes_flush |= flush;
         loop {
             self.prepare(cpu)?;
             let entry = Entry {

@@ -265,9 +265,10 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
         }
         if self.last_cpu != Some(cpu) {
             self.vmcb.forget_kept();
-            self.owes_flush |= self.last_cpu.is_some();
-            self.last_cpu = Some(cpu);
         }
+        // Another vCPU of the same space, with another ASID, may have been told on this CPU to forget.
+        self.owes_flush |= self.last_cpu.is_some();
+        self.last_cpu = Some(cpu);
         // SAFETY: SVM is on, and whoever turned it on has prepared the CPU; the capabilities say which components and
         // registers there are.
         unsafe { self.resident.load() };

@@ -131,19 +131,21 @@ struct Signal {
 }
 
 impl Signal {
-    const NONE: Self = Self {
-        init: AtomicBool::new(false),
-        nmi: AtomicBool::new(false),
-        logical: AtomicU32::new(0),
-        format: AtomicU32::new(u32::MAX),
-    };
+    const fn none() -> Self {
+        Self {
+            init: AtomicBool::new(false),
+            nmi: AtomicBool::new(false),
+            logical: AtomicU32::new(0),
+            format: AtomicU32::new(u32::MAX),
+        }
+    }
 }
 
 impl Signals {
     /// Nothing is to be told.
     #[must_use]
     pub const fn new() -> Self {
-        Self { cpus: [const { Signal::NONE }; CPUS_MAX] }
+        Self { cpus: [const { Signal::none() }; CPUS_MAX] }
     }
 
     /// Takes note of a value that CPU `cpu` writes to its register at `offset`: some say by which names it is called.

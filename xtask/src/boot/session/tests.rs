@@ -41,7 +41,7 @@ fn unit_guests_are_counted_and_their_end_is_the_end() {
     let lines = [Message::Unit(outcome.clone()), Message::UnitsEnded].map(|m| encode_message("nonce", &m));
     let (seen, _) = watch_script(&format!("printf '{}\n'; exec sleep 60", lines.join("\n")), true, LONG);
     assert_eq!(seen.ending, Ending::Enough);
-    assert_eq!((seen.units, seen.units_ended), (vec![outcome], true));
+    assert_eq!((&seen.units[0].1, seen.units.len(), seen.units_ended), (&outcome, 1, true));
 }
 
 #[test]

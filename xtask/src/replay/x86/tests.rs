@@ -154,6 +154,39 @@ fn finish() -> Vec<Event> {
 }
 
 #[test]
+fn an_invalidation_is_needed_if_nothing_else_would_do() {
+    for vendor in [Intel, Amd] {
+        let run = |change: Vec<Event>, enter: Vec<Event>| {
+            let events = [vendor.start(), change, enter, vec![Event::Exit]].concat();
+            let events: Vec<_> = events.into_iter().map(|event| (0, event)).collect();
+            let pool = Span { address: POOL, size: 1 << 20 };
+            let recording = Recording::new(1, pool, vendor.started(), events);
+            let outcome = replay(&recording, |_| ()).expect("sense");
+            assert_eq!(outcome.found, 0);
+            for number in 0..recording.flushes() {
+                let (left, _) = recording.without_flush(number).expect("there are so many");
+                let found = replay(&left, |_| ()).expect("sense").found;
+                assert_eq!(found > 0, outcome.needed.contains(&number), "{vendor:?}: {number}");
+            }
+            outcome.needed
+        };
+        // The very first one drops nothing.
+        assert_eq!(run(change(), vendor.flush_and_enter()), [1]);
+        assert_eq!(run(vec![], vendor.flush_and_enter()), [0; 0]);
+        // A change that only adds something.
+        assert_eq!(run(vec![store(LEVEL_0 + 16, vendor.page(PAGE_1))], vendor.flush_and_enter()), [0; 0]);
+        let twice = match vendor {
+            Intel => [vec![vendor.flush_and_enter()[0]], vendor.flush_and_enter()].concat(),
+            Amd => [Amd.load(POOL, 2), Amd.flush_and_enter()].concat(),
+        };
+        assert_eq!(run(change(), twice), [0; 0]);
+    }
+    let other_asid = [Amd.load(POOL, 2), Amd.enter()].concat();
+    let events = [Amd.start(), change(), other_asid].concat();
+    assert_eq!(of(Amd, &[events]).needed, [1]);
+}
+
+#[test]
 fn an_entry_without_what_is_owed_is_found() {
     for vendor in [Intel, Amd] {
         let found = of(vendor, &[vendor.start(), change(), vendor.enter()]);
@@ -308,6 +341,34 @@ fn an_asid_of_another_space_needs_a_flush() {
     assert_eq!(found.findings, []);
     let found = of(Amd, &[Amd.start(), switch(2, vec![Event::Vmrun { tlb_control: 1 }]), back(vec![])]);
     assert_eq!(found.findings, []);
+}
+
+#[test]
+fn a_tag_is_forgotten_only_if_it_is_not_used_again_before_a_flush() {
+    let load = |tag| Event::LoadTagged { root: POOL, tag };
+    let [everything, nothing] = [1, 0].map(|tlb_control| Event::Vmrun { tlb_control });
+    let events = [
+        load(1),
+        everything,
+        load(2),
+        nothing,
+        load(1),
+        nothing,
+        load(3),
+        nothing,
+        load(1),
+        everything,
+        load(2),
+    ];
+    let recording = |started| {
+        let pool = Span { address: POOL, size: 1 << 20 };
+        let of_two = |event: &Event| [(0, *event), (1, Event::Vmrun { tlb_control: 1 })];
+        Recording::new(2, pool, started, events.iter().flat_map(of_two).collect())
+    };
+    let found = super::last_uses(&recording(Amd.started()));
+    // Tag 1 is entered again, and then only by the very entry that drops everything; 2 after that; 3 never.
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), [2 * 4, 2 * 6, 2 * 8, 2 * 10]);
+    assert!(super::last_uses(&recording(Intel.started())).is_empty());
 }
 
 #[test]

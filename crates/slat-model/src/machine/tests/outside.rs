@@ -80,6 +80,23 @@ fn a_flush_outside_leaves_nothing_to_be_seen_but_the_tables() {
 }
 
 #[test]
+fn what_hardware_drops_by_itself_is_of_one_tag() {
+    for isa in [intel(), amd()] {
+        let mut machine = started(&isa, 1);
+        take_out_leaves(&mut machine);
+        machine.pause(0);
+        machine.drop_cached(0);
+        assert_eq!(left(&machine, 0), [false; 3]);
+    }
+    let mut machine = started(&amd(), 1);
+    take_out_leaves(&mut machine);
+    machine.load_root(0, Root::Npt { ncr3: ROOT, asid: 2 }).unwrap();
+    machine.drop_cached(0);
+    machine.load_root(0, Root::Npt { ncr3: ROOT, asid: 1 }).unwrap();
+    assert_eq!(left(&machine, 0), [true; 3]);
+}
+
+#[test]
 fn a_root_that_is_loaded_outside_has_not_been_walked() {
     for isa in [intel(), amd()] {
         let mut machine = started(&isa, 1);

@@ -113,6 +113,8 @@ pub struct VmxVcpu<H: Hal, P: Instructions = Processor> {
     msr_bitmap: Frames<H>,
     io_bitmaps: Frames<H>,
     log: Option<Frames<H>>,
+    /// Whether what the CPU remembers of the EPT has to go before the next entry.
+    owes_flush: bool,
     resident: Resident<H>,
     /// As they are in the VMCS, once it was written.
     controls: Controls,
@@ -173,6 +175,7 @@ impl<H: Hal + Clone, P: Instructions> VmxVcpu<H, P> {
             msr_bitmap,
             io_bitmaps,
             log: None,
+            owes_flush: false,
             resident,
             controls,
             root: None,

@@ -26,14 +26,17 @@ const ENTRY_FAILED: u32 = 1 << 31;
 
 impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
     pub(super) fn run_bound(&mut self, flush: bool) -> Result<Exit, RunError> {
+        // Whoever asks will not ask again, whatever becomes of this entry.
+        self.owes_flush |= flush;
         self.here()?;
         let root = self.root.ok_or(RunError::NoRoot)?;
         if self.log.is_some() && !root.accessed_dirty() {
             // An entry with a log and without flags would fail.
             return Err(RunError::BadRoot(root.raw()));
         }
-        if flush {
+        if self.owes_flush {
             invalidate_ept(&self.cpu, &self.capabilities, root)?;
+            self.owes_flush = false;
         }
         if self.pending.take_shutdown() {
             return Ok(Exit::Shutdown);
@@ -68,6 +71,8 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
         };
         if let Some(error) = failed_reason {
             if let Some(event) = event {
+                // The CPU takes it out of the VMCS only at an exit.
+                write(&self.cpu, field::ENTRY_INTERRUPTION, 0).map_err(failed)?;
                 self.pending.interrupted(event);
             }
             return Err(error);

@@ -10,7 +10,7 @@ use crate::arch::x86_64::descriptors::{
 };
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 use slat_hv_protocol::CPUS_MAX;
 use slat_x86::isa::common::cpuid;
 use spin::Once;
@@ -89,7 +89,7 @@ pub(in crate::arch::x86_64) fn this_cpu() -> usize {
 /// NMIs that `cpu` took outside of its guest until now.
 #[cfg(feature = "unit-guests")]
 pub(in crate::arch::x86_64) fn nmis(cpu: usize) -> u64 {
-    NMIS.get(cpu).map_or(0, |count| count.load(Ordering::Acquire))
+    NMIS.get(cpu).map_or(0, |count| count.load(core::sync::atomic::Ordering::Acquire))
 }
 
 /// The operand of LGDT and LIDT.

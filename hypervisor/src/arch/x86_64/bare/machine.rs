@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 use core::arch::asm;
 
 // Registers of the local APIC (Intel SDM vol. 3A, "The Local APIC Block Diagram").
+#[cfg(feature = "unit-guests")]
+const END_OF_INTERRUPT: u64 = 0x0b0;
 const SPURIOUS: u64 = 0x0f0;
 const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
@@ -25,6 +27,8 @@ const INIT: u32 = 5 << 8;
 const START_UP: u32 = 6 << 8;
 const ASSERT: u32 = 1 << 14;
 const PENDING: u32 = 1 << 12;
+#[cfg(feature = "unit-guests")]
+const TO_SELF: u32 = 1 << 18;
 
 /// A port that nobody answers: each access takes a microsecond on a PC.
 const DELAY: u16 = 0x80;
@@ -78,9 +82,35 @@ pub(super) fn enable_apic(cpu: usize) {
     write(LVT_LINT1, NMI);
 }
 
+/// Keeps the interrupts of devices from guests that have nothing to do with them: the timer of a firmware may still run.
+#[cfg(feature = "unit-guests")]
+pub(in crate::arch::x86_64) fn mask_interrupts() {
+    /// Masks of the two interrupt controllers of old.
+    const MASKS: [u16; 2] = [0x21, 0xa1];
+    MASKS.into_iter().for_each(|mask| outb(mask, 0xff));
+}
+
 /// Sends `cpu` an NMI, which gets it out of its guest, whatever that masked.
 pub(in crate::arch::x86_64) fn kick(cpu: usize) {
     command(cpu, NMI | ASSERT);
+}
+
+/// Sends this CPU the external interrupt `vector`, which waits while interrupts are masked.
+#[cfg(feature = "unit-guests")]
+pub(in crate::arch::x86_64) fn interrupt_self(vector: u8) {
+    write(COMMAND_LOW, TO_SELF | ASSERT | u32::from(vector));
+}
+
+/// Tells the local APIC that the interrupt which this CPU took last is over.
+#[cfg(feature = "unit-guests")]
+pub(in crate::arch::x86_64) fn end_of_interrupt() {
+    write(END_OF_INTERRUPT, 0);
+}
+
+/// Sends `cpu` a start-up IPI, which only a CPU that waits for one notices.
+#[cfg(feature = "unit-guests")]
+pub(in crate::arch::x86_64) fn start_up(cpu: usize, vector: u8) {
+    command(cpu, START_UP | ASSERT | u32::from(vector));
 }
 
 /// Makes `cpu`, which has not run since the reset or has been stopped, begin as the boot code has it.

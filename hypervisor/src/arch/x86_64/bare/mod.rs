@@ -12,7 +12,7 @@ mod failure;
 mod guest_cpus;
 mod machine;
 mod maintenance;
-mod physical;
+pub(super) mod physical;
 mod port;
 mod run;
 mod second;
@@ -26,7 +26,7 @@ pub use failure::fail;
 #[cfg(feature = "unit-guests")]
 pub(super) use self::{
     cpu::{nmis, this_cpu},
-    machine::kick,
+    machine::{end_of_interrupt, interrupt_self, kick, mask_interrupts, start_up},
     maintenance::Cpus,
     second::beside,
     svm::Svm,

@@ -18,7 +18,7 @@ use slat_x86::isa::common;
 use slat_x86::{PortAccess, PortDirection};
 
 /// What a vCPU of `V`'s does to the CPU and asks of it.
-pub(super) struct Physical<V: Vendor> {
+pub(in crate::arch::x86_64) struct Physical<V: Vendor> {
     host: Host,
     cpus: Arc<Cpus>,
     machine: &'static Machine<'static, Host, V::Format>,
@@ -26,7 +26,7 @@ pub(super) struct Physical<V: Vendor> {
 
 impl<V: Vendor> Physical<V> {
     /// For vCPUs of the space in `machine`, whose CPUs are `cpus`.
-    pub(super) fn new(
+    pub(in crate::arch::x86_64) fn new(
         host: Host,
         cpus: Arc<Cpus>,
         machine: &'static Machine<'static, Host, V::Format>,

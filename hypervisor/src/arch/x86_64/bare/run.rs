@@ -53,7 +53,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
     if let Some(lacking) = vendor.lacks_without_paging() {
         return Err(format!("the kernel begins without paging, and this CPU has no {lacking}"));
     }
-    vendor.turn_on(0)?;
+    vendor.turn_on(0).map_err(|error| format!("{} cannot be turned on: {error}", V::NAME))?;
     let format = vendor.format(params.gpa_bits)?;
     let Geometry { levels, gpa_bits, root_tables } = format.geometry();
     let mut space = AddrSpace::with_format(host, format, GuestPhysAddr::new(0), 1 << gpa_bits, 0)

@@ -64,6 +64,7 @@ impl Svm {
 }
 
 impl Vendor for Svm {
+    const NAME: &'static str = "SVM";
     const FLUSH: &'static str = "tlb_control";
     type Format = Npt;
     type Vcpu = SvmVcpu<Host, Arc<TagPool<Host>>, Recorded>;

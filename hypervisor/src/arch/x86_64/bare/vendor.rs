@@ -27,6 +27,8 @@ pub(in crate::arch::x86_64) struct Intercepts {
 
 /// One vendor's extension, on a machine that has it.
 pub(in crate::arch::x86_64) trait Vendor: Sized + Send + Sync + 'static {
+    /// Its name for people.
+    const NAME: &'static str;
     /// By what a CPU forgets what it remembers of a table.
     const FLUSH: &'static str;
     /// The format of its second-level tables.

@@ -68,6 +68,7 @@ impl Vmx {
 }
 
 impl Vendor for Vmx {
+    const NAME: &'static str = "VMX";
     const FLUSH: &'static str = "invept";
     type Format = Ept;
     type Vcpu = VmxVcpu<Host, Recorded>;

@@ -2,7 +2,7 @@
 
 use super::failed;
 use crate::arch::x86_64::bare::vendor::{self, Host, Intercepts, Vendor};
-use crate::arch::x86_64::bare::{Cpus, beside, this_cpu};
+use crate::arch::x86_64::bare::{Cpus, beside, mask_interrupts, this_cpu};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -87,6 +87,7 @@ impl<V: Vendor> Context<V> {
     pub(super) fn new(host: Host) -> Result<Self, String> {
         let vendor = V::detect(host)?;
         vendor.turn_on(0)?;
+        mask_interrupts();
         Ok(Self { bench: Bench::new(host), vendor })
     }
 
@@ -246,14 +247,12 @@ impl<V: Vendor> Space<V> {
     /// # Errors
     /// One line if the CPU refuses.
     pub(in crate::arch::x86_64) fn enter(&self, vcpu: &mut V::Vcpu) -> Result<Exit, String> {
-        let cpu = this_cpu();
-        let flush = vendor::enter::<V>(self.host, &self.cpus, cpu);
-        let exit = vcpu.run(flush);
-        vendor::leave(self.host, &self.cpus, cpu);
-        if let Ok(Exit::NestedPageFault(fault)) = &exit {
-            vendor::faulted(self.host, &fault.info);
-        }
-        exit.map_err(|error| failed("entry", error))
+        self.entrance().enter::<V>(vcpu)
+    }
+
+    /// The way into the space, for a CPU that runs its guest while this one changes it.
+    pub(in crate::arch::x86_64) fn entrance(&self) -> Entrance {
+        Entrance { cpus: Arc::clone(&self.cpus), host: self.host }
     }
 
     /// Runs the guest until it exits for something else than a fault that the space can answer, or an NMI of the host's.
@@ -271,5 +270,28 @@ impl<V: Vendor> Space<V> {
                 exit => return Ok(exit),
             }
         }
+    }
+}
+
+/// How a CPU gets into a space.
+pub(in crate::arch::x86_64) struct Entrance {
+    cpus: Arc<Cpus>,
+    host: Host,
+}
+
+impl Entrance {
+    /// Enters the guest once, with the maintenance that an entry owes.
+    ///
+    /// # Errors
+    /// One line if the CPU refuses.
+    pub(in crate::arch::x86_64) fn enter<V: Vendor>(&self, vcpu: &mut V::Vcpu) -> Result<Exit, String> {
+        let cpu = this_cpu();
+        let flush = vendor::enter::<V>(self.host, &self.cpus, cpu);
+        let exit = vcpu.run(flush);
+        vendor::leave(self.host, &self.cpus, cpu);
+        if let Ok(Exit::NestedPageFault(fault)) = &exit {
+            vendor::faulted(self.host, &fault.info);
+        }
+        exit.map_err(|error| failed("entry", error))
     }
 }

@@ -31,7 +31,7 @@ fn cpu_and_memory(bench: &Bench) -> Result<(), String> {
 
 /// The other CPU comes up, works beside this one, and is interrupted by a kick.
 fn second_cpu(bench: &Bench) -> Result<(), String> {
-    const ROUNDS: u64 = 100;
+    const ROUNDS: u64 = 10;
     let (ours, theirs) = (AtomicU64::new(0), AtomicU64::new(0));
     let follow = |own: &AtomicU64, other: &AtomicU64| {
         for round in 1..=ROUNDS {

@@ -10,7 +10,7 @@ fn perfect(cpu: &Cpu) -> Observed {
     };
     let units = UNITS.iter().filter(|unit| unit.1 == On::Both || unit.1 == cpu.vendor).map(|unit| {
         let lacking = unit.2.iter().find(|need| lacks.contains(need)).map(|need| format!("{need:?}"));
-        UnitOutcome { name: unit.0.to_owned(), failure: None, lacking, frames_lost: 0 }
+        (0.1, UnitOutcome { name: unit.0.to_owned(), failure: None, lacking, frames_lost: 0 })
     });
     Observed { units: units.collect(), units_ended: true, ..Observed::new() }
 }
@@ -36,11 +36,11 @@ fn everything_else_is_a_complaint() {
     let cpu = &intel("tigerlake", &[]);
     let first = UNITS[0].0;
     assert!(complaint(cpu, |seen| drop(seen.units.remove(0))).contains(&format!("{first}: not run")));
-    assert!(complaint(cpu, |seen| seen.units[0].failure = Some("why".to_owned())).contains("why"));
-    assert!(complaint(cpu, |seen| seen.units[0].frames_lost = 3).contains("3 frames are lost"));
-    let lacking = |seen: &mut Observed| seen.units[0].lacking = Some("PML".to_owned());
+    assert!(complaint(cpu, |seen| seen.units[0].1.failure = Some("why".to_owned())).contains("why"));
+    assert!(complaint(cpu, |seen| seen.units[0].1.frames_lost = 3).contains("3 frames are lost"));
+    let lacking = |seen: &mut Observed| seen.units[0].1.lacking = Some("PML".to_owned());
     assert!(complaint(cpu, lacking).contains("should have"));
-    assert!(complaint(cpu, |seen| seen.units[0].name = "new".to_owned()).contains("new: nobody knows it"));
+    assert!(complaint(cpu, |seen| seen.units[0].1.name = "new".to_owned()).contains("new: nobody knows it"));
     assert!(complaint(cpu, |seen| seen.units_ended = false).contains("did not end"));
     assert!(complaint(cpu, |seen| seen.failed = Some("panic".to_owned())).contains("panic"));
 }
@@ -48,7 +48,7 @@ fn everything_else_is_a_complaint() {
 #[test]
 fn a_cpu_that_lacks_less_than_expected_is_a_complaint() {
     let cpu = &intel("lynnfield", &[super::UnrestrictedGuest]);
-    let run = |seen: &mut Observed| seen.units.iter_mut().for_each(|unit| unit.lacking = None);
+    let run = |seen: &mut Observed| seen.units.iter_mut().for_each(|unit| unit.1.lacking = None);
     assert!(complaint(cpu, run).contains("should lack"));
 }
 

@@ -32,7 +32,13 @@ fn with_flush_by_asid_only_the_guests_own_translations_go() {
     assert_eq!(run(&mut vcpu, false), entry(TlbControl::ThisAsid));
     vcpu.unbind();
     vcpu.bind(0).expect("free");
-    assert_eq!(run(&mut vcpu, false), entry(TlbControl::Nothing), "it was nowhere else");
+    let again = "another vCPU of the space may have been told meanwhile";
+    assert_eq!(run(&mut vcpu, false), entry(TlbControl::ThisAsid), "{again}");
+    assert_eq!(run(&mut vcpu, false), entry(TlbControl::Nothing));
+    // What is asked for in vain is owed.
+    vcpu.unbind();
+    assert_eq!(vcpu.run(true), Err(RunError::NotBound));
+    assert!(vcpu.owes_flush);
 }
 
 #[test]
@@ -85,6 +91,22 @@ fn the_vmcb_has_what_the_report_says() {
             view.exit(CPUID);
         });
         assert_eq!(vcpu.run(flush), Ok(Exit::Cpuid));
+    }
+}
+
+#[test]
+fn another_cpu_has_kept_nothing() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 2), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &rome(), &tags, &script);
+    for (cpu, clean) in [(0, 0), (0, 0x7ff), (1, 0), (1, 0x7ff), (0, 0)] {
+        vcpu.bind(cpu).expect("free");
+        script.then(move |view| {
+            assert_eq!(view.get(fields::CLEAN), clean, "on CPU {cpu}");
+            view.exit(CPUID);
+        });
+        assert_eq!(vcpu.run(false), Ok(Exit::Cpuid));
+        vcpu.unbind();
     }
 }
 

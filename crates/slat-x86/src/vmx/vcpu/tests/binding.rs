@@ -61,13 +61,15 @@ fn a_cpu_that_it_comes_to_drops_what_it_remembers() {
     let state = vcpu.state().expect("here");
     vcpu.unbind();
     cpu.go_to(1);
+    assert_eq!(vcpu.run(true), Err(RunError::NotBound));
     let _ = cpu.executed();
     vcpu.bind(1).expect("bind");
     assert_eq!(cpu.executed(), [Executed::Invvpid(InvvpidType::SingleContext(7))]);
     assert_eq!(vcpu.state(), Ok(state));
     assert_eq!(cpu.field(field::HOST_TR.encoding()), 0x30, "the host's state is that of this CPU");
     cpu.exit(HLT, &[]);
-    assert_eq!(vcpu.run(true), Ok(Exit::Halt));
+    // What was asked for in vain is owed.
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
     let eptp = pointer(&cpu, 0x9000).raw();
     assert_eq!(cpu.executed(), [Executed::Invept(InveptType::SingleContext(eptp)), Executed::Launch]);
     // Dropped elsewhere while bound: the VMCS stays where it is, everything else comes back.
@@ -192,8 +194,15 @@ fn a_failed_entry_is_an_error_and_nothing_is_lost() {
         cpu.exit(HLT, &[]);
         assert_eq!(vcpu.run(false), Ok(Exit::Halt));
         assert_eq!(cpu.delivered(), [0x8000_0306]);
-        // A VMCS that somebody else has launched or cleared.
         assert_eq!(cpu.executed(), [Executed::Launch, Executed::Launch]);
+        // With another state it is forgotten, in the VMCS too.
+        vcpu.inject(crate::Event::UNDEFINED).expect("an exception");
+        cpu.exit(1 << 31 | 33, &[]);
+        assert!(vcpu.run(false).is_err());
+        vcpu.set_state(&CpuState::long_mode(0, 0)).expect("a state");
+        cpu.exit(HLT, &[]);
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+        assert!(cpu.delivered().is_empty());
     });
 }
 

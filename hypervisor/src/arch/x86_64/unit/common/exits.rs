@@ -13,16 +13,17 @@ use slat_x86::isa::common;
 use slat_x86::port::Intercepted;
 use slat_x86::{Control, CpuState, Exit, General, PortAccess, PortDirection, TableRegister, Vcpu as _};
 
-pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 8] {
+pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 9] {
     [
         UnitGuest { name: "cpuid", needs: nothing, run: cpuid },
         UnitGuest { name: "msr", needs: nothing, run: msr },
         UnitGuest { name: "control-registers", needs: nothing, run: control_registers },
+        UnitGuest { name: "control-registers-refused", needs: checked_by_us, run: bad_control_registers },
         UnitGuest { name: "xsetbv", needs: xsave_exists, run: xsetbv },
         UnitGuest { name: "ports", needs: nothing, run: ports },
         UnitGuest { name: "virtualization-refused", needs: nothing, run: virtualization_refused },
-        UnitGuest { name: "shutdown", needs: nothing, run: shutdown },
-        UnitGuest { name: "mode-switch", needs: nothing, run: mode_switch },
+        UnitGuest { name: "shutdown", needs: survives_shutdown, run: shutdown },
+        UnitGuest { name: "mode-switch", needs: super::modes::no_paging, run: mode_switch },
     ]
 }
 
@@ -118,7 +119,6 @@ fn msr<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     const EFER: u32 = 0xc000_0080;
     const STAR: u32 = 0xc000_0081;
     const LSTAR: u32 = 0xc000_0082;
-    const PAT: u32 = 0x277;
     const FEATURE_CONTROL: u32 = 0x3a;
     const VM_CR: u32 = 0xc001_0114;
     const VM_HSAVE_PA: u32 = 0xc001_0117;
@@ -156,9 +156,7 @@ fn msr<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
         ensure!(refused(&space, &mut vcpu, EFER, value)?, "EFER can be {value:#x}");
         ensure_eq!(vcpu.control(Control::Efer), 0x500, "EFER");
     }
-    for (index, value) in
-        [(FEATURE_CONTROL, 5), (VM_CR, 0), (VM_HSAVE_PA, 0x1000), (PAT, 0x0202_0202_0202_0202)]
-    {
+    for (index, value) in [(FEATURE_CONTROL, 5), (VM_CR, 0), (VM_HSAVE_PA, 0x1000)] {
         ensure!(refused(&space, &mut vcpu, index, value)?, "MSR {index:#x} can be {value:#x}");
     }
     // The guest's own, without an exit; non-canonical ones are refused by the CPU itself.
@@ -176,21 +174,8 @@ guest_code!(
     "mov [0x61000], rax",
     "mov rax, cr4",
     "mov [0x61008], rax",
-    // Paging without protected mode, VMXE, a bit that does not exist: each is an instruction of three bytes.
-    "mov edi, 3",
-    "mov eax, 0x80000000",
-    "mov cr0, rax",
-    "mov rax, [0x61008]",
-    "bts rax, 13",
-    "mov cr4, rax",
-    "mov rax, [0x61008]",
-    "bts rax, 63",
-    "mov cr4, rax",
-    "mov rax, [0x61000]",
-    "bts rax, 63",
-    "mov cr0, rax",
     "hlt",
-    // What it may: write protection, global pages.
+    // Write protection, global pages.
     "mov rax, [0x61000]",
     "bts rax, 16",
     "mov cr0, rax",
@@ -204,27 +189,59 @@ guest_code!(
     "hlt",
 );
 
-/// Control registers read as the guest wrote them, and bad values are exceptions.
+/// Control registers read as the guest wrote them.
 fn control_registers<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     let space = scene::memory(context, write_controls())?;
+    let state = scene::state();
+    let mut vcpu = context.vcpu(&space, &state)?;
+    for expected in [[state.cr0, state.cr4], [state.cr0 | 1 << 16, state.cr4 | 1 << 7]] {
+        answered(&space, &mut vcpu)?;
+        ensure_eq!([space.word(RESULT)?, space.word(RESULT + 8)?], expected, "what the guest reads");
+        let known = [vcpu.control(Control::Cr0), vcpu.control(Control::Cr4)];
+        ensure_eq!(known, expected, "the registers");
+    }
+    vcpu.unbind();
+    Ok(())
+}
+
+/// Under SVM the CPU checks what a guest writes, and both emulators take what no CPU takes.
+fn checked_by_us<V: Vendor>(_: &Context<V>) -> Result<(), Failure> {
+    ensure!(!scene::is_svm::<V>(), "no emulator of SVM checks control registers");
+    Ok(())
+}
+
+guest_code!(
+    write_bad_controls,
+    // Paging without protected mode, VMXE, bits that do not exist: each MOV has three bytes.
+    "mov edi, 3",
+    "mov rbx, cr0",
+    "mov rdx, cr4",
+    "mov eax, 0x80000000",
+    "mov cr0, rax",
+    "mov rax, rdx",
+    "bts rax, 13",
+    "mov cr4, rax",
+    "mov rax, rdx",
+    "bts rax, 63",
+    "mov cr4, rax",
+    "mov rax, rbx",
+    "bts rax, 63",
+    "mov cr0, rax",
+    "hlt",
+);
+
+/// Bad values are exceptions, and change nothing.
+fn bad_control_registers<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
+    let space = scene::memory(context, write_bad_controls())?;
     let state = scene::state();
     let mut vcpu = context.vcpu(&space, &state)?;
     answered(&space, &mut vcpu)?;
     ensure_eq!(space.word(HANDLED)?, 4, "general protection exceptions");
     ensure_eq!(
-        [space.word(RESULT)?, space.word(RESULT + 8)?],
-        [state.cr0, state.cr4],
-        "what the guest reads"
-    );
-    ensure_eq!(
         [vcpu.control(Control::Cr0), vcpu.control(Control::Cr4)],
         [state.cr0, state.cr4],
         "the registers"
     );
-    answered(&space, &mut vcpu)?;
-    let expected = [state.cr0 | 1 << 16, state.cr4 | 1 << 7];
-    ensure_eq!([space.word(RESULT)?, space.word(RESULT + 8)?], expected, "what the guest reads then");
-    ensure_eq!([vcpu.control(Control::Cr0), vcpu.control(Control::Cr4)], expected, "the registers then");
     vcpu.unbind();
     Ok(())
 }
@@ -260,7 +277,8 @@ fn xsetbv<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     state.general.set(General::Rax, 3);
     let mut vcpu = context.vcpu(&space, &state)?;
     let mut xcr0 = 3;
-    ensure_eq!(answered(&space, &mut vcpu)?, 1, "exits");
+    // QEMU's SVM knows no exit for it: there the CPU itself does what is checked here.
+    ensure!(answered(&space, &mut vcpu)? <= 1, "one exit at the most");
     answered(&space, &mut vcpu)?;
     ensure_eq!(space.word(RESULT)?, 3, "what the guest reads");
     // x87 cannot go, AVX needs SSE, bit 62 is nothing, and there is no XCR1.
@@ -377,6 +395,11 @@ fn virtualization_refused<V: Vendor>(context: &Context<V>) -> Result<(), Failure
     ensure_eq!(space.word(HANDLED)?, 9, "invalid opcode exceptions");
     ensure_eq!(general::<V>(&vcpu, General::Rdi), 5, "how far the guest came");
     vcpu.unbind();
+    Ok(())
+}
+
+pub(super) fn survives_shutdown<V: Vendor>(_: &Context<V>) -> Result<(), Failure> {
+    ensure!(!scene::is_svm_of_bochs::<V>(), "Bochs gives up when a guest shuts down under SVM");
     Ok(())
 }
 

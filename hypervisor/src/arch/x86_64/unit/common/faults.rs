@@ -19,7 +19,7 @@ pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 8] {
         UnitGuest { name: "fault-fetch", needs: nothing, run: |context| access(context, &FETCH) },
         UnitGuest { name: "leaf-2m", needs: nothing, run: leaf_2m },
         UnitGuest { name: "leaf-1g", needs: leaf_1g_exists, run: leaf_1g },
-        UnitGuest { name: "read-only-page-tables", needs: nothing, run: read_only_page_tables },
+        UnitGuest { name: "read-only-page-tables", needs: marks_exist, run: read_only_page_tables },
         UnitGuest { name: "accessed-and-dirty", needs: marks_exist, run: accessed_and_dirty },
     ]
 }
@@ -227,7 +227,8 @@ fn leaf_1g<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The hardware that walks the guest's tables writes there too.
+/// The hardware that walks the guest's tables writes there too. (Where it keeps no flags in EPT only the guest's own flags count, and
+/// those Bochs 2.7 sets past the EPT.)
 fn read_only_page_tables<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     let mut space = scene::memory(context, write())?;
     map(&mut space, TARGET, PAGE_SIZE, LeafSize::Size4K)?;

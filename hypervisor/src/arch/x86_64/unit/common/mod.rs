@@ -1,9 +1,11 @@
 //! Unit guests that run on both vendors.
 
+mod cpus;
 mod events;
 mod exits;
 mod faults;
 mod modes;
+mod run_loop;
 mod scene;
 
 use super::UnitGuest;
@@ -17,5 +19,7 @@ pub(super) fn guests<V: Vendor>() -> Vec<UnitGuest<Context<V>>> {
     guests.extend(faults::guests());
     guests.extend(events::guests());
     guests.extend(exits::guests());
+    guests.extend(run_loop::guests());
+    guests.extend(cpus::guests());
     guests
 }

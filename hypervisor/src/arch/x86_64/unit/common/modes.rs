@@ -15,7 +15,7 @@ pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 3] {
 }
 
 /// A guest can begin without paging.
-fn no_paging<V: Vendor>(context: &Context<V>) -> Result<(), String> {
+pub(super) fn no_paging<V: Vendor>(context: &Context<V>) -> Result<(), String> {
     context.vendor.lacks_without_paging().map_or(Ok(()), |lacking| Err(lacking.to_string()))
 }
 

@@ -3,7 +3,9 @@
 use crate::arch::x86_64::bare::Vendor;
 use crate::arch::x86_64::unit::context::{Context, Space};
 use crate::arch::x86_64::unit::{Failure, failed, guest_code};
-use slat::GuestPhysAddr;
+use slat::format::Format;
+use slat::{GuestPhysAddr, TableKind};
+use slat_x86::isa::common;
 use slat_x86::{CpuState, Exit, General, NestedPageFault, TableRegister, Vcpu as _};
 
 /// Bytes of RAM from 0 on, all of it populated.
@@ -90,6 +92,17 @@ pub(super) fn state() -> CpuState {
     state.idtr = TableRegister { base: IDT, limit: (16 * (LAST_VECTOR + 1) - 1) as u16 };
     state.general.set(General::Rsp, STACK + 0x1000);
     state
+}
+
+/// Whether the vendor is AMD.
+pub(super) const fn is_svm<V: Vendor>() -> bool {
+    matches!(<V::Format as Format>::TABLE, TableKind::Npt)
+}
+
+/// Whether this is Bochs under SVM, which does some things as no CPU does. QEMU names itself.
+pub(super) fn is_svm_of_bochs<V: Vendor>() -> bool {
+    let [_, ebx, ..] = common::cpuid(0x4000_0000, 0);
+    is_svm::<V>() && ebx != u32::from_le_bytes(*b"TCGT")
 }
 
 /// Enters the guest until it exits for something else than an NMI of the host's.

@@ -69,12 +69,12 @@ pub(super) fn all(context: &Context<Vmx>) -> Result<(), Failure> {
         }
         match found {
             Some(found) if found.level == *level && found.address == address && found.entry == bad => {
-                ensure_eq!(found.reason, *reason, wrong(format!("reason")));
+                ensure_eq!(found.reason, *reason, wrong("reason".into()));
             }
             found => return Err(wrong(format!("{found:?}"))),
         }
         // Nothing was carried out, and all is well again.
-        ensure_eq!(vcpu.run(true), Ok(Exit::Halt), wrong(format!("afterwards")));
+        ensure_eq!(vcpu.run(true), Ok(Exit::Halt), wrong("afterwards".into()));
     }
     Ok(())
 }

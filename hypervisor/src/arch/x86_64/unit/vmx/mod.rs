@@ -1,6 +1,8 @@
 //! Unit guests on VMX with EPT.
 
+mod cpus;
 mod events;
+mod interrupts;
 mod marks;
 mod misconfigurations;
 mod stage;
@@ -60,4 +62,13 @@ pub(in crate::arch::x86_64) const GUESTS: &[UnitGuest<Context<Vmx>>] = &[
     guest("vmx-nmi-unblocking", virtual_nmis, events::nmi_unblocking),
     guest("vmx-nmis-wait", virtual_nmis, events::nmis_wait),
     guest("vmx-redelivery-in-real-mode", unrestricted, events::real_mode),
+    guest("vmx-interrupt-exits", nothing, interrupts::exits),
+    guest("vmx-interrupts-pass-through", nothing, interrupts::pass_through),
+    guest("vmx-interrupt-wakes", nothing, interrupts::wakes),
+    guest("vmx-moves", nothing, cpus::moves),
+    guest("vmx-elsewhere", nothing, cpus::elsewhere),
+    guest("vmx-drops", nothing, cpus::drops),
+    guest("vmx-kicks", nothing, cpus::kicks),
+    // The last one: Bochs 2.7 leaves SMIs masked on a CPU that waited, so that no guest can be entered there any more.
+    guest("vmx-start-up-ipi", nothing, cpus::start_up_ipi),
 ];

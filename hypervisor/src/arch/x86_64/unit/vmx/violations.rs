@@ -33,18 +33,28 @@ struct Case {
     read_and_write: bool,
     /// Of the exit qualification, the lowest 9 bits; bit 0 is left out where the CPU model decides.
     qualification: u64,
+    /// What the access leaves of a HLT (F4H).
+    byte: u64,
 }
 
 /// Each access to a page that is not present, and to one that does not allow it.
 pub(super) fn accesses(context: &Context<Vmx>) -> Result<(), Failure> {
     let cases = [
-        Case { code: ept_read, granted: None, access: READ, read_and_write: false, qualification: FINAL | 1 },
+        Case {
+            code: ept_read,
+            granted: None,
+            access: READ,
+            read_and_write: false,
+            qualification: FINAL | 1,
+            byte: 0xf4,
+        },
         Case {
             code: ept_write,
             granted: None,
             access: WRITE,
             read_and_write: false,
             qualification: FINAL | 2,
+            byte: 7,
         },
         Case {
             code: ept_read_modify_write,
@@ -52,6 +62,7 @@ pub(super) fn accesses(context: &Context<Vmx>) -> Result<(), Failure> {
             access: WRITE,
             read_and_write: true,
             qualification: FINAL | 3,
+            byte: 0xf5,
         },
         Case {
             code: ept_exchange,
@@ -59,6 +70,7 @@ pub(super) fn accesses(context: &Context<Vmx>) -> Result<(), Failure> {
             access: WRITE,
             read_and_write: true,
             qualification: FINAL | 3,
+            byte: 7,
         },
         Case {
             code: ept_fetch,
@@ -66,6 +78,7 @@ pub(super) fn accesses(context: &Context<Vmx>) -> Result<(), Failure> {
             access: EXECUTE,
             read_and_write: false,
             qualification: FINAL | 4,
+            byte: 0xf4,
         },
         Case {
             code: ept_write,
@@ -73,6 +86,7 @@ pub(super) fn accesses(context: &Context<Vmx>) -> Result<(), Failure> {
             access: WRITE,
             read_and_write: false,
             qualification: FINAL | 2 | 1 << 3,
+            byte: 7,
         },
         Case {
             code: ept_read_modify_write,
@@ -80,6 +94,7 @@ pub(super) fn accesses(context: &Context<Vmx>) -> Result<(), Failure> {
             access: WRITE,
             read_and_write: true,
             qualification: FINAL | 3 | 5 << 3,
+            byte: 0xf5,
         },
         Case {
             code: ept_fetch,
@@ -87,6 +102,7 @@ pub(super) fn accesses(context: &Context<Vmx>) -> Result<(), Failure> {
             access: EXECUTE,
             read_and_write: false,
             qualification: FINAL | 4 | 3 << 3,
+            byte: 0xf4,
         },
     ];
     for (number, case) in cases.iter().enumerate() {
@@ -129,14 +145,7 @@ fn check(context: &Context<Vmx>, case: &Case) -> Result<(), Failure> {
         Some(_) => protect(&mut space, page, RAM)?,
     }
     ensure_eq!(space.run(&mut vcpu)?, Exit::Halt, "exit");
-    let byte = space.word(page + 0x123)? & 0xff;
-    // HLT is F4H.
-    let expected = match () {
-        () if case.access != WRITE => 0xf4,
-        () if case.code as usize == ept_read_modify_write as usize => 0xf5,
-        () => 7,
-    };
-    ensure_eq!(byte, expected, "memory");
+    ensure_eq!(space.word(page + 0x123)? & 0xff, case.byte, "memory");
     Ok(())
 }
 
@@ -186,7 +195,7 @@ pub(super) fn read_only_tables(context: &Context<Vmx>) -> Result<(), Failure> {
             }
             protect(&mut space, TABLES, RAM)?;
             let mark = if marked { 1 << 5 } else { 0 };
-            space.load(TABLES, &(TABLES + 0x1000 + 7 | mark).to_le_bytes())?;
+            space.load(TABLES, &((TABLES + 0x1000 + 7) | mark).to_le_bytes())?;
             protect(&mut space, TABLES, READ)?;
             let mut vcpu = context.vcpu(&space, &state)?;
             let exit = space.enter(&mut vcpu)?;
