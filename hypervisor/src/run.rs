@@ -143,8 +143,12 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 counts.exits += 1;
                 counts.exits
             });
-            let answered =
-                self.answer(cpu, vcpu, exit).and_then(|()| self.stir(Some(vcpu.program_counter())));
+            // If kicks made churn, two CPUs would kick each other and do nothing else.
+            let stirs = !matches!(exit, Exit::Kicked);
+            let answered = self.answer(cpu, vcpu, exit).and_then(|()| match stirs {
+                true => self.stir(Some(vcpu.program_counter())),
+                false => Ok(()),
+            });
             if let Err(left) = answered.and_then(|()| self.watch(exits)) {
                 break left;
             }
@@ -226,7 +230,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             }
             Exit::Buffer(call, gpa, length) => self.buffer_call(vcpu, call, gpa, length)?,
             Exit::Wait => self.wait(cpu, vcpu)?,
-            Exit::Refused | Exit::Answered => {}
+            Exit::Refused | Exit::Answered | Exit::Kicked => {}
             Exit::Debug(command) => {
                 let text = self.debug(command)?;
                 vcpu.answer_debug(text);

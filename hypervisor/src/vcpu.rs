@@ -98,6 +98,8 @@ pub enum Exit {
     Wait,
     /// An exit that the vCPU has answered by itself.
     Answered,
+    /// Another CPU has made this one leave the guest.
+    Kicked,
     /// The guest asks, through the debug port, for a text about itself.
     Debug(DebugCommand),
     /// An instruction that the guest cannot have; it has received an exception instead.

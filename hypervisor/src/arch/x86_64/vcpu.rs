@@ -295,12 +295,11 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
             }
             Cause::Hypercall => self.hypercall(),
             Cause::Port(access) => self.port(access),
-            // The first is the kick of another CPU: that it has left is all that was wanted.
-            Cause::Nmi
-            | Cause::ExternalInterrupt(_)
-            | Cause::InterruptWindow
-            | Cause::NmiWindow
-            | Cause::Pause => Exit::Answered,
+            // That it has left is all that was wanted.
+            Cause::Nmi => Exit::Kicked,
+            Cause::ExternalInterrupt(_) | Cause::InterruptWindow | Cause::NmiWindow | Cause::Pause => {
+                Exit::Answered
+            }
             // Without an answer to its exceptions a PC resets itself.
             Cause::Shutdown => Exit::Reset,
             Cause::Misconfiguration(gpa) => {

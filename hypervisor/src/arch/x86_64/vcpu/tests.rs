@@ -239,11 +239,11 @@ fn it_begins_as_the_boot_protocol_has_it() {
 fn bound_again_it_goes_on_where_it_was() {
     let bench = Bench::default();
     let mut vcpu = vcpu(&bench, [Cause::Nmi, Cause::Nmi]);
-    assert!(matches!(vcpu.run(), Exit::Answered));
+    assert!(matches!(vcpu.run(), Exit::Kicked));
     vcpu.unbind();
     vcpu.unbind();
     vcpu.bind();
-    assert!(matches!(vcpu.run(), Exit::Answered));
+    assert!(matches!(vcpu.run(), Exit::Kicked));
     assert_eq!((vcpu.config.vcpu.states_set, vcpu.logged()), (1, 10));
 }
 
@@ -268,7 +268,7 @@ fn each_exit_has_its_answer_and_its_count() {
     let mut vcpu = vcpu(&bench, exits);
     let answers: Vec<_> = exits.iter().map(|_| std::format!("{:?}", vcpu.run())).collect();
     assert!(answers[0].contains("0x12345000") || answers[0].contains("NestedPageFault"), "{answers:?}");
-    assert_eq!(answers[1..7], ["Answered", "Wait", "Answered", "Answered", "Refused", "Refused"]);
+    assert_eq!(answers[1..7], ["Answered", "Wait", "Kicked", "Answered", "Refused", "Refused"]);
     assert_eq!(answers[7], "Unsupported(\"EPT misconfiguration of GPA 0x3000\")");
     assert_eq!(answers[9], "Unsupported(\"exit 0x4d (information 0x5)\")");
     assert_eq!(answers[10], "Reset");
