@@ -23,8 +23,8 @@ pub(super) fn patience(platform: Platform, mistake: Mistake) -> Duration {
     Duration::from_secs(match (platform, mistake) {
         (Platform::Intel, Mistake::None) => 120,
         (_, Mistake::None) => 60,
-        (Platform::Intel, _) => 40,
-        (_, _) => 15,
+        (Platform::Intel, _) => 60,
+        (_, _) => 25,
     })
 }
 
@@ -60,7 +60,7 @@ const MISTAKES: [(&str, Mistake); 2] =
     [("an event is lost", Mistake::NoRedelivery), ("one page in 50 is not copied", Mistake::SkippedCopies)];
 
 /// Churn that goes on for the whole boot: each exit makes hardly more than another one.
-pub(super) const CHURN: Churn = Churn { seed: 1, per_exit: 1, limit: 1_000_000 };
+const CHURN: Churn = Churn { seed: 1, per_exit: 1, limit: 1_000_000 };
 
 pub(super) fn step(
     slot: &Slot,
@@ -71,7 +71,7 @@ pub(super) fn step(
 }
 
 /// Boots a guest, which must reach its end with everything in order.
-pub(super) fn good(
+fn good(
     bench: &Bench,
     guest: &Guest,
     cpu: (&str, u32),
@@ -79,6 +79,11 @@ pub(super) fn good(
     output: &mut String,
 ) -> Result<(Observed, Report)> {
     let seen = bench.boot(guest, cpu, choices, patience(bench.platform, Mistake::None), output)?;
+    judged(bench, guest, seen)
+}
+
+/// What was seen, and the report in it, if the guest reached its end with everything in order.
+pub(super) fn judged(bench: &Bench, guest: &Guest, seen: Observed) -> Result<(Observed, Report)> {
     verdict::under_slat(guest, &seen).map_err(anyhow::Error::msg)?;
     let report = seen.report.clone().context("there is no report")?;
     ensure!(report.frames.taken > 0, "no frame was taken");
