@@ -3,6 +3,7 @@
 use super::{Bench, Slot};
 use crate::boot::session::{Choices, Observed};
 use crate::platform::Platform;
+use crate::task_test::recorded;
 use crate::task_test::step::{Outcome, Step};
 use anyhow::{Result, bail, ensure};
 use slat_hv_protocol::UnitOutcome;
@@ -165,12 +166,40 @@ const QEMU: [Cpu; 2] = [amd("EPYC", &[EntryChecks]), amd("max", &[EntryChecks])]
 /// One step for each CPU of the emulator.
 pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     let cpus: &'static [Cpu] = if slot.platform == Platform::Intel { &BOCHS } else { &QEMU };
+    let replayed = slot.step("unit guests on two CPUs, recorded", |bench, output| {
+        Outcome::of(recorded_on_two_cpus(bench, output))
+    });
     let step = |cpu: &'static Cpu| {
         slot.step(&format!("unit guests on {}", cpu.name), move |bench, output| {
             Outcome::of(run(bench, cpu, output))
         })
     };
-    cpus.iter().map(step).collect()
+    cpus.iter().map(step).chain([replayed]).collect()
+}
+
+/// The unit guests in which one CPU changes a space while the other one is inside, repeated on the model: as they are, without
+/// each invalidation that they need, and with the kicks left out.
+fn recorded_on_two_cpus(bench: &Bench, output: &mut String) -> Result<String> {
+    const RIGHT: [&str; 5] = [
+        "two-cpus-unmap",
+        "two-cpus-protect",
+        "two-cpus-migrate",
+        "two-cpus-split-and-collapse",
+        "two-cpus-kick",
+    ];
+    const WRONG: [&str; 2] = ["two-cpus-unmap-without-kick", "two-cpus-protect-without-kick"];
+    let choices = Choices { record: true, ..Choices::default() };
+    // The newest CPU.
+    let cpu = if bench.platform == Platform::Intel { "tigerlake" } else { "EPYC" };
+    let mut recorded = |names: &[&str]| -> Result<Observed> {
+        let seen = bench.units(cpu, names, &choices, PATIENCE, output)?;
+        let good = |(_, unit): &(f64, UnitOutcome)| unit.failure.is_none() && unit.lacking.is_none();
+        ensure!(seen.units.len() == names.len() && seen.units.iter().all(good), "{:?}", seen.units);
+        Ok(seen)
+    };
+    let right = recorded::units_are_clean(&recorded(&RIGHT)?)?;
+    let wrong = recorded::is_missed(&recorded(&WRONG)?)?;
+    Ok(format!("{right}; without kicks {wrong}"))
 }
 
 fn run(bench: &Bench, cpu: &Cpu, output: &mut String) -> Result<String> {

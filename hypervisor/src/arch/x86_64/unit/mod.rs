@@ -60,11 +60,17 @@ pub(super) fn run<V: Vendor>(own: &[UnitGuest<Context<V>>], params: &Params) -> 
     if let Some(name) = unknown(own, &params.unit_guests) {
         return Err(format!("there is no unit guest {name}"));
     }
+    let mut said = false;
     for guest in
         common::guests::<V>().iter().chain(own).filter(|guest| is_chosen(&params.unit_guests, guest.name))
     {
         let host = host(params);
-        let context = Context::new(host)?;
+        let context = Context::<V>::new(host)?;
+        if !said {
+            // For the recording: how the CPU is to be played.
+            say(&Message::Started(context.vendor.started(&context.vendor.format(None)?)));
+            said = true;
+        }
         report(guest, context, host);
     }
     Ok(())
