@@ -85,9 +85,10 @@ pub(crate) struct Options {
     )]
     pub(crate) append: String,
 
-    /// Guest RAM, a multiple of 2M; suffixes K, M and G; 64M on the model
+    /// Guest RAM, a multiple of 2M; suffixes K, M and G; 64M on the model, 6M for memtest86+, which tests all of it
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse_size)]
     #[arg(default_value_if("machine", "model", "64M"))]
+    #[arg(default_value_if("guest", "memtest86+", "6M"))]
     pub(crate) memory: u64,
 
     /// What a fault populates: a 4K leaf, a 2M leaf, or (auto) 2M in the leaves that suit the emulator, which are 4K on Arm
@@ -257,7 +258,11 @@ impl Options {
         }
         check_size(self.memory)?;
         // A kernel that is still to be fetched is checked again once it is there.
-        let unknown = Image { memory: if memtest { 2 } else { 8 } << 20, ..Image::default() };
+        let unknown = if memtest {
+            Image { program: Program::Memtest, memory: 2 << 20, ..Image::default() }
+        } else {
+            Image { memory: 8 << 20, ..Image::default() }
+        };
         check_memory(image.as_ref().unwrap_or(&unknown), self.initrd.as_deref(), self.memory)?;
         let size = given.map_or(0, |file| file_size(Some(file)));
         check_machine(platform, size, file_size(self.initrd.as_deref()), self.memory)?;
@@ -372,7 +377,11 @@ fn refuse(machine: &str, options: &[(&str, bool)]) -> Result<()> {
 
 /// Whether the guest fits into `memory` bytes.
 pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Result<()> {
-    let least = layout::least_memory(image.memory, file_size(initrd));
+    let least = match image.program {
+        Program::Linux => layout::least_memory(image.memory, file_size(initrd)),
+        // It unpacks nothing, and what it lies in itself it tests as well.
+        Program::Memtest => (image.memory + (2 << 20)).next_multiple_of(BLOCK),
+    };
     if memory < least {
         bail!("--memory: {} is too little for this guest, which needs {}", size(memory), size(least));
     }
@@ -396,6 +405,9 @@ pub(crate) fn check_machine(platform: Platform, kernel: u64, initrd: u64, memory
 
 /// A warning where the guest starts but will hardly get far.
 pub(crate) fn tight_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Option<String> {
+    if image.program == Program::Memtest {
+        return None;
+    }
     let comfortable = layout::comfortable_memory(image.memory, file_size(initrd));
     (memory < comfortable).then(|| {
         format!("{} may be too little for this guest; {} should do", size(memory), size(comfortable))

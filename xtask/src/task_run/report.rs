@@ -148,7 +148,7 @@ impl Summary<'_> {
                 row("CPU", format!("{}-bit physical addresses, {flags}", started.physical_bits));
             }
             if started.ept_vpid_cap > 0 {
-                row("IA32_VMX_EPT_VPID_CAP", format!("{:#x}", started.ept_vpid_cap));
+                row("EPT_VPID_CAP", format!("{:#x} (IA32_VMX_EPT_VPID_CAP)", started.ept_vpid_cap));
             }
             if !started.features.is_empty() {
                 row("CPU features used", started.features.join(", "));
