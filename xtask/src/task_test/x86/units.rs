@@ -112,6 +112,7 @@ const UNITS: [Unit; 66] = [
     Unit("vmx-drops", On::Intel, &[]),
     Unit("vmx-start-up-ipi", On::Intel, &[]),
     Unit("vmx-kicks", On::Intel, &[]),
+    Unit("vmx-pdptes", On::Intel, &[UnrestrictedGuest]),
 ];
 
 /// What comes of all unit guests on a CPU.
