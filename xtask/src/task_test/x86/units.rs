@@ -45,7 +45,7 @@ enum On {
 struct Unit(&'static str, On, &'static [Feature]);
 
 /// All unit guests.
-const UNITS: [Unit; 66] = [
+const UNITS: [Unit; 67] = [
     Unit("cpu-and-memory", On::Both, &[]),
     Unit("second-cpu", On::Both, &[]),
     Unit("real-mode", On::Both, &[UnrestrictedGuest]),
