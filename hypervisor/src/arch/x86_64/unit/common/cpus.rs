@@ -41,7 +41,7 @@ const READ_ONLY: MappingFlags = MappingFlags::READ;
 /// How long a CPU is watched that has nothing to do any more.
 const WATCHED: u32 = 100_000;
 /// How long the other CPU may take to get into its guest.
-const PATIENCE: u32 = 2_000_000;
+const PATIENCE: u32 = 200_000_000;
 
 // Comes to its end at some time.
 guest_code!(open, "sti", "mov ecx, 1000000", "2:", "pause", "dec ecx", "jnz 2b", "cli", "hlt");
