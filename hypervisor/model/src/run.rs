@@ -17,7 +17,6 @@ use slat_hv::run::{Job, Left, Machine};
 use slat_hv::vcpu::Vcpu;
 use slat_hv_protocol::{Churn, End, FaultPolicy, Leaf, Mistake, Report, Started};
 use slat_model::{Policy, Root};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -224,25 +223,6 @@ impl<P: Platform> Shared<'_, P> {
         // Taking the guest's memory away is what gets the other CPUs out of it: no mistake may be made in that.
         self.pool.maintenance().make_no_more_mistakes();
         let outcome = self.machine.close(end, let_others_go_on)?;
-        Ok(Report {
-            end: outcome.end,
-            faults: outcome.faults,
-            leaves: outcome.leaves,
-            table_pages: outcome.table_pages,
-            frames: self.pool.counts(),
-            invalidations: self.pool.maintenance().instructions(),
-            cache_maintenance_frames: self.pool.cache_frames(),
-            churn: outcome.churn,
-            firmware_calls: outcome.firmware_calls,
-            injected_aborts: outcome.injected_aborts,
-            exits: outcome.exits,
-            exits_by_cpu: outcome.exits_by_cpu,
-            uart: outcome.uart,
-            buffer_calls: outcome.buffer_calls,
-            exits_by_kind: BTreeMap::new(),
-            pages_written: None,
-            fault_cost: None,
-            screen: None,
-        })
+        Ok(outcome.report(self.pool, self.pool.maintenance().instructions()))
     }
 }

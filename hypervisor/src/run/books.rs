@@ -1,10 +1,12 @@
 //! What is counted during a run, for each CPU by itself; a CPU that never comes back has nothing left to tell.
 
+use crate::pool::{Maintenance, Pool};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use slat::Census;
-use slat_hv_protocol::{BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves};
+use slat_hv_protocol::{BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, Report};
 use spin::Mutex;
 
 /// What came of a run, apart from what the host's pool counts.
@@ -36,6 +38,33 @@ pub struct Outcome {
     pub screen: Option<String>,
     /// Pages of 4 KiB of its RAM in leaves with a dirty mark, where the hardware sets those.
     pub pages_written: Option<u64>,
+}
+
+impl Outcome {
+    /// The report of the run, with what `pool` has counted and the instructions of `invalidations`. What only some machines
+    /// tell is left open.
+    pub fn report<M: Maintenance>(self, pool: &Pool<M>, invalidations: BTreeMap<String, u64>) -> Report {
+        Report {
+            end: self.end,
+            faults: self.faults,
+            leaves: self.leaves,
+            table_pages: self.table_pages,
+            frames: pool.counts(),
+            invalidations,
+            cache_maintenance_frames: pool.cache_frames(),
+            churn: self.churn,
+            firmware_calls: self.firmware_calls,
+            injected_aborts: self.injected_aborts,
+            exits: self.exits,
+            exits_by_cpu: self.exits_by_cpu,
+            uart: self.uart,
+            buffer_calls: self.buffer_calls,
+            exits_by_kind: BTreeMap::new(),
+            pages_written: None,
+            fault_cost: None,
+            screen: self.screen,
+        }
+    }
 }
 
 /// The counts of one CPU.

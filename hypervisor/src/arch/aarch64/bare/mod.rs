@@ -28,7 +28,6 @@ use crate::pool::Pool;
 use crate::run::{Job, Left, Machine};
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -40,7 +39,7 @@ use slat::format::stage2::{Features, Stage2};
 use slat::format::{Format as _, Geometry};
 use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{
-    End, MemoryMap, Message, PARAMS_MAX, Params, Report, Span, Started, decode_params, encode_message,
+    End, MemoryMap, Message, PARAMS_MAX, Params, Span, Started, decode_params, encode_message,
 };
 use spin::Once;
 use vcpu::{Aarch64Vcpu, Config, Root};
@@ -174,26 +173,7 @@ fn close(shared: &Shared, end: End) -> Message {
         Ok(outcome) => outcome,
         Err(reason) => return Message::Failed { reason },
     };
-    let report = Report {
-        end: outcome.end,
-        faults: outcome.faults,
-        leaves: outcome.leaves,
-        table_pages: outcome.table_pages,
-        frames: pool.counts(),
-        invalidations: pool.maintenance().counts(),
-        cache_maintenance_frames: pool.cache_frames(),
-        churn: outcome.churn,
-        firmware_calls: outcome.firmware_calls,
-        injected_aborts: outcome.injected_aborts,
-        exits: outcome.exits,
-        exits_by_cpu: outcome.exits_by_cpu,
-        uart: outcome.uart,
-        buffer_calls: outcome.buffer_calls,
-        exits_by_kind: BTreeMap::new(),
-        pages_written: None,
-        fault_cost: None,
-        screen: None,
-    };
+    let report = outcome.report(pool, pool.maintenance().counts());
     Message::Ended(Box::new(report))
 }
 

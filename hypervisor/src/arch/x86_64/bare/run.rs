@@ -13,7 +13,7 @@ use crate::arch::x86_64::ports;
 use crate::arch::x86_64::vcpu::Config;
 use crate::cpus::Cpus;
 use crate::guest::Content;
-use crate::run::{Job, Machine, Outcome, Screen};
+use crate::run::{Job, Machine, Screen};
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -134,31 +134,7 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
     vendor.turn_off(0);
     drop(vendor);
     let pages_written = outcome.pages_written.map(|dirty| PagesWritten { dirty, logged });
-    let report =
-        Report { exits_by_kind, pages_written, fault_cost: Some(fault_cost), ..report(host, outcome) };
+    let told = outcome.report(host, host.maintenance().counts());
+    let report = Report { exits_by_kind, pages_written, fault_cost: Some(fault_cost), ..told };
     Ok(Message::Ended(Box::new(report)))
-}
-
-/// What the run loop and the host tell.
-fn report(host: Host, outcome: Outcome) -> Report {
-    Report {
-        end: outcome.end,
-        faults: outcome.faults,
-        leaves: outcome.leaves,
-        table_pages: outcome.table_pages,
-        frames: host.counts(),
-        invalidations: host.maintenance().counts(),
-        cache_maintenance_frames: host.cache_frames(),
-        churn: outcome.churn,
-        firmware_calls: outcome.firmware_calls,
-        injected_aborts: outcome.injected_aborts,
-        exits: outcome.exits,
-        exits_by_cpu: outcome.exits_by_cpu,
-        uart: outcome.uart,
-        buffer_calls: outcome.buffer_calls,
-        exits_by_kind: BTreeMap::new(),
-        pages_written: None,
-        fault_cost: None,
-        screen: outcome.screen,
-    }
 }
