@@ -126,6 +126,7 @@ fn arch(mechanism: Mechanism) -> &'static str {
     match mechanism {
         Mechanism::Stage2 => "aarch64",
         Mechanism::Ept | Mechanism::Npt => "x86_64",
+        Mechanism::Gstage => "riscv64",
     }
 }
 

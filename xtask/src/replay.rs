@@ -13,7 +13,7 @@ mod arm;
 mod x86;
 
 use crate::recording::{Header, Recording};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use slat_hv_protocol::Mechanism;
 use slat_hv_protocol::recording::Event;
 use slat_model::{
@@ -133,6 +133,7 @@ impl Replay {
         let mmu = match started.mechanism {
             Mechanism::Stage2 => arm::mmu(started),
             Mechanism::Ept | Mechanism::Npt => x86::mmu(started),
+            Mechanism::Gstage => bail!("a recording of a RISC-V machine, which cannot be repeated"),
         };
         let ram = Ram::new(pool.address, pool.size + 2 * EMPTY);
         let machine = Machine::new(mmu, ram.clone(), *cpus as usize, Policy::Everything);

@@ -64,10 +64,24 @@ impl MemoryMap {
         guest_ram: 0,
         guest_memory_max: 3 << 30,
     };
+
+    /// QEMU's `virt` machine with OpenSBI, which lies where RAM begins.
+    pub const RISCV64: Self = Self {
+        ram: 0x8000_0000,
+        params: 0x8200_0000,
+        image: 0x8020_0000,
+        blobs: 0x8201_0000,
+        end: 1 << 38,
+        guest_ram: 0x8000_0000,
+        guest_memory_max: 256 << 30,
+    };
 }
 
-/// Most CPUs of a guest; the machine has as many as the guest.
+/// Most CPUs of a guest, and of the machine.
 pub const CPUS_MAX: usize = 2;
+
+/// Most guests at once.
+pub const GUESTS_MAX: usize = 8;
 
 /// How a line for `cargo xtask` begins on the serial port; the nonce and a space follow.
 pub const LINE_PREFIX: &str = "slat-hv:";
@@ -162,8 +176,14 @@ pub struct Params {
     pub initrd: Span,
     /// Bytes of guest RAM, a multiple of 2 MiB.
     pub guest_memory: u64,
-    /// CPUs of the guest and of the machine, 1 to [`CPUS_MAX`].
+    /// CPUs of each guest, 1 to [`CPUS_MAX`]; of the machine too, but see [`host_cpus`](Self::host_cpus).
     pub cpus: u32,
+    /// Guests at once, 1 to [`GUESTS_MAX`], each with memory and CPUs of its own; above 1 on RISC-V only.
+    #[serde(default = "one")]
+    pub guests: u32,
+    /// CPUs of the machine, 1 to [`CPUS_MAX`], where that is not the number of [`cpus`](Self::cpus); RISC-V only.
+    #[serde(default)]
+    pub host_cpus: Option<u32>,
     /// Width of a guest-physical address in bits; none for all that the CPU has.
     pub gpa_bits: Option<u32>,
     /// The guest's command line.
@@ -187,12 +207,19 @@ pub struct Params {
     pub until_screen: Option<String>,
 }
 
+/// The number of guests where nothing else is said.
+fn one() -> u32 {
+    1
+}
+
 /// One line from the hypervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "message")]
 pub enum Message {
     /// The guest is about to run for the first time.
     Started(Started),
+    /// One of several guests has ended and its memory was given back; the others go on.
+    GuestEnded(Box<GuestReport>),
     /// The run is over and everything was given back (or was not: see the counts).
     Ended(Box<Report>),
     /// A unit guest has been run, or could not be.
@@ -230,6 +257,8 @@ pub enum Mechanism {
     Ept,
     /// AMD nested page tables.
     Npt,
+    /// RISC-V G-stage.
+    Gstage,
 }
 
 /// What the hypervisor found and chose.
@@ -249,6 +278,9 @@ pub struct Started {
     /// MAXPHYADDR, on x86.
     #[serde(default)]
     pub physical_bits: u32,
+    /// hgatp of the first guest, on RISC-V.
+    #[serde(default)]
+    pub hgatp: u64,
     /// IA32_VMX_EPT_VPID_CAP, on Intel.
     #[serde(default)]
     pub ept_vpid_cap: u64,
@@ -330,6 +362,29 @@ pub struct Report {
     /// What the guest had on its text screen at the end, where it has one.
     #[serde(default)]
     pub screen: Option<String>,
+    /// Each of several guests by itself, in the order of their numbers; empty if there was but one. Everything above is
+    /// then about all of them together, and [`end`](Self::end) is the first that is no power-off.
+    #[serde(default)]
+    pub guests: Vec<GuestReport>,
+}
+
+/// What came of one of several guests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestReport {
+    /// Its number, from 0 on.
+    pub guest: u32,
+    /// How it ended.
+    pub end: End,
+    /// Its second-level faults.
+    pub faults: Faults,
+    /// Leaves of its table at its end.
+    pub leaves: Leaves,
+    /// Table pages at its end, the root's included.
+    pub table_pages: u64,
+    /// Its exits, of every kind.
+    pub exits: u64,
+    /// Calls to the firmware.
+    pub firmware_calls: u64,
 }
 
 /// Pages of 4 KiB that the guest wrote, by what the hardware tells.

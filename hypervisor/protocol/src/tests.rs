@@ -12,6 +12,8 @@ fn params() -> Params {
         initrd: Span::default(),
         guest_memory: 128 << 20,
         cpus: 2,
+        guests: 1,
+        host_cpus: None,
         gpa_bits: Some(40),
         bootargs: "console=ttyAMA0 \"quoted\"".to_string(),
         leaf: Leaf::Auto,

@@ -14,6 +14,8 @@ fn params() -> Params {
         initrd: Span { address: 0x4400_0000, size: 12345 },
         guest_memory: 128 << 20,
         cpus: 1,
+        guests: 1,
+        host_cpus: None,
         gpa_bits: None,
         bootargs: "console=ttyAMA0".to_string(),
         leaf: Leaf::Auto,

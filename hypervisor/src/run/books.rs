@@ -63,6 +63,7 @@ impl Outcome {
             pages_written: None,
             fault_cost: None,
             screen: self.screen,
+            guests: Vec::new(),
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::random;
 use crate::recording::Recording;
 use anyhow::{Context, Result};
 use slat_hv_protocol::{
-    Churn, FaultPolicy, Leaf, Message, Mistake, Params, Report, Span, Started, UnitOutcome, encode_params,
+    Churn, FaultPolicy, GuestReport, Leaf, Message, Mistake, Params, Report, Span, Started, UnitOutcome,
+    encode_params,
 };
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -114,6 +115,8 @@ pub(crate) struct Observed {
     /// The unit guests that were run, each with the seconds since the emulator's start at its end, and whether all of them
     /// were.
     pub(crate) units: Vec<(f64, UnitOutcome)>,
+    /// Those of several guests that have ended, in the order in which they did.
+    pub(crate) guests: Vec<GuestReport>,
     pub(crate) units_ended: bool,
 }
 
@@ -138,6 +141,8 @@ pub(crate) fn under_slat(
         initrd: layout.initrd,
         guest_memory: guest.memory,
         cpus: machine.cpus,
+        guests: 1,
+        host_cpus: None,
         gpa_bits: choices.gpa_bits,
         bootargs: guest.bootargs.clone(),
         leaf: choices.leaf,
@@ -173,6 +178,8 @@ pub(crate) fn unit_guests(
         initrd: Span::default(),
         guest_memory: MEMORY,
         cpus: machine.cpus,
+        guests: 1,
+        host_cpus: None,
         gpa_bits: choices.gpa_bits,
         bootargs: String::new(),
         leaf: choices.leaf,
@@ -341,6 +348,7 @@ impl Observer {
                     Message::Unit(outcome) => {
                         self.seen.units.push((self.begin.elapsed().as_secs_f64(), outcome));
                     }
+                    Message::GuestEnded(guest) => self.seen.guests.push(*guest),
                     Message::UnitsEnded => self.seen.units_ended = true,
                 },
                 Piece::Garbled(line) => {
@@ -395,6 +403,7 @@ impl Observed {
             emulator_error: String::new(),
             recording: None,
             units: Vec::new(),
+            guests: Vec::new(),
             units_ended: false,
         }
     }

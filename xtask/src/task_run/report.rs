@@ -51,6 +51,7 @@ impl Machine {
                 Mechanism::Stage2 => Cpu::Arm,
                 Mechanism::Ept => Cpu::Intel,
                 Mechanism::Npt => Cpu::Amd,
+                Mechanism::Gstage => Cpu::Riscv,
             },
             Self::Model(cpu) => cpu,
         }

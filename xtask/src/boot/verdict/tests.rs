@@ -38,11 +38,13 @@ fn good() -> Observed {
             pages_written: None,
             fault_cost: None,
             screen: None,
+            guests: Vec::new(),
         }),
         failed: None,
         emulator_error: String::new(),
         recording: None,
         units: Vec::new(),
+        guests: Vec::new(),
         units_ended: false,
     }
 }
