@@ -45,7 +45,7 @@ enum On {
 struct Unit(&'static str, On, &'static [Feature]);
 
 /// All unit guests.
-const UNITS: [Unit; 67] = [
+const UNITS: [Unit; 68] = [
     Unit("cpu-and-memory", On::Both, &[]),
     Unit("second-cpu", On::Both, &[]),
     Unit("real-mode", On::Both, &[UnrestrictedGuest]),
@@ -80,6 +80,7 @@ const UNITS: [Unit; 67] = [
     Unit("power-off-and-reset", On::Both, &[UnrestrictedGuest, ShutdownExit]),
     Unit("screen-ends-the-run", On::Both, &[UnrestrictedGuest]),
     Unit("hole-ends-the-run", On::Both, &[UnrestrictedGuest]),
+    Unit("halt-behind-sti", On::Both, &[UnrestrictedGuest]),
     Unit("external-interrupt", On::Both, &[]),
     Unit("move-between-cpus", On::Both, &[]),
     Unit("two-cpus-unmap", On::Both, &[]),
