@@ -16,7 +16,9 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use slat::device::DataAccess;
-use slat::{GuestPageWalkInfo, GuestPhysAddr, GuestVirtAddr, InstructionBytes, MappingFlags, NestedPageFaultInfo};
+use slat::{
+    GuestPageWalkInfo, GuestPhysAddr, GuestVirtAddr, InstructionBytes, MappingFlags, NestedPageFaultInfo,
+};
 use slat_hv_protocol::FaultCost;
 use slat_x86::answer::{self, Answer};
 use slat_x86::cpuid::Policy;
