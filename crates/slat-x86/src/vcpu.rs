@@ -143,6 +143,12 @@ pub trait Vcpu {
     /// Whether the guest would take an external interrupt at the next entry.
     fn takes_interrupts(&self) -> bool;
 
+    /// Whether interrupts wait for the guest's next instruction although its RFLAGS.IF is set: the one before was STI or a load
+    /// of SS. An entry brings that back (Intel: "Guest Non-Register State"; AMD: "Interrupt Shadows"), but not on every emulator:
+    /// QEMU's VMRUN forgets it, and an interrupt then comes before the HLT behind an STI, which nothing will end. A hypervisor
+    /// that is to run there looks for this after an exit that was by no instruction, and goes on behind the HLT.
+    fn is_in_interrupt_shadow(&self) -> bool;
+
     /// Whether to exit ([`Exit::InterruptWindow`]) as soon as the guest takes external interrupts.
     fn set_interrupt_window(&mut self, wanted: bool);
 

@@ -384,6 +384,10 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
         self.is_interruptible() && !self.pending.is_busy()
     }
 
+    fn is_in_interrupt_shadow(&self) -> bool {
+        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && !self.is_interruptible()
+    }
+
     fn set_interrupt_window(&mut self, wanted: bool) {
         self.pending.interrupt_window = wanted;
     }

@@ -168,6 +168,10 @@ impl<H: Hal, P: Instructions> Vcpu for VmxVcpu<H, P> {
         !self.pending.is_occupied() && self.of_bound(|this| Ok(this.open()?.interrupts))
     }
 
+    fn is_in_interrupt_shadow(&self) -> bool {
+        self.of_bound(Self::is_shadowed)
+    }
+
     fn set_interrupt_window(&mut self, wanted: bool) {
         self.windows.0 = wanted;
     }
