@@ -373,7 +373,7 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
     output.push_str(&String::from_utf8_lossy(&screen));
     let seen = seen?;
     verdict::natively(&guest, &seen).map_err(anyhow::Error::msg)?;
-    Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
+    Ok(format!("{:.1} s to init", seen.seconds_to_init().unwrap_or_default()))
 }
 
 fn churn(bench: &Bench, cpus: u32, seed: u64, output: &mut String) -> Result<String> {

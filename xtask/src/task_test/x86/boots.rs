@@ -101,7 +101,7 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
     let seen = session::natively(&machine, &guest, patience, &mut screen);
     let seen = super::take_down(seen, &screen, output)?;
     verdict::natively(&guest, &seen).map_err(anyhow::Error::msg)?;
-    Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
+    Ok(format!("{:.1} s to init", seen.seconds_to_init().unwrap_or_default()))
 }
 
 fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
