@@ -8,6 +8,7 @@ mod command_line;
 mod emulator;
 mod flat;
 mod instructions;
+mod linux;
 mod mutants;
 mod on_model;
 mod oracle;
