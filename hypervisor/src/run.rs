@@ -22,7 +22,7 @@ use crate::churn::{Churn, Operation};
 use crate::cpus::Cpus;
 use crate::guest::{Content, Device};
 use crate::pool::POISON;
-use crate::vcpu::{Event, Exit, Request, Vcpu};
+use crate::vcpu::{BufferCall, Event, Exit, Request, Vcpu};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -228,9 +228,14 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 let done = self.request(request, page)?;
                 vcpu.answer_request(done);
             }
-            Exit::Buffer(call, gpa, length) => self.buffer_call(vcpu, call, gpa, length)?,
+            Exit::Buffer(call, gpa, length) => {
+                if call == BufferCall::Console {
+                    self.firmware_call(cpu);
+                }
+                self.buffer_call(vcpu, call, gpa, length)?;
+            }
             Exit::Wait => self.wait(cpu, vcpu)?,
-            Exit::Refused | Exit::Answered | Exit::Kicked => {}
+            Exit::Refused | Exit::Answered | Exit::Kicked | Exit::Preempted => {}
             Exit::Debug(command) => {
                 let text = self.debug(command)?;
                 vcpu.answer_debug(text);

@@ -58,6 +58,18 @@ pub trait Vcpu: Sized {
     /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
     fn wait(&mut self);
 
+    /// When the guest's timer will interrupt it, in the machine's units of time, if the hypervisor knows; `None` for never.
+    /// The default is for guests whose timer interrupts them without the hypervisor.
+    fn next_timer(&self) -> Option<u64> {
+        None
+    }
+
+    /// Prints a part of the text of an [`Exit::Buffer`] that is a [`BufferCall::Console`]. The default is for vCPUs that
+    /// never leave with one.
+    fn write_console(&mut self, text: &[u8]) {
+        let _ = text;
+    }
+
     /// Tells the guest whether its last [`Exit::Request`] was carried out.
     fn answer_request(&mut self, done: bool);
 
@@ -100,6 +112,8 @@ pub enum Exit {
     Answered,
     /// Another CPU has made this one leave the guest.
     Kicked,
+    /// The timer of the hypervisor has made this CPU leave the guest.
+    Preempted,
     /// The guest asks, through the debug port, for a text about itself.
     Debug(DebugCommand),
     /// An instruction that the guest cannot have; it has received an exception instead.
@@ -137,6 +151,8 @@ pub enum Request {
 pub enum BufferCall {
     /// The text in it goes into the report.
     Print,
+    /// The text in it goes to the console of the guest.
+    Console,
     /// It is filled with a text about the run until now.
     Statistics,
 }
