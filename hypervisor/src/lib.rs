@@ -22,5 +22,6 @@ pub mod pl011;
 pub mod pool;
 pub mod requests;
 pub mod run;
+pub mod schedule;
 pub mod transcript;
 pub mod vcpu;
