@@ -14,9 +14,11 @@ extern crate std;
 
 pub mod arch;
 pub mod churn;
+pub mod console;
 pub mod cpus;
 pub mod debug_port;
 pub mod guest;
+pub mod guests;
 pub mod params;
 pub mod pl011;
 pub mod pool;
