@@ -15,6 +15,7 @@ extern crate std;
 pub mod arch;
 pub mod churn;
 pub mod console;
+pub mod console_text;
 pub mod cpus;
 pub mod debug_port;
 pub mod guest;
