@@ -356,6 +356,10 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.populated);
                 Ok(())
             }
+            Ok(FaultOutcome::Marked) => {
+                self.count(cpu, |faults| &mut faults.spurious);
+                Ok(())
+            }
             Ok(FaultOutcome::Spurious) => {
                 self.count(cpu, |faults| &mut faults.spurious);
                 self.nothing_done(cpu, vcpu, &format!("{info}, although it is mapped"))
