@@ -16,6 +16,13 @@ fn main() {
                 format!("--defsym=BLOBS_ADDRESS={:#x}", map.blobs),
             ]
         }
+        ("none", "riscv64") => {
+            let map = MemoryMap::RISCV64;
+            vec![
+                format!("--defsym=IMAGE_ADDRESS={:#x}", map.image),
+                format!("--defsym=PARAMS_ADDRESS={:#x}", map.params),
+            ]
+        }
         ("none", "x86_64") => {
             let map = MemoryMap::X86_64;
             vec![

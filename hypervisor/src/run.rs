@@ -26,7 +26,7 @@ use crate::churn::Churn;
 use crate::cpus::Cpus;
 use crate::guest::{Content, Device};
 use crate::pool::Host;
-use crate::vcpu::{Event, Exit, Request, Vcpu};
+use crate::vcpu::{BufferCall, Event, Exit, Request, Vcpu};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -282,7 +282,12 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 let done = self.request(request, page)?;
                 vcpu.answer_request(done);
             }
-            Exit::Buffer(call, gpa, length) => self.buffer_call(vcpu, call, gpa, length)?,
+            Exit::Buffer(call, gpa, length) => {
+                if call == BufferCall::Console {
+                    self.firmware_call(cpu);
+                }
+                self.buffer_call(vcpu, call, gpa, length)?;
+            }
             Exit::Wait => return Err(self.waits(cpu)),
             Exit::Preempted => return Err(Stop::Preempted),
             Exit::Refused | Exit::Answered | Exit::Kicked => {}

@@ -56,14 +56,21 @@ pub trait Vcpu: Sized {
     /// Goes on behind the instruction that led to the last [`Exit::NestedPageFault`]: it was carried out.
     fn advance(&mut self);
 
-    /// When the vCPU's own timer goes off, if it is set, in the ticks of the scheduler's clock: asked for when the guest waits for an
-    /// interrupt and the vCPU runs in slices. The default is for vCPUs that are pinned to a CPU.
-    fn deadline(&self) -> Option<u64> {
+    /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
+    fn wait(&mut self);
+
+    /// When the guest's timer will interrupt it, in the ticks of the scheduler's clock, if the hypervisor knows; `None` for never.
+    /// Asked for when the guest waits, also of an unbound vCPU. The default is for guests whose timer interrupts them without the
+    /// hypervisor.
+    fn next_timer(&self) -> Option<u64> {
         None
     }
 
-    /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
-    fn wait(&mut self);
+    /// Prints a part of the text of an [`Exit::Buffer`] that is a [`BufferCall::Console`]. The default is for vCPUs that
+    /// never leave with one.
+    fn write_console(&mut self, text: &[u8]) {
+        let _ = text;
+    }
 
     /// Tells the guest whether its last [`Exit::Request`] was carried out.
     fn answer_request(&mut self, done: bool);
@@ -146,6 +153,8 @@ pub enum Request {
 pub enum BufferCall {
     /// The text in it goes into the report.
     Print,
+    /// The text in it goes to the console of the guest.
+    Console,
     /// It is filled with a text about the run until now.
     Statistics,
 }

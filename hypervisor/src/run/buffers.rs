@@ -78,7 +78,12 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
     ) -> Result<(), Stop> {
         let answer = match call {
             _ if length > LENGTH_MAX => BufferAnswer { done: 0, status: Err(BufferError::TooLong) },
-            BufferCall::Print => self.print(vcpu, gpa, length)?,
+            BufferCall::Print => {
+                self.read_text(vcpu, gpa, length, |_, text| self.calls.lock().printed.add(text))?
+            }
+            BufferCall::Console => {
+                self.read_text(vcpu, gpa, length, |vcpu, text| vcpu.write_console(text))?
+            }
             BufferCall::Statistics => {
                 let text = self.statistics();
                 let length = usize::try_from(length).unwrap_or(usize::MAX).min(text.len());
@@ -86,15 +91,22 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
                 self.transfer(vcpu, gpa, Transfer::Write(bytes))?
             }
         };
-        let mut calls = self.calls.lock();
-        *(if answer.status.is_ok() { &mut calls.done } else { &mut calls.refused }) += 1;
-        drop(calls);
+        if call != BufferCall::Console {
+            let mut calls = self.calls.lock();
+            *(if answer.status.is_ok() { &mut calls.done } else { &mut calls.refused }) += 1;
+        }
         vcpu.answer_buffer_call(answer);
         Ok(())
     }
 
-    /// Adds the text in the guest's buffer to what it has printed, as far as it can be read.
-    fn print<V: Vcpu>(&self, vcpu: &V, gpa: GuestPhysAddr, length: u64) -> Result<BufferAnswer, Stop> {
+    /// Gives the text in the guest's buffer to `print`, as far as it can be read.
+    fn read_text<V: Vcpu>(
+        &self,
+        vcpu: &mut V,
+        gpa: GuestPhysAddr,
+        length: u64,
+        print: impl Fn(&mut V, &[u8]),
+    ) -> Result<BufferAnswer, Stop> {
         let mut done = 0;
         while done < length {
             let mut chunk = [0; CHUNK];
@@ -105,7 +117,7 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
             };
             let answer = self.transfer(vcpu, next, Transfer::Read(chunk))?;
             let read = usize::try_from(answer.done).unwrap_or(0);
-            self.calls.lock().printed.add(chunk.get(..read).unwrap_or_default());
+            print(vcpu, chunk.get(..read).unwrap_or_default());
             done += answer.done;
             if answer.status.is_err() {
                 return Ok(BufferAnswer { done, ..answer });

@@ -1,0 +1,121 @@
+//! The serial port, which the firmware set up, and what guests write to it.
+//!
+//! Invariant: while a hart has claimed it no other one writes, so that a line is never cut by another line of the
+//! hypervisor's, nor, with several guests, by one of another guest.
+
+#![expect(unsafe_code, reason = "drives the 16550")]
+
+use crate::arch::riscv64::platform::UART;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use spin::{Mutex, MutexGuard};
+
+// Offsets of the 16550's registers, and bits of its line status.
+const TRANSMIT: u64 = 0;
+const LINE_STATUS: u64 = 5;
+const TRANSMIT_READY: u8 = 1 << 5;
+const TRANSMIT_EMPTY: u8 = 1 << 6;
+
+/// Looks at the status before the port is taken for dead: seconds on any machine.
+const PATIENCE: u32 = 10_000_000;
+
+/// Held by the hart that writes.
+static CLAIMED: Mutex<()> = Mutex::new(());
+
+/// The hypervisor's end of the serial port.
+pub(super) struct Console {
+    /// `None` if the one that had claimed it never let it go: then it has failed, perhaps on this very hart.
+    _claim: Option<MutexGuard<'static, ()>>,
+}
+
+impl Console {
+    /// Takes the port.
+    pub(super) fn claim() -> Self {
+        Self { _claim: (0..PATIENCE).find_map(|_| CLAIMED.try_lock()) }
+    }
+
+    fn wait_for(&mut self, flag: u8) {
+        for _ in 0..PATIENCE {
+            if read(LINE_STATUS) & flag != 0 {
+                return;
+            }
+        }
+    }
+
+    /// Waits until all that was written is sent.
+    pub(super) fn drain(&mut self) {
+        self.wait_for(TRANSMIT_EMPTY);
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.wait_for(TRANSMIT_READY);
+            write(TRANSMIT, byte);
+        }
+    }
+}
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.send(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Most bytes of a line of a guest's that are kept until the line is complete.
+const LINE_MAX: usize = 1024;
+
+/// What a guest's firmware does with what the guest prints.
+pub(super) struct GuestConsole {
+    /// What stands in front of each of its lines; `None` for the only guest, whose characters pass through at once.
+    prefix: Option<String>,
+    line: Mutex<Vec<u8>>,
+}
+
+impl GuestConsole {
+    /// The console of `guest`, which is the only one if `alone`.
+    pub(super) fn new(guest: usize, alone: bool) -> Self {
+        Self { prefix: (!alone).then(|| format!("[{guest}] ")), line: Mutex::new(Vec::new()) }
+    }
+
+    /// Prints `text`.
+    pub(super) fn print(&self, text: &[u8]) {
+        let Some(prefix) = &self.prefix else {
+            Console::claim().send(text);
+            return;
+        };
+        let mut line = self.line.lock();
+        for &byte in text {
+            match byte {
+                b'\r' => {}
+                b'\n' => send_line(prefix, &mut line),
+                byte => {
+                    line.push(byte);
+                    if line.len() == LINE_MAX {
+                        send_line(prefix, &mut line);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn send_line(prefix: &str, line: &mut Vec<u8>) {
+    let mut console = Console::claim();
+    console.send(prefix.as_bytes());
+    console.send(line);
+    console.send(b"\r\n");
+    line.clear();
+}
+
+fn read(offset: u64) -> u8 {
+    // SAFETY: a register of the 16550, which lies outside of all memory; reading this one has no effect.
+    unsafe { ((UART + offset) as *const u8).read_volatile() }
+}
+
+fn write(offset: u64, value: u8) {
+    // SAFETY: a register of the 16550, which lies outside of all memory; it does no DMA.
+    unsafe { ((UART + offset) as *mut u8).write_volatile(value) }
+}

@@ -1,0 +1,457 @@
+//! The RISC-V vCPU: hgatp and its companions, entry and exit, the firmware that the guest sees, injection.
+//!
+//! **The order of a switch:** vsatp is 0 while hgatp and henvcfg change, so that no walk mixes two guests ("Virtual Supervisor
+//! Address Translation and Protection Register"); vsatp comes last, and goes first. **Floating point:** a guest's
+//! registers come into the hart by its first use of one after a switch, which is an illegal instruction until then (FS is
+//! off, and illegal instructions are not delegated); they leave it with the guest, if they have changed. Vectors are hidden.
+//! **Translations of the guest's own tables** are told apart by VMID and ASID, and ASIDs are each hart's own: a hart that has run another
+//! vCPU of the guest since, or a vCPU that comes from another hart, forgets them first.
+
+#![expect(unsafe_code, reason = "executes fences")]
+
+use super::console::GuestConsole;
+use super::float::FloatRegisters;
+use super::recording::record;
+use super::registers::{SystemRegisters, read_register, write_register};
+use super::switch::{self, Registers};
+use super::{firmware, timer};
+use crate::arch::riscv64::exception::{self, Before, Exception};
+use crate::arch::riscv64::exit::{self, Cause};
+use crate::arch::riscv64::registers::{
+    HCOUNTEREN, HEDELEG, HIDELEG, henvcfg, hstatus, interrupt, sstatus, without_float,
+};
+use crate::arch::riscv64::sbi::{self, Answer, Call, Machine};
+use crate::cpus::Cpus;
+use crate::requests;
+use crate::vcpu::{BufferAnswer, BufferCall, Event, Exit, Vcpu};
+use alloc::format;
+use core::arch::asm;
+use slat::device::DataAccess;
+use slat::format::gstage::{Trap, decode_fault};
+use slat::{GuestPhysAddr, MappingFlags, NestedPageFaultInfo};
+use slat_hv_protocol::recording::Event as Recorded;
+
+// Registers of calls.
+const A0: usize = 10;
+const A1: usize = 11;
+const A6: usize = 16;
+const A7: usize = 17;
+
+/// A time that never comes.
+const NEVER: u64 = u64::MAX;
+
+/// What a guest's CPU is to be like.
+#[derive(Clone, Copy)]
+pub(super) struct Config {
+    /// Whether waiting for interrupts leads to an exit.
+    pub(super) trap_wait: bool,
+    /// The guest's CPUs, which it turns on and off through its firmware.
+    pub(super) cpus: &'static Cpus,
+    /// Whether the guest may ask for changes of its pages.
+    pub(super) requests: bool,
+    /// Where its firmware prints.
+    pub(super) console: &'static GuestConsole,
+    /// What its firmware tells of the machine.
+    pub(super) machine: Machine,
+    /// What the harts have.
+    pub(super) features: Features,
+}
+
+/// What of the harts the hypervisor uses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Features {
+    /// Sstc: the guest's timer is a register of its own.
+    pub(super) sstc: bool,
+    /// Single and double precision.
+    pub(super) float: bool,
+}
+
+/// A call that the run loop carries out, and whose answer has a form of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// A write to the console.
+    Console,
+    /// One of the hypervisor's own calls.
+    Own,
+}
+
+/// A vCPU.
+pub(super) struct RiscvVcpu {
+    id: usize,
+    registers: Registers,
+    system: SystemRegisters,
+    float: FloatRegisters,
+    vsatp: u64,
+    /// When the guest's timer fires.
+    timer: u64,
+    hgatp: u64,
+    config: Config,
+    bound: bool,
+    asked: Asked,
+    /// scause and its companions at the last exit.
+    last: Trap,
+}
+
+impl Vcpu for RiscvVcpu {
+    type Config = Config;
+    type Root = u64;
+
+    fn new(id: usize, config: Config) -> Self {
+        let wait = if config.trap_wait { hstatus::VTW } else { 0 };
+        let registers = Registers {
+            sstatus: sstatus::SPP | sstatus::UXL_64,
+            hstatus: hstatus::SPV | hstatus::VSXL_64 | wait,
+            ..Registers::default()
+        };
+        Self {
+            id,
+            registers,
+            system: SystemRegisters::INITIAL,
+            float: FloatRegisters::INITIAL,
+            vsatp: 0,
+            timer: NEVER,
+            hgatp: 0,
+            config,
+            bound: false,
+            asked: Asked::Own,
+            last: Trap::default(),
+        }
+    }
+
+    /// SBI, "Function: HART start": a0 is the number of the hart, a1 the argument; everything else is undefined.
+    fn set_entry(&mut self, entry: GuestPhysAddr, argument: u64) {
+        self.registers.pc = entry.as_u64();
+        self.registers.x = [0; 32];
+        self.set_register(A0, self.id as u64);
+        self.set_register(A1, argument);
+    }
+
+    fn set_root(&mut self, root: u64) {
+        self.hgatp = root;
+    }
+
+    fn bind(&mut self) {
+        write_register!("hedeleg", self.hedeleg());
+        write_register!("hideleg", HIDELEG);
+        write_register!("hcounteren", HCOUNTEREN);
+        write_register!("htimedelta", 0);
+        write_register!("vsatp", 0);
+        record(Recorded::Load { root: self.hgatp });
+        write_register!("hgatp", self.hgatp);
+        let timer = if self.config.features.sstc { henvcfg::STCE } else { 0 };
+        write_register!("henvcfg", henvcfg::CBIE | henvcfg::CBCFE | henvcfg::CBZE | timer);
+        self.system.restore();
+        write_register!("vsatp", self.vsatp);
+        if self.config.features.sstc {
+            write_register!("vstimecmp", self.timer);
+        }
+        forget_stage_1();
+        self.bound = true;
+    }
+
+    fn unbind(&mut self) {
+        if !self.bound {
+            return;
+        }
+        self.bound = false;
+        if self.registers.sstatus & sstatus::FS == sstatus::FS_DIRTY {
+            self.float.save();
+        }
+        self.registers.sstatus &= !sstatus::FS;
+        if self.config.features.sstc {
+            self.timer = read_register!("vstimecmp");
+            write_register!("vstimecmp", NEVER);
+        }
+        self.vsatp = read_register!("vsatp");
+        write_register!("vsatp", 0);
+        self.system.save();
+        write_register!("hvip", 0);
+        write_register!("hgatp", 0);
+        record(Recorded::Unload);
+    }
+
+    fn run(&mut self) -> Exit {
+        self.raise_timer();
+        record(Recorded::Enter);
+        switch::enter(&mut self.registers);
+        self.last = Trap {
+            scause: read_register!("scause"),
+            stval: read_register!("stval"),
+            htval: read_register!("htval"),
+            htinst: read_register!("htinst"),
+        };
+        match exit::decode(self.last.scause) {
+            Cause::GuestPageFault => self.guest_page_fault(),
+            Cause::Call => {
+                // ECALL has no compressed form.
+                self.registers.pc = self.registers.pc.wrapping_add(4);
+                self.firmware_call()
+            }
+            Cause::VirtualInstruction if exit::is_wait(self.last.stval, self.is_supervisor()) => {
+                self.registers.pc = self.registers.pc.wrapping_add(4);
+                Exit::Wait
+            }
+            Cause::IllegalInstruction if self.wants_float() => {
+                self.float.restore();
+                self.registers.sstatus |= sstatus::FS_CLEAN;
+                write_register!("hedeleg", self.hedeleg());
+                Exit::Answered
+            }
+            Cause::VirtualInstruction | Cause::IllegalInstruction => {
+                self.inject(Event::UndefinedInstruction);
+                Exit::Refused
+            }
+            Cause::ForGuest(code) => {
+                self.deliver(Exception { code, value: self.last.stval });
+                Exit::Refused
+            }
+            Cause::Timer => {
+                timer::stop();
+                Exit::Preempted
+            }
+            Cause::Software => {
+                timer::acknowledge_software();
+                Exit::Kicked
+            }
+            Cause::Unexpected => self.unsupported("unexpected exception"),
+        }
+    }
+
+    fn program_counter(&self) -> u64 {
+        self.registers.pc
+    }
+
+    fn register(&self, index: usize) -> Option<u64> {
+        self.registers.x.get(index).copied()
+    }
+
+    fn set_register(&mut self, index: usize, value: u64) {
+        // x0 is 0 whatever is written to it.
+        if let Some(register) = self.registers.x.get_mut(index).filter(|_| index != 0) {
+            *register = value;
+        }
+    }
+
+    fn data_access(&self) -> Option<DataAccess> {
+        self.last.data_access()
+    }
+
+    fn advance(&mut self) {
+        // Whoever carries an instruction out had it from htinst, which tells its length.
+        let length = self.last.instruction_length().unwrap_or(4);
+        self.registers.pc = self.registers.pc.wrapping_add(length);
+    }
+
+    fn wait(&mut self) {
+        if !self.has_interrupt() {
+            timer::set(self.next_timer().unwrap_or(NEVER));
+            firmware::wait_for_interrupt();
+            timer::stop();
+            timer::acknowledge_software();
+        }
+    }
+
+    fn next_timer(&self) -> Option<u64> {
+        let timer =
+            if self.bound && self.config.features.sstc { read_register!("vstimecmp") } else { self.timer };
+        (timer != NEVER).then_some(timer)
+    }
+
+    fn write_console(&mut self, text: &[u8]) {
+        self.config.console.print(text);
+    }
+
+    fn answer_request(&mut self, done: bool) {
+        self.set_register(A0, requests::answer(done));
+        self.set_register(A1, 0);
+    }
+
+    fn answer_buffer_call(&mut self, answer: BufferAnswer) {
+        let (a0, a1) = match self.asked {
+            Asked::Console => sbi::printed(answer),
+            Asked::Own => (requests::status(answer.status), answer.done),
+        };
+        self.set_register(A0, a0);
+        self.set_register(A1, a1);
+    }
+
+    fn inject(&mut self, event: Event) {
+        self.deliver(match event {
+            Event::UndefinedInstruction => Exception::illegal_instruction(self.last.stval),
+            Event::AccessFailed => Exception::access_fault(self.last.scause, self.last.stval),
+        });
+    }
+}
+
+impl RiscvVcpu {
+    /// Whether the guest was in VS-mode at its last exit.
+    fn is_supervisor(&self) -> bool {
+        self.registers.sstatus & sstatus::SPP != 0
+    }
+
+    /// Whether the guest's floating-point registers are not in the hart, although there are such.
+    fn wants_float(&self) -> bool {
+        self.config.features.float && self.registers.sstatus & sstatus::FS == 0
+    }
+
+    fn hedeleg(&self) -> u64 {
+        if self.wants_float() { without_float(HEDELEG) } else { HEDELEG }
+    }
+
+    /// Without a timer of the guest's own: tells it that its time has come.
+    fn raise_timer(&mut self) {
+        if self.config.features.sstc || self.timer == NEVER {
+            return;
+        }
+        if read_register!("time") >= self.timer {
+            self.timer = NEVER;
+            self.set_pending(interrupt::VS_TIMER, true);
+        } else {
+            timer::set(self.timer);
+        }
+    }
+
+    /// Makes an interrupt of the bound guest pending, or no more.
+    fn set_pending(&mut self, which: u64, pending: bool) {
+        let others = read_register!("hvip") & !which;
+        write_register!("hvip", others | if pending { which } else { 0 });
+    }
+
+    fn set_timer(&mut self, time: u64) {
+        if self.config.features.sstc {
+            write_register!("vstimecmp", time);
+        } else {
+            self.timer = time;
+            self.set_pending(interrupt::VS_TIMER, false);
+        }
+    }
+
+    /// Whether an interrupt is pending that the guest has enabled.
+    fn has_interrupt(&self) -> bool {
+        let (pending, enabled, due) = if self.bound {
+            (read_register!("hip"), read_register!("hie"), false)
+        } else {
+            // Its bits are one place below those of hvip.
+            (self.system.hvip, self.system.vsie << 1, self.timer <= read_register!("time"))
+        };
+        let timer = if due { interrupt::VS_TIMER } else { 0 };
+        (pending | timer) & enabled & HIDELEG != 0
+    }
+
+    fn guest_page_fault(&mut self) -> Exit {
+        match decode_fault(&self.last) {
+            Ok(info) => {
+                record(recorded(&info));
+                Exit::NestedPageFault(info)
+            }
+            Err(reason) => self.unsupported(&format!("{reason}")),
+        }
+    }
+
+    fn firmware_call(&mut self) -> Exit {
+        let x = &self.registers.x;
+        let call = Call {
+            extension: x[A7],
+            function: x[A6],
+            arguments: [x[A0], x[A1], x[A1 + 1], x[A1 + 2], x[A1 + 3]],
+        };
+        let answer = sbi::answer(&call, self.id, self.config.cpus, &self.config.machine);
+        let (mut error, mut value) = (0, 0);
+        let exit = match answer {
+            Answer::Return { error: code, value: more } => {
+                (error, value) = (code, more);
+                Exit::FirmwareCall
+            }
+            Answer::ReturnLegacy(result) => {
+                self.set_register(A0, result);
+                return Exit::FirmwareCall;
+            }
+            Answer::SetTimer(time) => {
+                self.set_timer(time);
+                Exit::FirmwareCall
+            }
+            Answer::SendInterrupts(harts) => {
+                if harts.contains(self.id) {
+                    self.set_pending(interrupt::VS_SOFTWARE, true);
+                }
+                Exit::FirmwareCall
+            }
+            Answer::Fence(..) => {
+                forget_stage_1();
+                Exit::FirmwareCall
+            }
+            Answer::Print { character, legacy } => {
+                self.config.console.print(&[character]);
+                if legacy {
+                    value = self.registers.x[A1];
+                }
+                Exit::FirmwareCall
+            }
+            Answer::PrintBuffer(address, length) => {
+                self.asked = Asked::Console;
+                return Exit::Buffer(BufferCall::Console, GuestPhysAddr::new(address), length);
+            }
+            Answer::Buffer(call, address, length) => {
+                self.asked = Asked::Own;
+                return Exit::Buffer(call, GuestPhysAddr::new(address), length);
+            }
+            Answer::Request(request, page) if self.config.requests => {
+                return Exit::Request(request, GuestPhysAddr::new(page));
+            }
+            Answer::Request(..) => {
+                error = requests::UNKNOWN;
+                Exit::FirmwareCall
+            }
+            Answer::Wait => Exit::Suspend,
+            Answer::CpuOff => Exit::CpuOff,
+            Answer::PowerOff => Exit::PowerOff,
+            Answer::Reset => Exit::Reset,
+        };
+        self.set_register(A0, error);
+        self.set_register(A1, value);
+        exit
+    }
+
+    fn deliver(&mut self, exception: Exception) {
+        let before = Before {
+            pc: self.registers.pc,
+            sstatus: self.registers.sstatus,
+            vsstatus: read_register!("vsstatus"),
+            vstvec: read_register!("vstvec"),
+        };
+        let entry = exception::enter(before, exception);
+        self.registers.pc = entry.pc;
+        self.registers.sstatus = entry.sstatus;
+        write_register!("vsstatus", entry.vsstatus);
+        write_register!("vsepc", entry.vsepc);
+        write_register!("vscause", entry.vscause);
+        write_register!("vstval", entry.vstval);
+    }
+
+    fn unsupported(&self, what: &str) -> Exit {
+        let Trap { scause, stval, htval, .. } = self.last;
+        Exit::Unsupported(format!("{what} (scause {scause:#x}, stval {stval:#x}, htval {htval:#x})"))
+    }
+}
+
+/// This hart forgets what it derived from the bound guest's own tables, and what it fetched.
+fn forget_stage_1() {
+    // SAFETY: fences; forgetting is always allowed.
+    unsafe {
+        asm!(
+            ".option push",
+            ".option arch, +h",
+            "hfence.vvma x0, x0",
+            "fence.i",
+            ".option pop",
+            options(nostack)
+        );
+    }
+}
+
+fn recorded(info: &NestedPageFaultInfo) -> Recorded {
+    let kinds = [(MappingFlags::READ, 1), (MappingFlags::WRITE, 2), (MappingFlags::EXECUTE, 4)];
+    let access =
+        kinds.iter().filter(|(kind, _)| info.access.contains(*kind)).map(|(_, bit)| bit).sum::<u64>();
+    Recorded::Fault { gpa: info.gpa.as_u64(), access: access | u64::from(info.walk) << 8 }
+}
