@@ -1,7 +1,8 @@
 //! The shape that every virtual CPU has, whatever the ISA.
 //!
 //! Protocol: `new`, `setup` (or `set_root` and `set_entry`), then `bind` to the physical CPU, then `run` again and
-//! again, then `unbind`; after that, `bind` and so on again. Between `bind` and `unbind` the guest's system registers
+//! again, then `unbind`; after that, `bind` and so on again. A vCPU that runs in slices may be bound to another physical CPU each time,
+//! with a root that `set_root` has set anew; `set_entry` makes it begin like a new one, also if it has run before. Between `bind` and `unbind` the guest's system registers
 //! are live in the CPU; `inject` and the resolution of a fault's address rely on that. What a guest does ends up in an
 //! [`Exit`], never in a panic.
 
@@ -55,14 +56,14 @@ pub trait Vcpu: Sized {
     /// Goes on behind the instruction that led to the last [`Exit::NestedPageFault`]: it was carried out.
     fn advance(&mut self);
 
-    /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
-    fn wait(&mut self);
-
-    /// When the guest's timer will interrupt it, in the machine's units of time, if the hypervisor knows; `None` for never.
-    /// The default is for guests whose timer interrupts them without the hypervisor.
-    fn next_timer(&self) -> Option<u64> {
+    /// When the vCPU's own timer goes off, if it is set, in the ticks of the scheduler's clock: asked for when the guest waits for an
+    /// interrupt and the vCPU runs in slices. The default is for vCPUs that are pinned to a CPU.
+    fn deadline(&self) -> Option<u64> {
         None
     }
+
+    /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
+    fn wait(&mut self);
 
     /// Prints a part of the text of an [`Exit::Buffer`] that is a [`BufferCall::Console`]. The default is for vCPUs that
     /// never leave with one.
@@ -106,13 +107,13 @@ pub enum Exit {
     PowerOff,
     /// A firmware call that asks for a reset.
     Reset,
-    /// The guest waits for an interrupt.
+    /// The guest waits for an interrupt, and none is pending where that is known.
     Wait,
     /// An exit that the vCPU has answered by itself.
     Answered,
     /// Another CPU has made this one leave the guest.
     Kicked,
-    /// The timer of the hypervisor has made this CPU leave the guest.
+    /// The vCPU's slice of time is over.
     Preempted,
     /// The guest asks, through the debug port, for a text about itself.
     Debug(DebugCommand),

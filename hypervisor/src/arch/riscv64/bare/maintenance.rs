@@ -2,15 +2,15 @@
 
 #![expect(unsafe_code, reason = "executes fences")]
 
+use super::guest::all_forgotten;
 use super::recording::record;
 use crate::arch::riscv64::platform::RAM_ADDRESS;
 use crate::pool::Maintenance;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, Ordering};
 use slat::format::gstage::fences;
-use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation};
+use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation, Scope};
 use slat_hv_protocol::Mistake;
 use slat_hv_protocol::recording::Event;
 use spin::Mutex;
@@ -18,20 +18,13 @@ use spin::Mutex;
 /// Executes what the library asks for, with the mistake that the run asks for.
 pub(super) struct Counted {
     mistake: Mistake,
-    /// Whether the mistake is made no more.
-    corrected: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counted {
     /// Nothing counted yet.
     pub(super) fn new(mistake: Mistake) -> Self {
-        Self { mistake, corrected: AtomicBool::new(false), counts: Mutex::new(BTreeMap::new()) }
-    }
-
-    /// From now on everything is done as the library wants it.
-    pub(super) fn make_no_more_mistakes(&self) {
-        self.corrected.store(true, Ordering::Release);
+        Self { mistake, counts: Mutex::new(BTreeMap::new()) }
     }
 
     /// Instructions executed, by mnemonic.
@@ -43,8 +36,10 @@ impl Counted {
 impl Maintenance for Counted {
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
         record(Event::Invalidate { root: invalidation.root });
-        let mistake = if self.corrected.load(Ordering::Acquire) { Mistake::None } else { self.mistake };
-        for fence in fences(invalidation).filter(|_| mistake != Mistake::NoTlbi) {
+        if invalidation.scope == Scope::AllSpaces {
+            all_forgotten();
+        }
+        for fence in fences(invalidation).filter(|_| self.mistake != Mistake::NoTlbi) {
             *self.counts.lock().entry("hfence.gvma").or_default() += 1;
             slat::isa::riscv64::fence(fence);
         }
