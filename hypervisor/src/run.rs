@@ -33,9 +33,10 @@ use alloc::vec::Vec;
 use books::Books;
 use buffers::Calls;
 use slat::format::Format;
+use slat::guest::GuestPageWalkInfo;
 use slat::{
-    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, HostPhysAddr, LeafSize, MapError,
-    MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
+    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, GuestVirtAddr, HostPhysAddr, LeafSize,
+    MapError, MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
 };
 use slat_hv_protocol::{End, FaultPolicy, Faults, Leaf};
 use spin::{Mutex, RwLock};
@@ -256,6 +257,15 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     fn answer<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, exit: Exit) -> Result<(), Stop> {
         match exit {
             Exit::NestedPageFault(info) => return self.fault(cpu, vcpu, &info),
+            Exit::UnlocatedFault(tables, gva, access) => {
+                return match self.locate(&tables, gva, access)? {
+                    Some(info) => self.fault(cpu, vcpu, &info),
+                    None => {
+                        self.count(cpu, |faults| &mut faults.retried);
+                        self.nothing_done(cpu, vcpu, &format!("a fault at the guest's address {gva:#x}"))
+                    }
+                };
+            }
             Exit::RepeatAccess => {
                 self.count(cpu, |faults| &mut faults.retried);
                 let what = "a stage-2 fault whose address cannot be found out";
@@ -278,6 +288,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.firmware_call(cpu);
                 return Err(Stop::Ended(End::Reset));
             }
+            Exit::ConsoleShows => return Err(Stop::Ended(End::ConsoleShows)),
             Exit::Request(request, page) => {
                 let done = self.request(request, page)?;
                 vcpu.answer_request(done);
@@ -389,6 +400,19 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 | FaultError::BadFrame { .. }),
             ) => self.unanswered(cpu, vcpu, info, &error),
         }
+    }
+
+    /// The fault of an access by `gva`; `None` if it would not come to one any more, or would be one of the guest's own tables:
+    /// then the guest has to repeat it.
+    fn locate(
+        &self,
+        tables: &GuestPageWalkInfo,
+        gva: GuestVirtAddr,
+        access: MappingFlags,
+    ) -> Result<Option<NestedPageFaultInfo>, Stop> {
+        let space = self.space.read();
+        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
+        Ok(space.locate_fault(tables, gva, access).ok())
     }
 
     /// Lets the library answer a fault, and tells churn of the pages that came of it.

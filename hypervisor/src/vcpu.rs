@@ -8,7 +8,8 @@
 
 use alloc::string::String;
 use slat::device::DataAccess;
-use slat::{GuestPhysAddr, NestedPageFaultInfo};
+use slat::guest::GuestPageWalkInfo;
+use slat::{GuestPhysAddr, GuestVirtAddr, MappingFlags, NestedPageFaultInfo};
 
 /// A virtual CPU.
 pub trait Vcpu: Sized {
@@ -56,14 +57,15 @@ pub trait Vcpu: Sized {
     /// Goes on behind the instruction that led to the last [`Exit::NestedPageFault`]: it was carried out.
     fn advance(&mut self);
 
-    /// When the vCPU's own timer goes off, if it is set, in the ticks of the scheduler's clock: asked for when the guest waits for an
-    /// interrupt and the vCPU runs in slices. The default is for vCPUs that are pinned to a CPU.
-    fn deadline(&self) -> Option<u64> {
-        None
-    }
-
     /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
     fn wait(&mut self);
+
+    /// When the guest's timer will interrupt it, in the ticks of the scheduler's clock, if the hypervisor knows; `None` for never.
+    /// Asked for when the guest waits, also of an unbound vCPU. The default is for guests whose timer interrupts them without the
+    /// hypervisor.
+    fn next_timer(&self) -> Option<u64> {
+        None
+    }
 
     /// Prints a part of the text of an [`Exit::Buffer`] that is a [`BufferCall::Console`]. The default is for vCPUs that
     /// never leave with one.
@@ -91,6 +93,9 @@ pub trait Vcpu: Sized {
 pub enum Exit {
     /// A second-level fault.
     NestedPageFault(NestedPageFaultInfo),
+    /// A second-level fault whose address the CPU does not tell: to be found by a walk of the guest's tables, with its registers, for
+    /// this virtual address and access.
+    UnlocatedFault(GuestPageWalkInfo, GuestVirtAddr, MappingFlags),
     /// A second-level fault whose address the CPU does not tell any more: the guest has to repeat the access.
     RepeatAccess,
     /// A call to the firmware, which the vCPU has answered.
@@ -107,6 +112,8 @@ pub enum Exit {
     PowerOff,
     /// A firmware call that asks for a reset.
     Reset,
+    /// The guest has printed what ends its run.
+    ConsoleShows,
     /// The guest waits for an interrupt, and none is pending where that is known.
     Wait,
     /// An exit that the vCPU has answered by itself.

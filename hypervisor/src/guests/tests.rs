@@ -115,7 +115,7 @@ impl Vcpu for Worker {
         None
     }
     fn advance(&mut self) {}
-    fn deadline(&self) -> Option<u64> {
+    fn next_timer(&self) -> Option<u64> {
         self.deadline
     }
     fn wait(&mut self) {

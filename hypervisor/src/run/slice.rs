@@ -35,7 +35,7 @@ pub enum Slice {
     Preempted,
     /// It waits for an interrupt, or until its timer goes off.
     Waits {
-        /// As [`Vcpu::deadline`] has it.
+        /// As [`Vcpu::next_timer`] has it.
         until: Option<u64>,
     },
     /// The guest has turned it off, or had not turned it on.
@@ -99,7 +99,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         }
         match stop {
             _ if self.cpus.is_ending() => Slice::Ended(None),
-            Stop::Waits => Slice::Waits { until: vcpu.deadline() },
+            Stop::Waits => Slice::Waits { until: vcpu.next_timer() },
             Stop::Off => Slice::Off,
             Stop::Preempted | Stop::Stopped | Stop::Ended(_) => Slice::Preempted,
         }

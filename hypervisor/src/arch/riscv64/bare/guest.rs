@@ -12,6 +12,7 @@ use super::console::Console;
 use super::{firmware, this_hart};
 use crate::arch::riscv64::sbi::{Fence, Harts};
 use crate::console::Lines;
+use crate::console_text::ConsoleText;
 use crate::cpus::Cpus;
 use crate::schedule::Scheduler;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,6 +39,9 @@ pub(super) struct Shared {
     /// Harts of the machine, a bit each.
     harts: u64,
     console: Mutex<Lines>,
+    /// The text whose appearance on the console ends the guest, and whether it has appeared.
+    end_text: Option<Mutex<ConsoleText>>,
+    has_shown: AtomicBool,
     interrupts: [AtomicBool; CPUS_MAX],
     /// Whom each hart ran last: above, how often it had forgotten all guests; below, the number of the vCPU, from 1 on.
     last: [AtomicU64; CPUS_MAX],
@@ -45,13 +49,14 @@ pub(super) struct Shared {
 
 impl Shared {
     /// What the vCPUs of guest `number` share, which is one of several if that is not `None`. They are `cpus` and have consecutive
-    /// numbers from `first` on. The machine has the harts of the mask `harts`.
+    /// numbers from `first` on. The machine has the harts of the mask `harts`. The guest ends when `end_text` has been printed.
     pub(super) fn new(
         number: Option<u32>,
         cpus: &'static Cpus,
         scheduler: &'static Scheduler,
         first: usize,
         harts: u64,
+        end_text: Option<ConsoleText>,
     ) -> Self {
         Self {
             cpus,
@@ -59,6 +64,8 @@ impl Shared {
             first,
             harts,
             console: Mutex::new(Lines::new(number)),
+            end_text: end_text.map(Mutex::new),
+            has_shown: AtomicBool::new(false),
             interrupts: [const { AtomicBool::new(false) }; CPUS_MAX],
             last: [const { AtomicU64::new(0) }; CPUS_MAX],
         }
@@ -67,6 +74,17 @@ impl Shared {
     /// Prints `text` on the guest's console.
     pub(super) fn print(&self, text: &[u8]) {
         self.console.lock().add(text, |line| Console::claim().send(line));
+        if let Some(end_text) = &self.end_text {
+            let mut end_text = end_text.lock();
+            if text.iter().any(|&byte| end_text.push(byte)) {
+                self.has_shown.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Whether the text that ends the guest has been printed since this was asked for last.
+    pub(super) fn takes_end(&self) -> bool {
+        self.end_text.is_some() && self.has_shown.swap(false, Ordering::Acquire)
     }
 
     /// The guest has ended: what it left on its last line is printed, too.

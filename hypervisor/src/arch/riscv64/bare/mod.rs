@@ -26,6 +26,7 @@ use super::device_tree::{self, Description};
 use super::flat_tree::{self, FlatTree};
 use super::host::Host;
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
+use crate::console_text::ConsoleText;
 use crate::cpus::{Cpus, Entry};
 use crate::guest::Content;
 use crate::guests::Guests;
@@ -45,10 +46,10 @@ use core::fmt::Write as _;
 use guest::Shared;
 use harts::ThisHart;
 use maintenance::Counted;
-use registers::{read_register, write_register};
-use slat::format::gstage::{Capabilities, Gstage, Mode};
+use slat::format::gstage::{Capabilities, Extensions, Gstage};
 use slat::format::{Format as _, Geometry};
-use slat::{AddrSpace, GuestPhysAddr, HostPhysAddr, TagPool};
+use slat::isa::riscv64 as isa;
+use slat::{AddrSpace, GuestPhysAddr, TagPool};
 use slat_hv_protocol::{
     GuestReport, Mechanism, MemoryMap, Message, PARAMS_MAX, Params, Span, Started, decode_params,
     encode_message,
@@ -156,7 +157,7 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     // all memory is mapped one to one.
     let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };
     let pool: &Pool<Counted> = Box::leak(Box::new(pool));
-    let format = choose_format(params.gpa_bits)?;
+    let format = choose_format(params.gpa_bits, host.of_gstage)?;
 
     let (each, harts) = (params.cpus as usize, params.host_cpus.unwrap_or(params.cpus) as usize);
     let count = params.guests as usize;
@@ -177,7 +178,7 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     };
     let guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;
     let root = guests.first().map_or(0, |guest| guest.root);
-    say(&Message::Started(started(&format, root, &host)));
+    say(&Message::Started(started(&format, root)));
     let tags = TagPool::new(pool, format.tag_bits(), harts).map_err(|error| error.to_string())?;
     let shared = guests.iter().map(|guest| guest.shared).collect();
     let machines = guests.into_iter().map(|guest| (guest.machine, guest.vcpus));
@@ -258,7 +259,8 @@ impl Builder<'_> {
         let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
         let machine = if several { machine.sharing(number, self.reclaim) } else { machine };
         let harts = (1 << self.harts) - 1;
-        let shared = Shared::new(several.then_some(number), cpus, scheduler, first, harts);
+        let end_text = params.until_console.clone().and_then(ConsoleText::new);
+        let shared = Shared::new(several.then_some(number), cpus, scheduler, first, harts, end_text);
         let shared: &Shared = Box::leak(Box::new(shared));
         let config = Config {
             trap_wait: self.trap_wait,
@@ -272,19 +274,17 @@ impl Builder<'_> {
     }
 }
 
-/// The format in the widest mode that the harts have, or in the one of `gpa_bits`.
-fn choose_format(gpa_bits: Option<u32>) -> Result<Gstage, String> {
-    let modes = [Mode::Sv57x4, Mode::Sv48x4, Mode::Sv39x4];
-    let formats = modes.map(|mode| Gstage::new(mode, Capabilities { svpbmt: false, vmid_bits: 14 }));
-    let offered = formats.into_iter().filter(|format| {
-        let value = format.root_register(HostPhysAddr::new(0), 0);
-        write_register!("hgatp", value);
-        let found = read_register!("hgatp") == value;
-        write_register!("hgatp", 0);
-        found
-    });
-    let mut wanted = offered.filter(|format| gpa_bits.is_none_or(|bits| format.geometry().gpa_bits == bits));
-    wanted.next().ok_or_else(|| format!("the harts have no G-stage of {gpa_bits:?} bits"))
+/// The format in the widest mode that the harts have, or in the one for guest-physical addresses of `gpa_bits` bits.
+fn choose_format(gpa_bits: Option<u32>, extensions: Extensions) -> Result<Gstage, String> {
+    let configurable = Extensions::SSTC | Extensions::SVPBMT | Extensions::SVADU;
+    let has_henvcfg = extensions.intersects(configurable);
+    let henvcfg = if has_henvcfg { isa::probe_henvcfg() } else { 0 };
+    let capabilities = Capabilities::new(isa::probe_hgatp(), extensions, henvcfg);
+    let format = match gpa_bits {
+        None => Gstage::widest(capabilities),
+        Some(bits) => Gstage::narrowest(bits, capabilities),
+    };
+    format.map_err(|error| error.to_string())
 }
 
 fn read_params() -> Result<Params, String> {
@@ -341,7 +341,17 @@ fn build_device_tree(
     Ok(blob)
 }
 
-fn started(format: &Gstage, root: u64, host: &Host) -> Started {
+fn started(format: &Gstage, root: u64) -> Started {
+    let named = [
+        (Extensions::SVPBMT, "Svpbmt"),
+        (Extensions::SVNAPOT, "Svnapot"),
+        (Extensions::SVINVAL, "Svinval"),
+        (Extensions::SVADE, "Svade"),
+        (Extensions::SVADU, "Svadu"),
+        (Extensions::SVVPTC, "Svvptc"),
+        (Extensions::SSTC, "Sstc"),
+    ];
+    let capabilities = format.capabilities();
     let Geometry { levels, gpa_bits, root_tables } = format.geometry();
     Started {
         gpa_bits,
@@ -349,7 +359,13 @@ fn started(format: &Gstage, root: u64, host: &Host) -> Started {
         root_tables: root_tables.into(),
         mechanism: Mechanism::Gstage,
         hgatp: root,
-        features: host.extensions.iter().filter(|name| name.starts_with('s')).cloned().collect(),
+        vmid_bits: format.tag_bits(),
+        accessed_dirty: capabilities.accessed_dirty,
+        features: named
+            .iter()
+            .filter(|(bit, _)| capabilities.has(*bit))
+            .map(|(_, name)| name.to_string())
+            .collect(),
         ..Started::default()
     }
 }

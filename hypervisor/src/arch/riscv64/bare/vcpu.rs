@@ -27,6 +27,7 @@ use alloc::format;
 use core::arch::asm;
 use slat::device::DataAccess;
 use slat::format::gstage::{Trap, decode_fault};
+use slat::guest::GuestPageWalkInfo;
 use slat::{GuestPhysAddr, MappingFlags, NestedPageFaultInfo};
 use slat_hv_protocol::recording::Event as Recorded;
 
@@ -177,6 +178,9 @@ impl Vcpu for RiscvVcpu {
     }
 
     fn run(&mut self) -> Exit {
+        if self.config.shared.takes_end() {
+            return Exit::ConsoleShows;
+        }
         self.raise_timer();
         if self.config.shared.take_interrupt(self.id) {
             self.set_pending(interrupt::VS_SOFTWARE, true);
@@ -255,7 +259,7 @@ impl Vcpu for RiscvVcpu {
 
     fn wait(&mut self) {
         if !self.has_interrupt() {
-            timer::set(self.deadline().unwrap_or(NEVER));
+            timer::set(self.next_timer().unwrap_or(NEVER));
             firmware::wait_for_interrupt();
             timer::set_within_slice(NEVER);
             timer::acknowledge_software();
@@ -263,7 +267,7 @@ impl Vcpu for RiscvVcpu {
     }
 
     /// A timer whose interrupt the guest has not enabled does not end a wait.
-    fn deadline(&self) -> Option<u64> {
+    fn next_timer(&self) -> Option<u64> {
         let (timer, enabled) = match (self.bound, self.config.features.sstc) {
             (true, true) => (read_register!("vstimecmp"), read_register!("vsie")),
             (true, false) => (self.timer, read_register!("vsie")),
@@ -356,10 +360,21 @@ impl RiscvVcpu {
 
     fn guest_page_fault(&mut self) -> Exit {
         match decode_fault(&self.last) {
-            Ok(info) => {
-                record(recorded(&info));
-                Exit::NestedPageFault(info)
-            }
+            Ok(fault) => match fault.info() {
+                Some(info) => {
+                    record(recorded(&info));
+                    Exit::NestedPageFault(info)
+                }
+                None => {
+                    let tables = GuestPageWalkInfo::riscv(
+                        read_register!("vsatp"),
+                        read_register!("vsstatus"),
+                        read_register!("henvcfg"),
+                    );
+                    let access = fault.virtual_access(self.registers.hstatus);
+                    Exit::UnlocatedFault(tables, fault.gva, access)
+                }
+            },
             Err(reason) => self.unsupported(&format!("{reason}")),
         }
     }
