@@ -10,6 +10,10 @@ use crate::tlb::{Invalidation, Scope};
 /// The number of the extension in a7: "RFNC".
 pub const RFENCE: u64 = 0x5246_4e43;
 
+/// The function (a6) that lets other harts execute FENCE.I: what it takes is the [`HartMask`] alone, in a0 and a1. For
+/// [`CacheActions::INVALIDATE_INSTRUCTIONS`](crate::CacheActions::INVALIDATE_INSTRUCTIONS).
+pub const REMOTE_FENCE_I: u64 = 0;
+
 /// Function numbers, in a6.
 const REMOTE_HFENCE_GVMA_VMID: u64 = 3;
 const REMOTE_HFENCE_GVMA: u64 = 4;
