@@ -5,7 +5,7 @@
 use super::console::Console;
 use crate::arch::riscv64::sbi::Machine;
 use core::arch::asm;
-use sbi_spec::{base, hsm, srst, time};
+use sbi_spec::{base, hsm, rfnc, srst, time};
 
 /// An error of the firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,16 @@ pub(super) fn start_hart(hart: usize) -> Result<(), SbiError> {
 /// The next interrupt of this hart's timer is at `time`.
 pub(super) fn set_timer(time: u64) -> Result<(), SbiError> {
     call(time::EID_TIME, time::SET_TIMER, [time, 0, 0, 0, 0]).map(drop)
+}
+
+/// The harts in `mask` execute HFENCE.GVMA for `vmid`: for `size` bytes from guest-physical `start` on, or everything if both are 0.
+pub(super) fn remote_hfence_gvma_vmid(mask: u64, start: u64, size: u64, vmid: u16) -> Result<(), SbiError> {
+    call(rfnc::EID_RFNC, rfnc::REMOTE_HFENCE_GVMA_VMID, [mask, 0, start, size, vmid.into()]).map(drop)
+}
+
+/// The same for all VMIDs.
+pub(super) fn remote_hfence_gvma(mask: u64, start: u64, size: u64) -> Result<(), SbiError> {
+    call(rfnc::EID_RFNC, rfnc::REMOTE_HFENCE_GVMA, [mask, 0, start, size, 0]).map(drop)
 }
 
 /// What the machine is.

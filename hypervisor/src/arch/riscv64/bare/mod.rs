@@ -15,6 +15,8 @@ mod recording;
 mod registers;
 mod switch;
 mod timer;
+#[cfg(feature = "unit-guests")]
+mod unit;
 mod vcpu;
 
 pub use failure::fail;
@@ -101,6 +103,10 @@ extern "C" fn start(_hart: usize, tree: usize) -> ! {
 
 /// First Rust on a hart that was started.
 extern "C" fn start_hart(hart: usize) -> ! {
+    #[cfg(feature = "unit-guests")]
+    if SHARED.get().is_none() {
+        unit::serve();
+    }
     match SHARED.get().and_then(|shared| Some((shared, shared.cpus.begin(hart)?))) {
         Some((shared, entry)) => run(hart, shared, entry),
         None => fail(format_args!("hart {hart} was started, and nobody asked for it")),
@@ -128,6 +134,8 @@ fn set_up(tree: usize) -> Result<(&'static Shared, Entry), String> {
     let params = read_params()?;
     NONCE.call_once(|| params.nonce.clone());
     params::check(&params, &MEMORY_MAP).map_err(|error| format!("bad parameters: {error}"))?;
+    #[cfg(feature = "unit-guests")]
+    unit::run(&params);
 
     // Before the pool has any frame: the firmware may have put its device tree there.
     let host = read_host(tree)?;

@@ -11,6 +11,7 @@
 
 use super::console::GuestConsole;
 use super::float::FloatRegisters;
+use super::maintenance::note_hart;
 use super::recording::record;
 use super::registers::{SystemRegisters, read_register, write_register};
 use super::switch::{self, Registers};
@@ -136,6 +137,7 @@ impl Vcpu for RiscvVcpu {
         write_register!("hcounteren", HCOUNTEREN);
         write_register!("htimedelta", 0);
         write_register!("vsatp", 0);
+        note_hart(self.hgatp);
         record(Recorded::Load { root: self.hgatp });
         write_register!("hgatp", self.hgatp);
         let timer = if self.config.features.sstc { henvcfg::STCE } else { 0 };
@@ -174,6 +176,7 @@ impl Vcpu for RiscvVcpu {
         self.raise_timer();
         record(Recorded::Enter);
         switch::enter(&mut self.registers);
+        record(Recorded::Exit);
         self.last = Trap {
             scause: read_register!("scause"),
             stval: read_register!("stval"),

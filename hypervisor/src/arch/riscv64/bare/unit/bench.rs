@@ -17,7 +17,7 @@ use slat::{
     AddrSpace, AllocOptions, CacheMaintenance, GuestPhysAddr, HostPhysRange, Invalidation, LeafSize,
     MappingFlags, PAGE_SIZE,
 };
-use slat_hv_protocol::recording::{Event, FenceKind};
+use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{Mechanism, Mistake, Params, Started};
 
 /// The failure `$message` unless `$condition` holds.
@@ -130,12 +130,7 @@ impl Maintenance for Fenced {
     }
 }
 
-/// Executes a fence on this hart, and records it.
-pub(super) fn fence(fence: Fence) {
-    let Fence { address, vmid } = fence;
-    record(Event::Fence { kind: FenceKind::HfenceGvma, address, vmid });
-    slat::isa::riscv64::fence(fence);
-}
+pub(super) use super::super::maintenance::fence_here as fence;
 
 /// The machine.
 pub(super) struct Bench {

@@ -75,7 +75,8 @@ impl Drop for Loaded {
 /// A probe: `$instruction` on `$address`, with its `$operand`, until label 2 or the trap.
 macro_rules! probe {
     ($instruction:literal, $address:expr, $operand:expr) => {{
-        let (mut value, there): (u64, u64) = ($operand, 0);
+        let mut value: u64 = $operand;
+        let done: u64;
         record(Event::Enter);
         // SAFETY: the access is a guest's, behind the G-stage, which maps nothing of the hypervisor. Where it traps the hart goes
         // on at label 2, with the vector that the hart had put back; the trap changes scause and its companions and fields of
@@ -86,41 +87,38 @@ macro_rules! probe {
                 ".option arch, +h",
                 "la {vector}, 2f",
                 "csrrw {vector}, stvec, {vector}",
-                "li {there}, 0",
+                "li {done}, 0",
                 concat!($instruction, " {value}, ({address})"),
-                "li {there}, 1",
+                "li {done}, 1",
                 ".balign 4",
                 "2:",
                 "csrw stvec, {vector}",
                 ".option pop",
                 vector = out(reg) _,
-                there = inout(reg) there => value_there,
+                done = out(reg) done,
                 value = inout(reg) value,
                 address = in(reg) $address,
                 options(nostack)
             )
         };
         record(Event::Exit);
-        if value_there == 1 { Ok(value) } else { Err(trap()) }
+        if done == 1 { Ok(value) } else { Err(trap()) }
     }};
 }
 
 /// Reads 8 bytes of the space that is loaded.
 pub(super) fn read(gpa: u64) -> Result<u64, Trap> {
-    let value_there: u64;
     probe!("hlv.d", gpa, 0)
 }
 
 /// Writes 8 bytes.
 pub(super) fn write(gpa: u64, value: u64) -> Result<(), Trap> {
-    let value_there: u64;
     let result: Result<u64, Trap> = probe!("hsv.d", gpa, value);
     result.map(|_| ())
 }
 
 /// Reads 2 bytes of what may be executed.
 pub(super) fn read_code(gpa: u64) -> Result<u64, Trap> {
-    let value_there: u64;
     probe!("hlvx.hu", gpa, 0)
 }
 
