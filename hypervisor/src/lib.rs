@@ -14,6 +14,7 @@ extern crate std;
 
 pub mod arch;
 pub mod churn;
+pub mod console_text;
 pub mod cpus;
 pub mod debug_port;
 pub mod guest;
