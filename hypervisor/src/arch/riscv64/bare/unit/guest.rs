@@ -1,4 +1,4 @@
-//! The ways in which a unit guest uses a space: probes from HS-mode (HLV, HSV, HLVX), and guest code that runs until it traps.
+//! The ways in which a unit guest uses a space: probes from HS-mode (HLV, HSV), and guest code that runs until it traps.
 //!
 //! A probe uses translations of the G-stage just as a guest does, and QEMU remembers them between two probes as it does not between
 //! two stays of a guest: so probes show what a missing fence leaves behind. In a recording a probe is an entry and an exit.
@@ -115,11 +115,6 @@ pub(super) fn read(gpa: u64) -> Result<u64, Trap> {
 pub(super) fn write(gpa: u64, value: u64) -> Result<(), Trap> {
     let result: Result<u64, Trap> = probe!("hsv.d", gpa, value);
     result.map(|_| ())
-}
-
-/// Reads 2 bytes of what may be executed.
-pub(super) fn read_code(gpa: u64) -> Result<u64, Trap> {
-    probe!("hlvx.hu", gpa, 0)
 }
 
 fn trap() -> Trap {
