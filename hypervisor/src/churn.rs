@@ -95,6 +95,11 @@ impl Churn {
         }
     }
 
+    /// The page at this address, which was to be given back, could not be: it stays taken.
+    pub fn keep(&mut self, page: u64) {
+        self.taken.insert(page);
+    }
+
     /// Whether the page around `gpa` is taken; if so, it is no longer, and the caller maps it again.
     pub fn give_back(&mut self, gpa: u64) -> Option<u64> {
         let page = gpa & !(PAGE_SIZE - 1);

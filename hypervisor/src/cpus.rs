@@ -1,11 +1,14 @@
 //! The guest's CPUs: which are on, and which may have the guest's table loaded.
 //!
-//! vCPU n runs on physical CPU n and nowhere else, so turning one on or off is turning the other on or off. A CPU is
-//! *inside* from before it is powered on until it has unloaded the guest's table for good; while it waits for an
-//! interrupt it has unloaded the table too, and is not inside. **Invariant:** once the end has been announced
-//! nobody gets inside any more, so when [`Cpus::wait_for_all`] has seen that nobody is, the table may be freed. A CPU
-//! that sleeps then need not wake up.
+//! **Pinned** ([`Cpus::new`]): vCPU n runs on physical CPU n and nowhere else, so turning one on or off is turning the other on
+//! or off. A CPU is *inside* from before it is powered on until it has unloaded the guest's table for good; while it waits for an
+//! interrupt it has unloaded the table too, and is not inside. **In slices** ([`Cpus::in_slices`]): a vCPU runs on whatever hart a
+//! scheduler gives it, and is inside from [`Cpus::enter`] to [`Cpus::pause`] or [`Cpus::leave`].
+//!
+//! **Invariant:** once the end has been announced nobody gets inside any more, so when [`Cpus::wait_for_all`] or
+//! [`Cpus::is_last_out`] has seen that nobody is, the table may be freed. A CPU that sleeps then need not wake up.
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::hint::spin_loop;
@@ -74,30 +77,72 @@ pub enum StartError {
     Failed,
 }
 
+/// Whether a vCPU may run a slice of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enter {
+    /// It was turned on, and begins there.
+    Begin(Entry),
+    /// It goes on where it was.
+    Resume,
+    /// It is off.
+    Off,
+    /// The guest has ended.
+    Ended,
+}
+
 /// The CPUs of one guest.
 pub struct Cpus {
     count: usize,
     ram: Range<u64>,
-    power_on: fn(usize) -> bool,
+    /// What addresses of instructions are multiples of.
+    alignment: u64,
+    in_slices: bool,
+    power_on: Box<dyn Fn(usize) -> bool + Send + Sync>,
     states: Mutex<Vec<State>>,
     /// Written while `states` is locked, so that whoever holds the lock can rely on it.
     ending: AtomicBool,
+    /// Somebody was told to be the last one out.
+    closing: AtomicBool,
 }
 
 impl Cpus {
     /// `count` CPUs, but at least one, for a guest with `ram`; CPU 0 is running. `power_on` makes a physical CPU begin,
     /// and tells whether it will.
     #[must_use]
-    pub fn new(count: usize, ram: Range<u64>, power_on: fn(usize) -> bool) -> Self {
+    pub fn new(
+        count: usize,
+        ram: Range<u64>,
+        power_on: impl Fn(usize) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let mut states = vec![State::Running];
         states.resize(count.max(1), State::Off);
         Self {
             count: states.len(),
             ram,
-            power_on,
+            alignment: 4,
+            in_slices: false,
+            power_on: Box::new(power_on),
             states: Mutex::new(states),
             ending: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         }
+    }
+
+    /// `count` CPUs, but at least one, that run in slices of time on any hart; CPU 0 is turned on, to begin at `entry`. `power_on`
+    /// tells the scheduler that a CPU was turned on, and whether it will run. Instructions begin at multiples of 2.
+    #[must_use]
+    pub fn in_slices(
+        count: usize,
+        ram: Range<u64>,
+        entry: Entry,
+        power_on: impl Fn(usize) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let mut cpus = Self { alignment: 2, in_slices: true, ..Self::new(count, ram, power_on) };
+        cpus.states.get_mut().fill(State::Off);
+        if let Some(first) = cpus.states.get_mut().first_mut() {
+            *first = State::Starting(entry);
+        }
+        cpus
     }
 
     /// How many there are, on or off.
@@ -126,7 +171,7 @@ impl Cpus {
             Power::Pending => return Err(StartError::Pending),
             Power::Off => {}
         }
-        if !self.ram.contains(&entry.address) || entry.address % 4 != 0 {
+        if !self.ram.contains(&entry.address) || entry.address % self.alignment != 0 {
             return Err(StartError::BadAddress);
         }
         // It counts as inside from now on, or the end could come between here and its first look at the states.
@@ -150,6 +195,36 @@ impl Cpus {
         let State::Starting(entry) = *state else { return None };
         *state = State::Running;
         Some(entry)
+    }
+
+    /// On the hart that is to run `cpu` for a slice: whether it may, and from where on. If so, it is inside until it pauses or
+    /// leaves.
+    pub fn enter(&self, cpu: usize) -> Enter {
+        let mut states = self.states.lock();
+        let Some(state) = states.get_mut(cpu) else { return Enter::Off };
+        let enter = match *state {
+            _ if self.is_ending() => return Enter::Ended,
+            State::Off | State::Stopping => return Enter::Off,
+            State::Starting(entry) => Enter::Begin(entry),
+            State::Running | State::Waiting => Enter::Resume,
+        };
+        *state = State::Running;
+        enter
+    }
+
+    /// On a hart that has just left: whether the end was announced and nobody is inside any more. Only one hart is ever told so,
+    /// and it closes the guest.
+    #[must_use]
+    pub fn is_last_out(&self) -> bool {
+        let states = self.states.lock();
+        let inside = states.iter().any(|state| matches!(state, State::Running | State::Stopping));
+        self.is_ending() && !inside && !self.closing.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether they run in slices.
+    #[must_use]
+    pub fn are_in_slices(&self) -> bool {
+        self.in_slices
     }
 
     /// On `cpu` itself: announces that it goes off. `false` if it may not, because nobody could turn it on again.

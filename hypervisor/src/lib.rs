@@ -14,14 +14,17 @@ extern crate std;
 
 pub mod arch;
 pub mod churn;
+pub mod console;
 pub mod console_text;
 pub mod cpus;
 pub mod debug_port;
 pub mod guest;
+pub mod guests;
 pub mod params;
 pub mod pl011;
 pub mod pool;
 pub mod requests;
 pub mod run;
+pub mod schedule;
 pub mod transcript;
 pub mod vcpu;

@@ -1,6 +1,6 @@
 //! Checking of the parameters: everything that could make the run go wrong is refused before it starts.
 
-use slat_hv_protocol::{CPUS_MAX, MemoryMap, Params, Span};
+use slat_hv_protocol::{CPUS_MAX, GUESTS_MAX, MemoryMap, Params, Span};
 use thiserror::Error;
 
 const TWO_MIB: u64 = 2 << 20;
@@ -44,17 +44,38 @@ pub enum ParamsError {
     /// There are no CPUs, or too many.
     #[error("the number of CPUs must be 1 to {CPUS_MAX}")]
     Cpus,
+    /// There are no guests, or too many.
+    #[error("the number of guests must be 1 to {GUESTS_MAX}")]
+    Guests,
+    /// The machine has no CPUs, or too many.
+    #[error("the number of the machine's CPUs must be 1 to {CPUS_MAX}")]
+    HostCpus,
+    /// Something that needs vCPUs which are not pinned to the machine's CPUs.
+    #[error("{0} only on RISC-V")]
+    Pinned(&'static str),
     /// The command line cannot be put into a device tree.
     #[error("the command line contains a NUL")]
     CommandLine,
 }
 
-/// Checks `params` for a machine with this `map`.
+/// Checks `params` for a machine with this `map`. The guests may have more memory together than the pool.
 ///
 /// # Errors
 /// [`ParamsError`], the first that is found.
 pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
-    let Params { nonce, pool, recording, kernel, initrd, guest_memory, cpus, bootargs, .. } = params;
+    let Params {
+        nonce,
+        pool,
+        recording,
+        kernel,
+        initrd,
+        guest_memory,
+        cpus,
+        guests,
+        host_cpus,
+        bootargs,
+        ..
+    } = params;
     check_nonce(nonce)?;
     if kernel.size == 0 && params.unit_guests.is_empty() {
         return Err(ParamsError::Empty("kernel"));
@@ -86,6 +107,20 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     }
     if !(1..=CPUS_MAX).contains(&(*cpus as usize)) {
         return Err(ParamsError::Cpus);
+    }
+    if !(1..=GUESTS_MAX).contains(&(*guests as usize)) {
+        return Err(ParamsError::Guests);
+    }
+    if host_cpus.is_some_and(|host_cpus| !(1..=CPUS_MAX).contains(&(host_cpus as usize))) {
+        return Err(ParamsError::HostCpus);
+    }
+    if *map != MemoryMap::RISCV64 {
+        if *guests > 1 {
+            return Err(ParamsError::Pinned("there can be several guests"));
+        }
+        if host_cpus.is_some_and(|host_cpus| host_cpus != *cpus) {
+            return Err(ParamsError::Pinned("the machine can have another number of CPUs than the guest"));
+        }
     }
     if bootargs.contains('\0') {
         return Err(ParamsError::CommandLine);

@@ -36,9 +36,23 @@ pub trait Maintenance {
     }
 }
 
+/// A host that knows how much it has left.
+pub trait Host: Hal {
+    /// Frames of 4 KiB that nobody has taken. Others may take them at any time.
+    fn frames_left(&self) -> u64;
+}
+
+impl<M: Maintenance> Host for &Pool<M> {
+    fn frames_left(&self) -> u64 {
+        self.frames.saturating_sub(self.state.lock().in_use)
+    }
+}
+
 /// The host of the guest's address space.
 pub struct Pool<M> {
     memory: Span,
+    /// Whole frames in it.
+    frames: u64,
     state: Mutex<State>,
     poison: bool,
     maintenance: M,
@@ -63,11 +77,12 @@ impl<M: Maintenance> Pool<M> {
         // Rounded inwards. The addresses are below 2^48, the sum cannot wrap.
         let start = memory.address.next_multiple_of(PAGE_SIZE);
         let end = memory.address.saturating_add(memory.size);
-        if frame(start) < frame(end) {
+        let frames = frame(end).saturating_sub(frame(start)) as u64;
+        if frames > 0 {
             free.add_frame(frame(start), frame(end));
         }
         let state = State { free, counts: Frames::default(), in_use: 0, cache_frames: 0 };
-        Self { memory, state: Mutex::new(state), poison, maintenance }
+        Self { memory, frames, state: Mutex::new(state), poison, maintenance }
     }
 
     /// What happened to the frames until now.

@@ -2,26 +2,30 @@
 //!
 //! Nothing here knows the ISA. Protocol: the caller makes an empty space; [`Machine::new`] maps the regions; each CPU
 //! that the guest turns on calls [`Machine::run`] with its own vCPU; the one that gets [`Left::Ended`] calls
-//! [`Machine::close`], after which every frame is back in the host's pool.
+//! [`Machine::close`], after which every frame is back in the host's pool. Where vCPUs share harts, [`Machine::slice`] runs one
+//! for a while instead.
 //!
-//! **Locks,** in the order in which they are taken: churn, space, counters; the emulated port and what the guest has
-//! printed are locked while no other lock is taken. Faults share the space, for the library
+//! **Locks,** in the order in which they are taken: churn, space, what comes back from other guests, the end, the CPUs' states,
+//! counters; the emulated port and what the guest has printed are locked while no other lock is taken. Faults share the space, for the library
 //! answers them beside each other; what changes its structure has it alone.
 
 mod books;
 mod buffers;
 mod debug;
 mod screen;
+mod slice;
+mod stir;
 mod uart;
 
 pub use books::Outcome;
 pub use buffers::LENGTH_MAX;
 pub use screen::Screen;
+pub use slice::{Reclaim, Slice};
 
-use crate::churn::{Churn, Operation};
+use crate::churn::Churn;
 use crate::cpus::Cpus;
 use crate::guest::{Content, Device};
-use crate::pool::POISON;
+use crate::pool::Host;
 use crate::vcpu::{BufferCall, Event, Exit, Request, Vcpu};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -29,9 +33,10 @@ use alloc::vec::Vec;
 use books::Books;
 use buffers::Calls;
 use slat::format::Format;
+use slat::guest::GuestPageWalkInfo;
 use slat::{
-    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, Hal, HostPhysAddr, LeafSize, MapError,
-    MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
+    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, GuestVirtAddr, HostPhysAddr, LeafSize,
+    MapError, MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
 };
 use slat_hv_protocol::{End, FaultPolicy, Faults, Leaf};
 use spin::{Mutex, RwLock};
@@ -42,9 +47,6 @@ const IDLE_FAULTS_LIMIT: u32 = 1000;
 
 /// Looks at the other CPUs before one that does not leave the guest is taken for lost: seconds on any machine.
 const PATIENCE: u64 = 100_000_000;
-
-/// Of so many pages that move, one loses its contents if that is wanted.
-const SPOILED: u64 = 50;
 
 /// What guest RAM allows.
 const RAM: MappingFlags =
@@ -90,8 +92,23 @@ pub enum Left {
     Off,
 }
 
+/// Why a vCPU stops running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stop {
+    /// It ended the run.
+    Ended(End),
+    /// Another one ended the run.
+    Stopped,
+    /// The guest turned it off.
+    Off,
+    /// It waits for an interrupt.
+    Waits,
+    /// Its time is over.
+    Preempted,
+}
+
 /// A guest and its address space, shared by its CPUs.
-pub struct Machine<'a, H: Hal, F: Format> {
+pub struct Machine<'a, H: Host, F: Format> {
     /// `None` once it was given back.
     space: RwLock<Option<AddrSpace<H, F>>>,
     cpus: &'a Cpus,
@@ -101,9 +118,15 @@ pub struct Machine<'a, H: Hal, F: Format> {
     books: Books,
     uart: Mutex<Uart>,
     calls: Mutex<Calls>,
+    /// Where other guests take frames from the same pool.
+    reclaim: Option<&'a Reclaim>,
+    /// Its number, if it is one of several guests.
+    number: Option<u32>,
+    /// How it ended, until it is closed: for guests whose vCPUs run in slices.
+    end: Mutex<Option<End>>,
 }
 
-impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
+impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     /// Maps the guest's RAM and devices into `space`, which has nothing there yet.
     ///
     /// # Errors
@@ -128,29 +151,32 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         let books = Books::new(cpus.count());
         let space = RwLock::new(Some(space));
         let (uart, calls) = (Mutex::default(), Mutex::default());
-        Ok(Self { space, cpus, job, ram_options, churn, books, uart, calls })
+        let end = Mutex::new(None);
+        Ok(Self {
+            space,
+            cpus,
+            job,
+            ram_options,
+            churn,
+            books,
+            uart,
+            calls,
+            reclaim: None,
+            number: None,
+            end,
+        })
     }
 
     /// Runs the guest on CPU `cpu` until that leaves it for good; it has nothing of the guest loaded then.
     pub fn run<V: Vcpu>(&self, cpu: usize, vcpu: &mut V) -> Left {
         vcpu.bind();
         let left = loop {
-            if self.cpus.is_ending() {
-                break Left::Stopped;
-            }
-            let exit = vcpu.run();
-            let exits = self.books.of(cpu, |counts| {
-                counts.exits += 1;
-                counts.exits
-            });
-            // If kicks made churn, two CPUs would kick each other and do nothing else.
-            let stirs = !matches!(exit, Exit::Kicked);
-            let answered = self.answer(cpu, vcpu, exit).and_then(|()| match stirs {
-                true => self.stir(Some(vcpu.program_counter())),
-                false => Ok(()),
-            });
-            if let Err(left) = answered.and_then(|()| self.watch(exits)) {
-                break left;
+            match self.go_on(cpu, vcpu) {
+                Stop::Ended(end) => break Left::Ended(end),
+                Stop::Stopped => break Left::Stopped,
+                Stop::Off => break Left::Off,
+                Stop::Waits if !self.wait(cpu, vcpu) => break Left::Stopped,
+                Stop::Waits | Stop::Preempted => {}
             }
         };
         vcpu.unbind();
@@ -160,6 +186,34 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         };
         self.cpus.leave(cpu);
         left
+    }
+
+    /// Runs the bound vCPU until it has to stop.
+    fn go_on<V: Vcpu>(&self, cpu: usize, vcpu: &mut V) -> Stop {
+        loop {
+            if self.cpus.is_ending() {
+                return Stop::Stopped;
+            }
+            let exit = vcpu.run();
+            let exits = self.books.of(cpu, |counts| {
+                counts.exits += 1;
+                counts.exits
+            });
+            // If kicks made churn, two CPUs would kick each other and do nothing else.
+            let stirs = !matches!(exit, Exit::Kicked | Exit::Preempted);
+            let pause = match self.answer(cpu, vcpu, exit) {
+                Ok(()) => None,
+                Err(pause @ (Stop::Waits | Stop::Preempted)) => Some(pause),
+                Err(stop) => return stop,
+            };
+            let stirred = if stirs { self.stir(Some(vcpu.program_counter())) } else { Ok(()) };
+            if let Err(stop) = stirred.and_then(|()| self.watch(exits)) {
+                return stop;
+            }
+            if let Some(pause) = pause {
+                return pause;
+            }
+        }
     }
 
     /// On a CPU of the host's that runs no guest: churns beside those that do until the run ends, or until `goes_on`, which is
@@ -184,7 +238,8 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             table = Some(space.stats().table);
             screen = self.last_screen(space);
             dirty = self.pages_written(space);
-            if self.cpus.count() > 1 {
+            // In slices it is called when all have left.
+            if self.cpus.count() > 1 && !self.cpus.are_in_slices() {
                 space.clear().map_err(|error| error.to_string())?;
             }
         }
@@ -198,10 +253,19 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         Ok(Outcome { uart, buffer_calls, screen, pages_written: dirty, ..outcome })
     }
 
-    /// Answers one exit; `Err` is the end of the run on this CPU.
-    fn answer<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, exit: Exit) -> Result<(), Left> {
+    /// Answers one exit; `Err` says why the vCPU stops.
+    fn answer<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, exit: Exit) -> Result<(), Stop> {
         match exit {
             Exit::NestedPageFault(info) => return self.fault(cpu, vcpu, &info),
+            Exit::UnlocatedFault(tables, gva, access) => {
+                return match self.locate(&tables, gva, access)? {
+                    Some(info) => self.fault(cpu, vcpu, &info),
+                    None => {
+                        self.count(cpu, |faults| &mut faults.retried);
+                        self.nothing_done(cpu, vcpu, &format!("a fault at the guest's address {gva:#x}"))
+                    }
+                };
+            }
             Exit::RepeatAccess => {
                 self.count(cpu, |faults| &mut faults.retried);
                 let what = "a stage-2 fault whose address cannot be found out";
@@ -210,20 +274,21 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             Exit::FirmwareCall => self.firmware_call(cpu),
             Exit::Suspend => {
                 self.firmware_call(cpu);
-                self.wait(cpu, vcpu)?;
+                return Err(self.waits(cpu));
             }
             Exit::CpuOff => {
                 self.firmware_call(cpu);
-                return Err(Left::Off);
+                return Err(Stop::Off);
             }
             Exit::PowerOff => {
                 self.firmware_call(cpu);
-                return Err(Left::Ended(End::PowerOff));
+                return Err(Stop::Ended(End::PowerOff));
             }
             Exit::Reset => {
                 self.firmware_call(cpu);
-                return Err(Left::Ended(End::Reset));
+                return Err(Stop::Ended(End::Reset));
             }
+            Exit::ConsoleShows => return Err(Stop::Ended(End::ConsoleShows)),
             Exit::Request(request, page) => {
                 let done = self.request(request, page)?;
                 vcpu.answer_request(done);
@@ -234,14 +299,15 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 }
                 self.buffer_call(vcpu, call, gpa, length)?;
             }
-            Exit::Wait => self.wait(cpu, vcpu)?,
-            Exit::Refused | Exit::Answered | Exit::Kicked | Exit::Preempted => {}
+            Exit::Wait => return Err(self.waits(cpu)),
+            Exit::Preempted => return Err(Stop::Preempted),
+            Exit::Refused | Exit::Answered | Exit::Kicked => {}
             Exit::Debug(command) => {
                 let text = self.debug(command)?;
                 vcpu.answer_debug(text);
             }
             Exit::Unsupported(what) => {
-                return Err(Left::Ended(End::Unsupported { description: line(vcpu, &what) }));
+                return Err(Stop::Ended(End::Unsupported { description: line(vcpu, &what) }));
             }
         }
         self.books.of(cpu, |counts| counts.idle_faults = 0);
@@ -260,24 +326,30 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         self.books.of(cpu, |counts| counts.firmware_calls += 1);
     }
 
-    /// Waits for an interrupt; with other CPUs about, without the guest's table, for one of them may end the run.
-    fn wait<V: Vcpu>(&self, cpu: usize, vcpu: &mut V) -> Result<(), Left> {
+    fn waits(&self, cpu: usize) -> Stop {
+        self.books.of(cpu, |counts| counts.idle_faults = 0);
+        Stop::Waits
+    }
+
+    /// Waits for an interrupt; with other CPUs about, without the guest's table, for one of them may end the run. `false` if one did.
+    fn wait<V: Vcpu>(&self, cpu: usize, vcpu: &mut V) -> bool {
         if self.cpus.count() == 1 {
             vcpu.wait();
-            return Ok(());
+            return true;
         }
         vcpu.unbind();
         self.cpus.pause(cpu);
         vcpu.wait();
         // If not, the table may be gone, and must not be loaded again.
-        if !self.cpus.resume(cpu) {
-            return Err(Left::Stopped);
+        let goes_on = self.cpus.resume(cpu);
+        if goes_on {
+            vcpu.bind();
         }
-        vcpu.bind();
-        Ok(())
+        goes_on
     }
 
-    fn fault<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, info: &NestedPageFaultInfo) -> Result<(), Left> {
+    fn fault<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, info: &NestedPageFaultInfo) -> Result<(), Stop> {
+        let returns = self.returns();
         let outcome = match self.handle(info)? {
             Err(FaultError::Permission { .. }) if self.churn.is_some() => {
                 match self.give_back(cpu, vcpu, info)? {
@@ -295,6 +367,10 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.populated);
                 Ok(())
             }
+            Ok(FaultOutcome::Marked) => {
+                self.count(cpu, |faults| &mut faults.spurious);
+                Ok(())
+            }
             Ok(FaultOutcome::Spurious) => {
                 self.count(cpu, |faults| &mut faults.spurious);
                 self.nothing_done(cpu, vcpu, &format!("{info}, although it is mapped"))
@@ -308,9 +384,13 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 Ok(())
             }
             Err(error @ FaultError::OutOfMemory(_)) => {
-                self.count(cpu, |faults| &mut faults.unanswered);
-                let description = line(vcpu, &format!("{info}: {error}"));
-                Err(Left::Ended(End::OutOfMemory { description }))
+                let description = line(vcpu, &format!("{info}: {error}{}", self.left_over()));
+                let stop = self.starved(description, returns);
+                match stop {
+                    Stop::Ended(_) => self.count(cpu, |faults| &mut faults.unanswered),
+                    _ => self.count(cpu, |faults| &mut faults.retried),
+                }
+                Err(stop)
             }
             Err(
                 error @ (FaultError::Permission { .. }
@@ -322,8 +402,21 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         }
     }
 
+    /// The fault of an access by `gva`; `None` if it would not come to one any more, or would be one of the guest's own tables:
+    /// then the guest has to repeat it.
+    fn locate(
+        &self,
+        tables: &GuestPageWalkInfo,
+        gva: GuestVirtAddr,
+        access: MappingFlags,
+    ) -> Result<Option<NestedPageFaultInfo>, Stop> {
+        let space = self.space.read();
+        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
+        Ok(space.locate_fault(tables, gva, access).ok())
+    }
+
     /// Lets the library answer a fault, and tells churn of the pages that came of it.
-    fn handle(&self, info: &NestedPageFaultInfo) -> Result<Result<FaultOutcome, FaultError>, Left> {
+    fn handle(&self, info: &NestedPageFaultInfo) -> Result<Result<FaultOutcome, FaultError>, Stop> {
         let mut populated = Vec::new();
         let outcome = self.ask(info, &mut populated)?;
         // Where two CPUs raced for a page both tell of it, which only makes it likelier to be drawn.
@@ -339,7 +432,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         &self,
         info: &NestedPageFaultInfo,
         populated: &mut Vec<(u64, u64)>,
-    ) -> Result<Result<FaultOutcome, FaultError>, Left> {
+    ) -> Result<Result<FaultOutcome, FaultError>, Stop> {
         let fill = |gpa: GuestPhysAddr, memory: &mut [u8]| {
             self.job.content.fill(gpa.as_u64(), memory);
             if self.churn.is_some() {
@@ -348,19 +441,19 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         };
         let space = self.space.read();
         // The end is announced before the regions go.
-        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Left::Stopped)?;
+        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
         Ok(space.handle_nested_fault_with(info, fill))
     }
 
     /// Changes the structure of the space, which nobody else uses meanwhile.
-    fn change<R>(&self, work: impl FnOnce(&mut AddrSpace<H, F>) -> R) -> Result<R, Left> {
+    fn change<R>(&self, work: impl FnOnce(&mut AddrSpace<H, F>) -> R) -> Result<R, Stop> {
         let mut space = self.space.write();
-        let space = space.as_mut().filter(|_| !self.cpus.is_ending()).ok_or(Left::Stopped)?;
+        let space = space.as_mut().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
         Ok(work(space))
     }
 
     /// A fault to which the answer was to try again: fine, unless it never ends.
-    fn nothing_done<V: Vcpu>(&self, cpu: usize, vcpu: &V, what: &str) -> Result<(), Left> {
+    fn nothing_done<V: Vcpu>(&self, cpu: usize, vcpu: &V, what: &str) -> Result<(), Stop> {
         let idle_faults = self.books.of(cpu, |counts| {
             counts.idle_faults += 1;
             counts.idle_faults
@@ -369,7 +462,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
             return Ok(());
         }
         let description = line(vcpu, &format!("{what}: {IDLE_FAULTS_LIMIT} times in a row"));
-        Err(Left::Ended(End::Unsupported { description }))
+        Err(Stop::Ended(End::Unsupported { description }))
     }
 
     fn unanswered<V: Vcpu>(
@@ -378,7 +471,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         vcpu: &mut V,
         info: &NestedPageFaultInfo,
         error: &FaultError,
-    ) -> Result<(), Left> {
+    ) -> Result<(), Stop> {
         self.count(cpu, |faults| &mut faults.unanswered);
         match self.job.on_fault {
             FaultPolicy::Stop => {
@@ -386,7 +479,7 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
                 let device = self.job.devices.iter().find(inside);
                 let name = device.map_or(String::new(), |device| format!(" ({})", device.name));
                 let description = line(vcpu, &format!("{info}: {error}{name}"));
-                Err(Left::Ended(End::Fault { description }))
+                Err(Stop::Ended(End::Fault { description }))
             }
             FaultPolicy::Inject => {
                 vcpu.inject(Event::AccessFailed);
@@ -396,80 +489,8 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
         }
     }
 
-    /// A permission is missing: gives the page back if churn has taken it, and returns nothing. If not, another CPU
-    /// may have been faster with that; what comes of asking once more while churn holds still is the answer.
-    fn give_back<V: Vcpu>(
-        &self,
-        cpu: usize,
-        vcpu: &V,
-        info: &NestedPageFaultInfo,
-    ) -> Result<Option<Result<FaultOutcome, FaultError>>, Left> {
-        let Some(churn) = &self.churn else { return Ok(None) };
-        let mut churn = churn.lock();
-        if !self.restore(vcpu, &mut churn, info.gpa)? {
-            let mut populated = Vec::new();
-            let outcome = self.ask(info, &mut populated)?;
-            populated.into_iter().for_each(|(gpa, bytes)| churn.populated(gpa, bytes));
-            return Ok(Some(outcome));
-        }
-        self.count(cpu, |faults| &mut faults.restored);
-        self.books.of(cpu, |counts| counts.idle_faults = 0);
-        Ok(None)
-    }
-
-    /// Gives the page around `gpa` back if churn has taken it; tells whether it had.
-    fn restore<V: Vcpu>(&self, vcpu: &V, churn: &mut Churn, gpa: GuestPhysAddr) -> Result<bool, Left> {
-        let Some(page) = churn.give_back(gpa.as_u64()) else { return Ok(false) };
-        let page = GuestPhysAddr::new(page);
-        let restored = self.change(|space| space.protect(page, PAGE_SIZE, RAM))?;
-        let pc = Some(vcpu.program_counter());
-        restored.map_err(|error| churn_failed(pc, "restoring", page, &error.to_string()))?;
-        Ok(true)
-    }
-
-    /// Lets churn do its work after an exit at `pc`, or beside the guest.
-    fn stir(&self, pc: Option<u64>) -> Result<(), Left> {
-        let Some(churn) = &self.churn else { return Ok(()) };
-        let mut churn = churn.lock();
-        for _ in 0..churn.per_exit() {
-            let Some((page, operation)) = churn.draw() else { break };
-            let gpa = GuestPhysAddr::new(page);
-            let spoil = self.job.skip_copies && churn.report().moved % SPOILED == SPOILED - 1;
-            let done = self.carry_out(gpa, operation, spoil)?;
-            done.map_err(|error| churn_failed(pc, &format!("{operation:?}"), gpa, &error))?;
-            churn.done(page, operation);
-        }
-        Ok(())
-    }
-
-    /// Carries out an operation of churn; with `spoil`, what moves loses its contents.
-    fn carry_out(
-        &self,
-        page: GuestPhysAddr,
-        operation: Operation,
-        spoil: bool,
-    ) -> Result<Result<(), String>, Left> {
-        let flags = match operation {
-            Operation::Move => {
-                let moved = self.change(|space| {
-                    let moved = space.migrate(page, PAGE_SIZE);
-                    if spoil {
-                        // What a frame holds that nobody copied to. The page is there, or there is nothing to spoil.
-                        let _ = space.memory().fill(page, PAGE_SIZE, POISON);
-                    }
-                    moved
-                })?;
-                return Ok(moved.map(drop).map_err(|error| error.to_string()));
-            }
-            Operation::Unmap => MappingFlags::empty(),
-            Operation::WriteProtect => RAM.difference(MappingFlags::WRITE),
-        };
-        let protected = self.change(|space| space.protect(page, PAGE_SIZE, flags))?;
-        Ok(protected.map_err(|error| error.to_string()))
-    }
-
     /// Carries out what the guest asked for; `false` if that cannot be.
-    fn request(&self, request: Request, page: GuestPhysAddr) -> Result<bool, Left> {
+    fn request(&self, request: Request, page: GuestPhysAddr) -> Result<bool, Stop> {
         let offset = page.as_u64().wrapping_sub(self.job.ram);
         if offset >= self.job.memory || offset % PAGE_SIZE != 0 {
             return Ok(false);
@@ -488,16 +509,9 @@ impl<'a, H: Hal, F: Format> Machine<'a, H, F> {
     }
 }
 
-/// The pages are the guest's and the flags are legal: what can be missing is a frame.
-fn churn_failed(pc: Option<u64>, doing: &str, page: GuestPhysAddr, error: &str) -> Left {
-    let place = pc.map_or("beside the guest".to_string(), |pc| format!("PC {pc:#x}"));
-    let description = format!("{place}: churn: {doing} GPA {page:#x}: {error}");
-    Left::Ended(End::OutOfMemory { description })
-}
-
 fn line<V: Vcpu>(vcpu: &V, what: &str) -> String {
     format!("PC {:#x}: {what}", vcpu.program_counter())
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,13 +1,15 @@
 //! The shape that every virtual CPU has, whatever the ISA.
 //!
 //! Protocol: `new`, `setup` (or `set_root` and `set_entry`), then `bind` to the physical CPU, then `run` again and
-//! again, then `unbind`; after that, `bind` and so on again. Between `bind` and `unbind` the guest's system registers
+//! again, then `unbind`; after that, `bind` and so on again. A vCPU that runs in slices may be bound to another physical CPU each time,
+//! with a root that `set_root` has set anew; `set_entry` makes it begin like a new one, also if it has run before. Between `bind` and `unbind` the guest's system registers
 //! are live in the CPU; `inject` and the resolution of a fault's address rely on that. What a guest does ends up in an
 //! [`Exit`], never in a panic.
 
 use alloc::string::String;
 use slat::device::DataAccess;
-use slat::{GuestPhysAddr, NestedPageFaultInfo};
+use slat::guest::GuestPageWalkInfo;
+use slat::{GuestPhysAddr, GuestVirtAddr, MappingFlags, NestedPageFaultInfo};
 
 /// A virtual CPU.
 pub trait Vcpu: Sized {
@@ -58,8 +60,9 @@ pub trait Vcpu: Sized {
     /// Waits until an interrupt for the guest is pending, whether the vCPU is bound or not.
     fn wait(&mut self);
 
-    /// When the guest's timer will interrupt it, in the machine's units of time, if the hypervisor knows; `None` for never.
-    /// The default is for guests whose timer interrupts them without the hypervisor.
+    /// When the guest's timer will interrupt it, in the ticks of the scheduler's clock, if the hypervisor knows; `None` for never.
+    /// Asked for when the guest waits, also of an unbound vCPU. The default is for guests whose timer interrupts them without the
+    /// hypervisor.
     fn next_timer(&self) -> Option<u64> {
         None
     }
@@ -90,6 +93,9 @@ pub trait Vcpu: Sized {
 pub enum Exit {
     /// A second-level fault.
     NestedPageFault(NestedPageFaultInfo),
+    /// A second-level fault whose address the CPU does not tell: to be found by a walk of the guest's tables, with its registers, for
+    /// this virtual address and access.
+    UnlocatedFault(GuestPageWalkInfo, GuestVirtAddr, MappingFlags),
     /// A second-level fault whose address the CPU does not tell any more: the guest has to repeat the access.
     RepeatAccess,
     /// A call to the firmware, which the vCPU has answered.
@@ -106,13 +112,15 @@ pub enum Exit {
     PowerOff,
     /// A firmware call that asks for a reset.
     Reset,
-    /// The guest waits for an interrupt.
+    /// The guest has printed what ends its run.
+    ConsoleShows,
+    /// The guest waits for an interrupt, and none is pending where that is known.
     Wait,
     /// An exit that the vCPU has answered by itself.
     Answered,
     /// Another CPU has made this one leave the guest.
     Kicked,
-    /// The timer of the hypervisor has made this CPU leave the guest.
+    /// The vCPU's slice of time is over.
     Preempted,
     /// The guest asks, through the debug port, for a text about itself.
     Debug(DebugCommand),

@@ -84,6 +84,49 @@ fn nobody_waits_for_a_sleeper_and_it_never_gets_inside_again() {
     assert!(cpus.wait_for_all(1, || ()));
 }
 
+fn two_in_slices() -> Cpus {
+    Cpus::in_slices(2, RAM, ENTRY, |_| true)
+}
+
+#[test]
+fn in_slices_a_cpu_begins_goes_on_and_goes_off() {
+    let cpus = two_in_slices();
+    assert_eq!((cpus.power(0), cpus.power(1)), (Some(Power::Pending), Some(Power::Off)));
+    assert_eq!((cpus.enter(0), cpus.enter(1), cpus.enter(2)), (Enter::Begin(ENTRY), Enter::Off, Enter::Off));
+    cpus.pause(0);
+    assert_eq!(cpus.enter(0), Enter::Resume);
+    // Half a word is enough of an alignment here, and no more.
+    let entry = Entry { address: RAM.start + 2, argument: 9 };
+    assert_eq!(cpus.start(1, Entry { address: RAM.start + 1, ..entry }), Err(StartError::BadAddress));
+    assert_eq!(cpus.start(1, entry), Ok(()));
+    assert!(cpus.stop(0));
+    assert_eq!((cpus.enter(0), cpus.power(0)), (Enter::Off, Some(Power::On)));
+    cpus.leave(0);
+    assert_eq!((cpus.enter(1), cpus.power(0)), (Enter::Begin(entry), Some(Power::Off)));
+    assert!(!cpus.stop(1), "nobody could turn it on again");
+}
+
+#[test]
+fn in_slices_one_hart_is_the_last_one_out() {
+    let cpus = two_in_slices();
+    assert_eq!((cpus.start(1, ENTRY), cpus.enter(0)), (Ok(()), Enter::Begin(ENTRY)));
+    assert_eq!(cpus.enter(1), Enter::Begin(ENTRY));
+    assert!(!cpus.is_last_out());
+    assert!(cpus.end());
+    cpus.pause(0);
+    assert!(!cpus.is_last_out(), "the other one is inside");
+    assert_eq!(cpus.enter(0), Enter::Ended);
+    cpus.leave(1);
+    assert_eq!((cpus.is_last_out(), cpus.is_last_out()), (true, false));
+    // One that was turned on and never ran holds nobody up.
+    let cpus = two_in_slices();
+    assert_eq!((cpus.enter(0), cpus.start(1, ENTRY)), (Enter::Begin(ENTRY), Ok(())));
+    assert!(cpus.end());
+    cpus.pause(0);
+    assert!(cpus.is_last_out());
+    assert_eq!(cpus.enter(1), Enter::Ended);
+}
+
 #[test]
 fn whoever_ends_it_is_the_only_one_and_sees_the_others_leave() {
     for _ in 0..200 {

@@ -80,3 +80,28 @@ fn overlaps_are_found_in_either_order() {
         overlap("kernel", "initrd")
     );
 }
+
+#[test]
+fn several_guests_and_other_numbers_of_cpus_are_for_riscv() {
+    for number in [0, GUESTS_MAX as u32 + 1, u32::MAX] {
+        assert_eq!(refused(|p| p.guests = number), ParamsError::Guests);
+    }
+    for number in [0, CPUS_MAX as u32 + 1, u32::MAX] {
+        assert_eq!(refused(|p| p.host_cpus = Some(number)), ParamsError::HostCpus);
+    }
+    assert!(matches!(refused(|p| p.guests = 2), ParamsError::Pinned(_)));
+    assert!(matches!(refused(|p| p.host_cpus = Some(2)), ParamsError::Pinned(_)));
+    assert_eq!(check(&Params { host_cpus: Some(1), ..params() }, &MAP), Ok(()));
+    let at = |offset: u64, size| Span { address: MemoryMap::RISCV64.blobs + offset, size };
+    let several = Params {
+        pool: at(0x1ff_0000, 64 << 20),
+        recording: Span::default(),
+        kernel: at(0, 27 << 20),
+        initrd: Span::default(),
+        guests: GUESTS_MAX as u32,
+        host_cpus: Some(2),
+        ..params()
+    };
+    // More guest memory than there is in the pool.
+    assert_eq!(check(&several, &MemoryMap::RISCV64), Ok(()));
+}

@@ -40,7 +40,56 @@ pub struct Outcome {
     pub pages_written: Option<u64>,
 }
 
+impl Default for Outcome {
+    fn default() -> Self {
+        Books::new(0).close(End::PowerOff, Census::default(), None)
+    }
+}
+
 impl Outcome {
+    /// This guest's outcome and that of one that ended after it, together: see the sum of outcomes.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        if self.end == End::PowerOff {
+            self.end = other.end;
+        }
+        let (mine, its) = (&mut self.faults, other.faults);
+        mine.total += its.total;
+        mine.populated += its.populated;
+        mine.spurious += its.spurious;
+        mine.restored += its.restored;
+        mine.unanswered += its.unanswered;
+        mine.retried += its.retried;
+        self.leaves.size_4k += other.leaves.size_4k;
+        self.leaves.size_2m += other.leaves.size_2m;
+        self.leaves.size_1g += other.leaves.size_1g;
+        self.table_pages += other.table_pages;
+        self.churn = match (self.churn, other.churn) {
+            (Some(mine), Some(its)) => Some(ChurnReport {
+                unmapped: mine.unmapped + its.unmapped,
+                moved: mine.moved + its.moved,
+                write_protected: mine.write_protected + its.write_protected,
+            }),
+            (mine, its) => mine.or(its),
+        };
+        self.firmware_calls += other.firmware_calls;
+        self.injected_aborts += other.injected_aborts;
+        self.exits += other.exits;
+        let longest = self.exits_by_cpu.len().max(other.exits_by_cpu.len());
+        self.exits_by_cpu.resize(longest, 0);
+        self.exits_by_cpu.iter_mut().zip(other.exits_by_cpu).for_each(|(mine, its)| *mine += its);
+        self.uart.accesses += other.uart.accesses;
+        self.uart.refused += other.uart.refused;
+        self.uart.bytes += other.uart.bytes;
+        self.buffer_calls.done += other.buffer_calls.done;
+        self.buffer_calls.refused += other.buffer_calls.refused;
+        self.buffer_calls.bytes += other.buffer_calls.bytes;
+        self.uart.text.clear();
+        self.buffer_calls.text.clear();
+        self.screen = None;
+        self.pages_written = self.pages_written.zip(other.pages_written).map(|(mine, its)| mine + its);
+        self
+    }
+
     /// The report of the run, with what `pool` has counted and the instructions of `invalidations`. What only some machines
     /// tell is left open.
     pub fn report<M: Maintenance>(self, pool: &Pool<M>, invalidations: BTreeMap<String, u64>) -> Report {

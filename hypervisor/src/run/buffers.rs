@@ -4,15 +4,15 @@
 //! itself could, and says where it stopped. **Bounds:** a call is about [`LENGTH_MAX`] bytes at most, moved through a
 //! buffer of [`CHUNK`] bytes, and populates only what the guest could have populated by touching it.
 
-use super::Machine;
-use crate::run::Left;
+use super::{Machine, Stop};
+use crate::pool::Host;
 use crate::transcript::Transcript;
 use crate::vcpu::{BufferAnswer, BufferCall, BufferError, Vcpu};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use slat::format::Format;
-use slat::{AccessError, AccessRefusal, FaultError, GuestPhysAddr, Hal};
+use slat::{AccessError, AccessRefusal, FaultError, GuestPhysAddr};
 use slat_hv_protocol::BufferCalls;
 
 /// Most bytes that one call may be about.
@@ -67,7 +67,7 @@ impl Transfer<'_> {
     }
 }
 
-impl<H: Hal, F: Format> Machine<'_, H, F> {
+impl<H: Host, F: Format> Machine<'_, H, F> {
     /// Carries out a call about `length` bytes at `gpa`, and answers it.
     pub(super) fn buffer_call<V: Vcpu>(
         &self,
@@ -75,7 +75,7 @@ impl<H: Hal, F: Format> Machine<'_, H, F> {
         call: BufferCall,
         gpa: GuestPhysAddr,
         length: u64,
-    ) -> Result<(), Left> {
+    ) -> Result<(), Stop> {
         let answer = match call {
             _ if length > LENGTH_MAX => BufferAnswer { done: 0, status: Err(BufferError::TooLong) },
             BufferCall::Print => {
@@ -106,7 +106,7 @@ impl<H: Hal, F: Format> Machine<'_, H, F> {
         gpa: GuestPhysAddr,
         length: u64,
         print: impl Fn(&mut V, &[u8]),
-    ) -> Result<BufferAnswer, Left> {
+    ) -> Result<BufferAnswer, Stop> {
         let mut done = 0;
         while done < length {
             let mut chunk = [0; CHUNK];
@@ -145,7 +145,7 @@ impl<H: Hal, F: Format> Machine<'_, H, F> {
         vcpu: &V,
         gpa: GuestPhysAddr,
         mut transfer: Transfer<'_>,
-    ) -> Result<BufferAnswer, Left> {
+    ) -> Result<BufferAnswer, Stop> {
         let mut done = 0;
         for _ in 0..RETRIES {
             let Some(next) = gpa.checked_add(done) else { break };
@@ -168,7 +168,7 @@ impl<H: Hal, F: Format> Machine<'_, H, F> {
         &self,
         gpa: GuestPhysAddr,
         transfer: Transfer<'_>,
-    ) -> Result<Result<(), AccessError>, Left> {
+    ) -> Result<Result<(), AccessError>, Stop> {
         let populated = RefCell::new(Vec::new());
         let result = {
             let fill = |gpa: GuestPhysAddr, memory: &mut [u8]| {
@@ -178,7 +178,7 @@ impl<H: Hal, F: Format> Machine<'_, H, F> {
                 }
             };
             let space = self.space.read();
-            let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Left::Stopped)?;
+            let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
             let memory = space.memory_with(fill);
             match transfer {
                 // The guest's caches may be off, and then it has written past the host's.
@@ -198,7 +198,7 @@ impl<H: Hal, F: Format> Machine<'_, H, F> {
     }
 
     /// Whether churn had taken the page and has given it back.
-    fn ask_churn<V: Vcpu>(&self, vcpu: &V, gpa: GuestPhysAddr) -> Result<bool, Left> {
+    fn ask_churn<V: Vcpu>(&self, vcpu: &V, gpa: GuestPhysAddr) -> Result<bool, Stop> {
         let Some(churn) = &self.churn else { return Ok(false) };
         self.restore(vcpu, &mut churn.lock(), gpa)
     }

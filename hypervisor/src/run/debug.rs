@@ -1,15 +1,14 @@
 //! What a guest is told through the debug port, and what hardware marks tell about it.
 
-use super::Machine;
-use crate::run::Left;
+use super::{Machine, Stop};
+use crate::pool::Host;
 use crate::vcpu::DebugCommand;
 use alloc::format;
 use alloc::string::String;
 use core::fmt::{self, Write as _};
 use slat::format::Format;
 use slat::{
-    AddrSpace, GuestPageWalkInfo, GuestPhysAddr, GuestPhysRange, GuestVirtAddr, Hal, InstructionBytes,
-    PAGE_SIZE,
+    AddrSpace, GuestPageWalkInfo, GuestPhysAddr, GuestPhysRange, GuestVirtAddr, InstructionBytes, PAGE_SIZE,
 };
 
 /// Most bytes of an answer: a guest chooses how many leaves there are to tell of.
@@ -28,12 +27,12 @@ impl fmt::Write for Bounded {
     }
 }
 
-impl<H: Hal, F: Format> Machine<'_, H, F> {
+impl<H: Host, F: Format> Machine<'_, H, F> {
     /// The answer to `command`.
-    pub(super) fn debug(&self, command: DebugCommand) -> Result<String, Left> {
+    pub(super) fn debug(&self, command: DebugCommand) -> Result<String, Stop> {
         let statistics = self.statistics();
         let space = self.space.read();
-        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Left::Stopped)?;
+        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
         let mut text = Bounded(String::new());
         let written = match command {
             DebugCommand::Dump => write!(text, "{}", space.dump()),

@@ -2,12 +2,12 @@
 //!
 //! Reading it populates nothing and changes no region: while the guest has no page there the screen is blank.
 
-use super::{Machine, RAM};
-use crate::run::Left;
+use super::{Machine, RAM, Stop};
+use crate::pool::Host;
 use alloc::string::String;
 use alloc::vec;
 use slat::format::Format;
-use slat::{AddrSpace, GuestPhysAddr, Hal, PAGE_SIZE};
+use slat::{AddrSpace, GuestPhysAddr, PAGE_SIZE};
 use slat_hv_protocol::End;
 
 /// Characters in a line, and lines.
@@ -26,17 +26,17 @@ pub struct Screen {
     pub until: Option<String>,
 }
 
-impl<H: Hal, F: Format> Machine<'_, H, F> {
+impl<H: Host, F: Format> Machine<'_, H, F> {
     /// After each exit, of which there were `exits` on this CPU: ends the run if the screen shows what it is to show.
-    pub(super) fn watch(&self, exits: u64) -> Result<(), Left> {
+    pub(super) fn watch(&self, exits: u64) -> Result<(), Stop> {
         let Some(Screen { until: Some(until), .. }) = &self.job.screen else { return Ok(()) };
         if exits % LOOK_EVERY != 0 {
             return Ok(());
         }
         let space = self.space.read();
-        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Left::Stopped)?;
+        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
         match self.screen(space) {
-            Some(text) if text.contains(&**until) => Err(Left::Ended(End::ScreenShows)),
+            Some(text) if text.contains(&**until) => Err(Stop::Ended(End::ScreenShows)),
             _ => Ok(()),
         }
     }

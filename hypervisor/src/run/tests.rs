@@ -91,7 +91,7 @@ impl Vcpu for Script {
 const PORT: Device = Device { name: "emulated", address: 0x904_0000, size: 0x1000 };
 const DEVICES: [Device; 1] = [Device { name: "port", address: 0x900_0000, size: 0x1000 }];
 
-fn job() -> Job<'static> {
+pub(crate) fn job() -> Job<'static> {
     Job {
         ram: MemoryMap::AARCH64.guest_ram,
         memory: 4 << 20,
@@ -107,7 +107,7 @@ fn job() -> Job<'static> {
     }
 }
 
-fn fault(gpa: u64, access: MappingFlags) -> Exit {
+pub(crate) fn fault(gpa: u64, access: MappingFlags) -> Exit {
     let gpa = GuestPhysAddr::new(gpa);
     Exit::NestedPageFault(NestedPageFaultInfo {
         gpa,
@@ -119,13 +119,13 @@ fn fault(gpa: u64, access: MappingFlags) -> Exit {
     })
 }
 
-fn write(gpa: u64) -> Exit {
+pub(crate) fn write(gpa: u64) -> Exit {
     fault(gpa, MappingFlags::WRITE)
 }
 
-type Space<'p> = AddrSpace<&'p Pool<Nothing>, Stage2>;
+pub(crate) type Space<'p> = AddrSpace<&'p Pool<Nothing>, Stage2>;
 
-fn space(pool: &Pool<Nothing>) -> Space<'_> {
+pub(crate) fn space(pool: &Pool<Nothing>) -> Space<'_> {
     // Addresses of a process need 47 bits.
     let features = slat::format::stage2::Features { pa_bits: 48, ..slat::format::stage2::Features::BASELINE };
     let format = Stage2::new(features, Some(40)).expect("a valid width");

@@ -6,10 +6,11 @@
 
 use super::Machine;
 use crate::pl011::Pl011;
+use crate::pool::Host;
 use crate::vcpu::{Event, Vcpu};
+use slat::MappingFlags;
 use slat::device::{DataAccess, DeviceAccess, DeviceId};
 use slat::format::Format;
-use slat::{Hal, MappingFlags};
 use slat_hv_protocol::EmulatedUart;
 
 /// The port's number among the devices behind trap regions.
@@ -55,7 +56,7 @@ impl Uart {
     }
 }
 
-impl<H: Hal, F: Format> Machine<'_, H, F> {
+impl<H: Host, F: Format> Machine<'_, H, F> {
     /// Answers an access to the port: the guest goes on behind the instruction, or with an external abort.
     pub(super) fn emulate<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, access: &DeviceAccess) {
         let done = self.uart.lock().carry_out(vcpu, access);

@@ -83,6 +83,8 @@ pub struct SvmVcpu<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions = Nati
     /// What this CPU remembers of the guest has to go before the next entry.
     pub(super) owes_flush: bool,
     pub(super) pending: Pending,
+    /// RIP of the instruction that the event of this entry belongs to, while RIP is behind it.
+    pub(super) moved_from: Option<u64>,
     pub(super) last: Record,
     pub(super) instruction: Option<InstructionBytes>,
     pub(super) last_entry: LastEntry,
@@ -151,6 +153,7 @@ impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, 
             has_root: false,
             owes_flush: false,
             pending: Pending::default(),
+            moved_from: None,
             last: Record::default(),
             instruction: None,
             last_entry: LastEntry { asid: 0, tlb_control: TlbControl::Nothing },
@@ -388,14 +391,14 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
         self.run_guest(flush)
     }
 
-    /// An NMI waits until the guest takes NMIs. An exception or software interrupt takes the place of one that was injected since
-    /// the last entry.
+    /// An NMI waits until the guest takes NMIs.
     fn inject(&mut self, event: Event) -> Result<(), RunError> {
-        event.check(self.vmcb.get(fields::CR0) & CR0_PE != 0)?;
+        let protected = self.vmcb.get(fields::CR0) & CR0_PE != 0;
+        event.check(protected)?;
         if matches!(event, Event::ExternalInterrupt(_)) && !self.takes_interrupts() {
             return Err(RunError::Event(BadEvent::Masked));
         }
-        self.pending.add(event);
+        self.pending.add(event, protected);
         Ok(())
     }
 
@@ -404,7 +407,7 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
     }
 
     fn takes_interrupts(&self) -> bool {
-        self.is_interruptible() && !self.pending.is_busy()
+        self.is_interruptible() && self.pending.has_room_for_interrupts()
     }
 
     fn is_in_interrupt_shadow(&self) -> bool {

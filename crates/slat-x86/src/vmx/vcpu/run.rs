@@ -200,13 +200,14 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
         if let Some(event) = fields.interrupted {
             self.pending.interrupted(event);
         }
-        self.block_nmis_again(&fields)?;
+        self.correct_nmi_blocking(&fields)?;
         self.last = fields;
         Ok(exit::decode(&fields, &self.general, &self.ept))
     }
 
-    /// An IRET that ended the blocking of NMIs and then faulted will be executed again, so NMIs stay blocked.
-    fn block_nmis_again(&self, fields: &Fields) -> Result<(), VmxError> {
+    /// An IRET that ended the blocking of NMIs and then faulted will be executed again, so NMIs stay blocked. An NMI whose
+    /// delivery was interrupted blocks none before it is delivered: something else may go first.
+    fn correct_nmi_blocking(&self, fields: &Fields) -> Result<(), VmxError> {
         let unblocked = match fields.reason {
             reason::EPT_VIOLATION | reason::MODIFICATION_LOG_FULL => violation::is_nmi_unblocked(fields),
             reason::EXCEPTION_OR_NMI => {
@@ -219,9 +220,11 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
             }
             _ => false,
         };
-        if unblocked {
+        let undelivered = fields.interrupted == Some(Event::Nmi);
+        if unblocked || undelivered {
             let blocking = read(&self.cpu, field::GUEST_INTERRUPTIBILITY)?;
-            write(&self.cpu, field::GUEST_INTERRUPTIBILITY, blocking | BLOCKED_BY_NMI)?;
+            let right = if undelivered { blocking & !BLOCKED_BY_NMI } else { blocking | BLOCKED_BY_NMI };
+            write(&self.cpu, field::GUEST_INTERRUPTIBILITY, right)?;
         }
         Ok(())
     }

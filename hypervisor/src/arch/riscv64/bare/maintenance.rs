@@ -5,19 +5,22 @@
 
 #![expect(unsafe_code, reason = "executes fences")]
 
+use super::guest::all_forgotten;
 use super::recording::record;
 use super::{fail, firmware, this_hart};
-use crate::arch::riscv64::maintenance::{RemoteFence, Step, steps, vmid};
+use crate::arch::riscv64::maintenance::{Step, recorded, steps, vmid};
 use crate::arch::riscv64::platform::RAM_ADDRESS;
 use crate::pool::Maintenance;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
+#[cfg(feature = "unit-guests")]
 use slat::format::gstage::Fence;
-use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation};
+use slat::format::gstage::{HartMask, Instruction, RFENCE, RemoteFence};
+use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation, Scope};
 use slat_hv_protocol::Mistake;
-use slat_hv_protocol::recording::{Event, FenceKind};
+use slat_hv_protocol::recording::Event;
 use spin::Mutex;
 
 /// The harts that have had a VMID in hgatp, a bit each, by the lowest bits of the VMID: once there, a hart stays, and a fence too many
@@ -49,23 +52,32 @@ fn harts(vmid: Option<u16>) -> u64 {
 }
 
 /// Executes a fence on this hart.
+#[cfg(feature = "unit-guests")]
 pub(super) fn fence_here(fence: Fence) {
-    let Fence { address, vmid } = fence;
-    record(Event::Fence { kind: FenceKind::HfenceGvma, address, vmid });
-    slat::isa::riscv64::fence(fence);
+    execute(Instruction::HfenceGvma(fence));
+}
+
+/// Executes an instruction on this hart.
+fn execute(instruction: Instruction) {
+    let (event, before) = recorded(instruction);
+    if before {
+        record(event);
+    }
+    slat::isa::riscv64::execute(instruction);
+    if !before {
+        record(event);
+    }
 }
 
 /// Has the other harts that need it execute a fence; `false` if there are none.
-fn fence_there(RemoteFence { start, size, vmid }: RemoteFence) -> bool {
+fn fence_there(fence: RemoteFence) -> bool {
+    let RemoteFence { start, size, vmid } = fence;
     let others = harts(vmid) & !(1 << this_hart());
     if others == 0 {
         return false;
     }
-    let fenced = match vmid {
-        Some(vmid) => firmware::remote_hfence_gvma_vmid(others, start, size, vmid),
-        None => firmware::remote_hfence_gvma(others, start, size),
-    };
-    if let Err(error) = fenced {
+    let arguments = fence.arguments(HartMask { mask: others, base: 0 });
+    if let Err(error) = firmware::call(RFENCE as usize, fence.function() as usize, arguments) {
         // Whatever goes on now may use what is gone.
         fail(format_args!("the firmware does not fence harts {others:#x}: {error:?}"));
     }
@@ -76,20 +88,13 @@ fn fence_there(RemoteFence { start, size, vmid }: RemoteFence) -> bool {
 /// Executes what the library asks for, with the mistake that the run asks for.
 pub(super) struct Counted {
     mistake: Mistake,
-    /// Whether the mistake is made no more.
-    corrected: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counted {
     /// Nothing counted yet.
     pub(super) fn new(mistake: Mistake) -> Self {
-        Self { mistake, corrected: AtomicBool::new(false), counts: Mutex::new(BTreeMap::new()) }
-    }
-
-    /// From now on everything is done as the library wants it.
-    pub(super) fn make_no_more_mistakes(&self) {
-        self.corrected.store(true, Ordering::Release);
+        Self { mistake, counts: Mutex::new(BTreeMap::new()) }
     }
 
     /// Instructions executed, by mnemonic.
@@ -101,11 +106,13 @@ impl Counted {
 impl Maintenance for Counted {
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
         record(Event::Invalidate { root: invalidation.root });
-        let mistake = if self.corrected.load(Ordering::Acquire) { Mistake::None } else { self.mistake };
-        for step in steps(invalidation, mistake) {
+        if invalidation.scope == Scope::AllSpaces {
+            all_forgotten();
+        }
+        for step in steps(invalidation, self.mistake) {
             let done = match step {
-                Step::Here(fence) => {
-                    fence_here(fence);
+                Step::Here(instruction) => {
+                    execute(instruction);
                     true
                 }
                 Step::There(fence) => fence_there(fence),

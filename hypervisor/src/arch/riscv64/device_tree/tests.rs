@@ -2,10 +2,12 @@ use super::*;
 use crate::arch::riscv64::flat_tree::FlatTree;
 use alloc::string::ToString;
 use alloc::vec;
+use slat::format::gstage::Extensions;
 
 fn host() -> Host {
     Host {
         extensions: ["i", "m", "a", "f", "d", "c", "zicsr", "sstc"].map(ToString::to_string).to_vec(),
+        of_gstage: Extensions::SSTC,
         timebase: 10_000_000,
         mmu_type: Some("riscv,sv48".to_string()),
         cache_blocks: [None, Some(64)],

@@ -262,7 +262,12 @@ impl<V: Vendor> Space<V> {
         loop {
             match self.enter(vcpu)? {
                 Exit::NestedPageFault(fault) => match self.space.handle_nested_fault(&fault.info) {
-                    Ok(FaultOutcome::Populated(_) | FaultOutcome::Spurious | FaultOutcome::Retry) => {}
+                    Ok(
+                        FaultOutcome::Populated(_)
+                        | FaultOutcome::Spurious
+                        | FaultOutcome::Marked
+                        | FaultOutcome::Retry,
+                    ) => {}
                     outcome => return Err(format!("{}: {outcome:?}", fault.info)),
                 },
                 Exit::Nmi => {}

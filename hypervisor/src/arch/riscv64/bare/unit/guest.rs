@@ -131,7 +131,8 @@ fn trap() -> Trap {
 /// # Errors
 /// One line if it is none.
 pub(super) fn decoded(trap: &Trap) -> Result<NestedPageFaultInfo, Failure> {
-    decode_fault(trap).map_err(|error| failed("the trap", error))
+    let fault = decode_fault(trap).map_err(|error| failed("the trap", error))?;
+    fault.info().ok_or_else(|| alloc::format!("no address in {trap:x?}"))
 }
 
 /// A hart of a guest's in VS-mode; the space has to be loaded.

@@ -1,0 +1,221 @@
+//! Several guests on one machine: each has a space and vCPUs of its own; the harts, the tags and the pool of frames are shared.
+//!
+//! **Protocol.** Every hart calls [`Guests::serve`] and stays there until all guests have ended. What it runs is the
+//! [scheduler](crate::schedule)'s business; before each slice it activates the tag of the guest's space, which drops what the hart
+//! remembers if tags have new owners. The hart that gets the [`Total`] writes the report; the others have nothing more to do.
+//!
+//! A guest's end concerns nobody else: its vCPUs on other harts are kicked out, and the hart on which the last one leaves gives its
+//! frames back, so that no hart ever waits for another one.
+
+use crate::pool::{Host, Maintenance, Pool};
+use crate::run::{Machine, Outcome, Slice};
+use crate::schedule::{Next, Outlook, Parked, Scheduler};
+use crate::vcpu::Vcpu;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::iter::Sum;
+use slat::format::Format;
+use slat::{AddrSpace, TagPool};
+use slat_hv_protocol::{End, GuestReport, Report};
+use spin::{Mutex, RwLock};
+
+/// What a hart gives: a clock, an alarm and sleep. Times are in ticks of the clock, which all harts share.
+pub trait Hart {
+    /// The time.
+    fn now(&self) -> u64;
+    /// From that time on, a vCPU on this hart leaves its guest with [`Exit::Preempted`](crate::vcpu::Exit::Preempted). Replaces what
+    /// was set before.
+    fn preempt_at(&mut self, time: u64);
+    /// Sleeps until the hart is kicked, or until that time if there is one. It may be over earlier, and is at once if the hart was
+    /// kicked since it slept last.
+    fn sleep(&mut self, until: Option<u64>);
+}
+
+/// One guest.
+struct Guest<'a, H: Host, F: Format, V> {
+    machine: Machine<'a, H, F>,
+    /// Each is locked by the hart that runs it, and by nobody else.
+    vcpus: Vec<Mutex<V>>,
+}
+
+/// All guests.
+pub struct Guests<'a, H: Host, F: Format, V> {
+    guests: Vec<Guest<'a, H, F, V>>,
+    scheduler: &'a Scheduler,
+    /// vCPUs of each guest.
+    each: usize,
+    /// Ticks of a slice.
+    slice: u64,
+    /// `None` once they were given back.
+    tags: RwLock<Option<TagPool<H>>>,
+    /// What came of those that have ended, in that order.
+    ended: Mutex<Vec<(usize, Outcome)>>,
+}
+
+/// What came of all guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// All of them together.
+    pub outcome: Outcome,
+    /// Each by itself, in the order of their numbers.
+    pub guests: Vec<GuestReport>,
+}
+
+impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
+    /// `each` vCPUs of each guest run on the harts of `tags`, for `slice` ticks at a time, as `scheduler` says, which was made for so many.
+    /// The machines are in slices and [share](Machine::sharing) what comes back; none of their vCPUs was started yet.
+    pub fn new(
+        scheduler: &'a Scheduler,
+        each: usize,
+        slice: u64,
+        tags: TagPool<H>,
+        guests: impl IntoIterator<Item = (Machine<'a, H, F>, Vec<V>)>,
+    ) -> Self {
+        let guests = guests.into_iter().map(|(machine, vcpus)| {
+            let vcpus = vcpus.into_iter().map(Mutex::new).collect();
+            Guest { machine, vcpus }
+        });
+        let (tags, ended) = (RwLock::new(Some(tags)), Mutex::default());
+        Self { guests: guests.collect(), scheduler, each, slice, tags, ended }
+    }
+
+    /// Starts the first vCPU of every guest.
+    pub fn start(&self) {
+        (0..self.guests.len()).for_each(|guest| self.scheduler.start(guest.saturating_mul(self.each)));
+    }
+
+    /// Runs guests on `hart`, which this runs on, until all have ended. `root` makes what a vCPU loads of the value of the root register;
+    /// `tell` is called with what came of a guest when its frames are back, if there are several. `Some` for the hart on which the
+    /// last guest was closed.
+    ///
+    /// # Errors
+    /// One line if a guest could not be closed; then its frames are lost, and so is the run.
+    pub fn serve(
+        &self,
+        hart: usize,
+        clock: &mut impl Hart,
+        root: impl Fn(&AddrSpace<H, F>, u64) -> V::Root,
+        tell: impl Fn(GuestReport),
+    ) -> Option<Result<Total, String>> {
+        loop {
+            match self.scheduler.next(hart, clock.now()) {
+                Next::Over => return None,
+                Next::Sleep { until } => {
+                    self.rest(hart);
+                    clock.sleep(until);
+                }
+                Next::Run(id) => {
+                    let Some((guest, end)) = self.run(hart, id, clock, &root) else { continue };
+                    match self.close(guest, end, &tell) {
+                        Ok(None) => {}
+                        last => return last.transpose(),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs vCPU `id` for a slice; which guest has to be closed, and with what end.
+    fn run(
+        &self,
+        hart: usize,
+        id: usize,
+        clock: &mut impl Hart,
+        root: impl Fn(&AddrSpace<H, F>, u64) -> V::Root,
+    ) -> Option<(usize, End)> {
+        let (index, cpu) = (id.checked_div(self.each)?, id.checked_rem(self.each)?);
+        let guest = self.guests.get(index);
+        let slice = match guest.and_then(|guest| Some((guest, guest.vcpus.get(cpu)?))) {
+            Some((guest, vcpu)) => {
+                clock.preempt_at(clock.now().saturating_add(self.slice));
+                let load = |space: &AddrSpace<H, F>| {
+                    let tags = self.tags.read();
+                    let register = space.activate(tags.as_ref()?, hart).ok()?;
+                    Some(root(space, register))
+                };
+                guest.machine.slice(cpu, &mut *vcpu.lock(), load)
+            }
+            None => Slice::Off,
+        };
+        let parked = match slice {
+            Slice::Preempted => Parked::Ready,
+            Slice::Waits { until } => Parked::WaitsUntil(until),
+            Slice::Off | Slice::Ended(_) => Parked::Off,
+        };
+        if matches!(slice, Slice::Ended(_)) {
+            self.scheduler.retire(index);
+        }
+        let outlook = self.scheduler.done(hart, id, parked);
+        let end = match (slice, outlook) {
+            (Slice::Ended(end), _) => end,
+            (_, Outlook::Stuck) => {
+                let description = "all its CPUs wait for an interrupt, and none can come".to_string();
+                let end = guest?.machine.give_up(End::Unsupported { description });
+                self.scheduler.retire(index);
+                end
+            }
+            (_, Outlook::Alive) => None,
+        };
+        Some((index, end?))
+    }
+
+    /// Gives the frames of a guest back; all of it together if it was the last one.
+    fn close(&self, index: usize, end: End, tell: impl Fn(GuestReport)) -> Result<Option<Total>, String> {
+        let Some(guest) = self.guests.get(index) else { return Ok(None) };
+        let outcome = guest.machine.close_slices(end).inspect_err(|_| self.scheduler.end())?;
+        if self.guests.len() > 1 {
+            tell(report(index, &outcome));
+        }
+        let mut ended = self.ended.lock();
+        ended.push((index, outcome));
+        if ended.len() < self.guests.len() {
+            return Ok(None);
+        }
+        self.scheduler.end();
+        drop(self.tags.write().take());
+        let mut guests: Vec<_> = ended.iter().map(|(index, outcome)| report(*index, outcome)).collect();
+        guests.sort_by_key(|report| report.guest);
+        let outcomes = core::mem::take(&mut *ended);
+        let outcome = outcomes.into_iter().map(|(_, outcome)| outcome).sum();
+        Ok(Some(Total { outcome, guests: if guests.len() > 1 { guests } else { Vec::new() } }))
+    }
+
+    /// The hart runs nobody.
+    fn rest(&self, hart: usize) {
+        if let Some(tags) = self.tags.read().as_ref() {
+            // Fails for harts without tags only, which run nobody at all.
+            let _ = tags.deactivate(hart);
+        }
+    }
+}
+
+fn report(index: usize, outcome: &Outcome) -> GuestReport {
+    GuestReport {
+        guest: index as u32,
+        end: outcome.end.clone(),
+        faults: outcome.faults,
+        leaves: outcome.leaves,
+        table_pages: outcome.table_pages,
+        exits: outcome.exits,
+        firmware_calls: outcome.firmware_calls,
+    }
+}
+
+impl Total {
+    /// The report of the run, see [`Outcome::report`].
+    pub fn report<M: Maintenance>(self, pool: &Pool<M>, invalidations: BTreeMap<String, u64>) -> Report {
+        Report { guests: self.guests, ..self.outcome.report(pool, invalidations) }
+    }
+}
+
+/// The outcomes of several guests together: the first end that is no power-off, sums of everything else; what is text is dropped
+/// unless there is but one. Those of none at all are a power-off after nothing.
+impl Sum for Outcome {
+    fn sum<I: Iterator<Item = Self>>(outcomes: I) -> Self {
+        outcomes.reduce(Outcome::and).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
