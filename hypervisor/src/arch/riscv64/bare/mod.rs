@@ -18,6 +18,8 @@ mod recording;
 mod registers;
 mod switch;
 mod timer;
+#[cfg(feature = "unit-guests")]
+mod unit;
 mod vcpu;
 
 pub use failure::fail;
@@ -109,6 +111,10 @@ extern "C" fn start(hart: usize, tree: usize) -> ! {
 
 /// First Rust on a hart that was started.
 extern "C" fn start_hart(hart: usize) -> ! {
+    #[cfg(feature = "unit-guests")]
+    if RUN.get().is_none() {
+        unit::serve();
+    }
     match RUN.get() {
         Some(run) => serve(hart, run),
         None => fail(format_args!("hart {hart} was started, and nobody asked for it")),
@@ -144,6 +150,8 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let params = read_params()?;
     NONCE.call_once(|| params.nonce.clone());
     params::check(&params, &MEMORY_MAP).map_err(|error| format!("bad parameters: {error}"))?;
+    #[cfg(feature = "unit-guests")]
+    unit::run(&params);
     let params: &Params = Box::leak(Box::new(params));
 
     // Before the pool has any frame: the firmware may have put its device tree there.

@@ -10,6 +10,7 @@
 use super::firmware::{self, SbiError};
 use super::float::FloatRegisters;
 use super::guest::Shared;
+use super::maintenance::note_hart;
 use super::recording::record;
 use super::registers::{SystemRegisters, read_register, write_register};
 use super::switch::{self, Registers};
@@ -139,6 +140,7 @@ impl Vcpu for RiscvVcpu {
         write_register!("hcounteren", HCOUNTEREN);
         write_register!("htimedelta", 0);
         write_register!("vsatp", 0);
+        note_hart(self.hgatp);
         record(Recorded::Load { root: self.hgatp });
         write_register!("hgatp", self.hgatp);
         let timer = if self.config.features.sstc { henvcfg::STCE } else { 0 };
@@ -187,6 +189,7 @@ impl Vcpu for RiscvVcpu {
         }
         record(Recorded::Enter);
         switch::enter(&mut self.registers);
+        record(Recorded::Exit);
         self.last = Trap {
             scause: read_register!("scause"),
             stval: read_register!("stval"),

@@ -12,12 +12,12 @@ use alloc::string::String;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU8, Ordering};
 use slat::format::Format as _;
-use slat::format::gstage::{Fence, Gstage, Mode, fences};
+use slat::format::gstage::{Extensions, Fence, Gstage, Mode, fences};
 use slat::{
     AddrSpace, AllocOptions, CacheMaintenance, GuestPhysAddr, HostPhysRange, Invalidation, LeafSize,
     MappingFlags, PAGE_SIZE,
 };
-use slat_hv_protocol::recording::{Event, FenceKind};
+use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{Mechanism, Mistake, Params, Started};
 
 /// The failure `$message` unless `$condition` holds.
@@ -130,12 +130,7 @@ impl Maintenance for Fenced {
     }
 }
 
-/// Executes a fence on this hart, and records it.
-pub(super) fn fence(fence: Fence) {
-    let Fence { address, vmid } = fence;
-    record(Event::Fence { kind: FenceKind::HfenceGvma, address, vmid });
-    slat::isa::riscv64::fence(fence);
-}
+pub(super) use super::super::maintenance::fence_here as fence;
 
 /// The machine.
 pub(super) struct Bench {
@@ -190,7 +185,7 @@ impl Bench {
             Mode::Sv48x4 => 50,
             Mode::Sv57x4 => 59,
         };
-        let format: Gstage = choose_format(Some(bits))?;
+        let format = choose_format(Some(bits), Extensions::empty())?;
         let size = 1 << format.geometry().gpa_bits;
         let space = AddrSpace::with_format(self.host, format, GuestPhysAddr::new(0), size, vmid);
         Ok(Space(space.map_err(|error| failed("a space", error))?))
