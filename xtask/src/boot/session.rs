@@ -69,6 +69,8 @@ pub(crate) struct Choices {
     pub(crate) page_requests: bool,
     /// Whether the run is recorded.
     pub(crate) record: bool,
+    /// How long nothing may be printed before the run counts as one that has no end.
+    pub(crate) silence: Option<Duration>,
 }
 
 /// How the emulator ended.
@@ -83,6 +85,8 @@ pub(crate) enum Ending {
     Enough,
     /// Killed after so many seconds.
     TimedOut(u64),
+    /// Killed when nothing had been printed for so many seconds.
+    Silent(u64),
     /// Killed because the user asked for it.
     Interrupted,
 }
@@ -148,7 +152,8 @@ pub(crate) fn under_slat(
         unit_guests: Vec::new(),
         until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
     };
-    let what = Watched { own: guest.sha256.is_some(), stop_at_init: false, timeout };
+    let (own, silence) = (guest.sha256.is_some(), choices.silence);
+    let what = Watched { own, stop_at_init: false, timeout, silence };
     hypervisor_run(machine, hypervisor, &params, &layout, (Some(&guest.kernel), initrd), &what, screen)
 }
 
@@ -183,7 +188,7 @@ pub(crate) fn unit_guests(
         unit_guests: names.iter().map(|name| (*name).to_owned()).collect(),
         until_screen: None,
     };
-    let what = Watched { own: false, stop_at_init: false, timeout };
+    let what = Watched { own: false, stop_at_init: false, timeout, silence: None };
     hypervisor_run(machine, hypervisor, &params, &layout, (None, None), &what, screen)
 }
 
@@ -227,7 +232,7 @@ pub(crate) fn natively(
     let mut prepared = machine.native(&files, guest.memory, &guest.bootargs)?;
     let own = guest.sha256.is_some();
     // Somebody else's user space may run for ever, and nothing after its start is of interest.
-    let what = Watched { own, stop_at_init: !own, timeout };
+    let what = Watched { own, stop_at_init: !own, timeout, silence: None };
     watch(&mut prepared, &random::nonce(), &what, screen)
 }
 
@@ -243,13 +248,15 @@ struct Watched {
     /// Whether nothing after the start of user space is of interest.
     stop_at_init: bool,
     timeout: Duration,
+    /// How long nothing may be printed.
+    silence: Option<Duration>,
 }
 
 /// Runs the emulator, shows the guest's console on `screen` and takes down what matters.
 fn watch(
     prepared: &mut Prepared,
     nonce: &str,
-    &Watched { own, stop_at_init, timeout }: &Watched,
+    &Watched { own, stop_at_init, timeout, silence }: &Watched,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
     let command = &mut prepared.command;
@@ -263,9 +270,11 @@ fn watch(
     let mut observer = Observer { begin, own, seen: Observed::new() };
     let mut console = Console::new(nonce);
     let mut deadline = begin + timeout;
+    let mut heard = begin;
     let ending = loop {
         let finished = match chunks.recv_timeout(process::TICK) {
             Ok(chunk) => {
+                heard = Instant::now();
                 observer.take(console.push(&chunk), screen)?;
                 false
             }
@@ -283,6 +292,9 @@ fn watch(
             deadline = Instant::now() + GRACE;
         } else if Instant::now() >= deadline {
             break Some(if seen.is_over() { Ending::Enough } else { Ending::TimedOut(timeout.as_secs()) });
+        } else if let Some(silence) = silence.filter(|silence| !seen.is_over() && heard.elapsed() >= *silence)
+        {
+            break Some(Ending::Silent(silence.as_secs()));
         }
     };
     observer.take(console.finish(), screen)?;

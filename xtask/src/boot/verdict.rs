@@ -40,7 +40,7 @@ pub(crate) fn natively(guest: &Guest, seen: &Observed) -> Result<(), String> {
             Err("the guest ended before its init".to_owned())
         }
         Ending::Exited { success: true } => user_space(guest, seen),
-        Ending::Exited { success: false } | Ending::TimedOut(_) => Err(no_report(seen)),
+        Ending::Exited { success: false } | Ending::TimedOut(_) | Ending::Silent(_) => Err(no_report(seen)),
     }
 }
 
@@ -58,6 +58,7 @@ fn no_report(seen: &Observed) -> String {
     };
     match seen.ending {
         Ending::TimedOut(seconds) => format!("no end after {seconds} s{context}"),
+        Ending::Silent(seconds) => format!("nothing new for {seconds} s{context}"),
         _ => format!("the emulator ended without a report{context}"),
     }
 }

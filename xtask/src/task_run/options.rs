@@ -354,6 +354,7 @@ impl Options {
             mistake: self.mistake,
             page_requests: false,
             record: self.record.is_some(),
+            silence: None,
         }
     }
 }
