@@ -433,6 +433,7 @@ impl Options {
                 cpus: self.host_cpus.map(|_| self.cpus),
                 pool: self.pool,
             },
+            silence: None,
         }
     }
 
