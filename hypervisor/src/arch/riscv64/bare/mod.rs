@@ -163,6 +163,12 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         unsafe { recording::start(params.recording) };
     }
     let harts = params.host_cpus.unwrap_or(params.cpus) as usize;
+    if this_hart() >= harts {
+        return Err(format!(
+            "the firmware has chosen hart {}, which is none of the {harts} to be used",
+            this_hart()
+        ));
+    }
     let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.
