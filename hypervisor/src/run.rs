@@ -21,6 +21,7 @@ pub use books::Outcome;
 pub use buffers::LENGTH_MAX;
 pub use screen::Screen;
 pub use slice::{Reclaim, Slice};
+pub use uart::Port;
 
 use crate::churn::Churn;
 use crate::cpus::Cpus;
@@ -33,9 +34,10 @@ use alloc::vec::Vec;
 use books::Books;
 use buffers::Calls;
 use slat::format::Format;
+use slat::guest::GuestPageWalkInfo;
 use slat::{
-    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, HostPhysAddr, LeafSize, MapError,
-    MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
+    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, GuestVirtAddr, HostPhysAddr, LeafSize,
+    MapError, MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
 };
 use slat_hv_protocol::{End, FaultPolicy, Faults, Leaf};
 use spin::{Mutex, RwLock};
@@ -166,6 +168,12 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         })
     }
 
+    /// The same machine, whose emulated serial port is this one. The default is a PL011.
+    #[must_use]
+    pub fn with_port(self, port: Port) -> Self {
+        Self { uart: Mutex::new(Uart::new(port)), ..self }
+    }
+
     /// Runs the guest on CPU `cpu` until that leaves it for good; it has nothing of the guest loaded then.
     pub fn run<V: Vcpu>(&self, cpu: usize, vcpu: &mut V) -> Left {
         vcpu.bind();
@@ -256,6 +264,15 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     fn answer<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, exit: Exit) -> Result<(), Stop> {
         match exit {
             Exit::NestedPageFault(info) => return self.fault(cpu, vcpu, &info),
+            Exit::UnlocatedFault(tables, gva, access) => {
+                return match self.locate(&tables, gva, access)? {
+                    Some(info) => self.fault(cpu, vcpu, &info),
+                    None => {
+                        self.count(cpu, |faults| &mut faults.retried);
+                        self.nothing_done(cpu, vcpu, &format!("a fault at the guest's address {gva:#x}"))
+                    }
+                };
+            }
             Exit::RepeatAccess => {
                 self.count(cpu, |faults| &mut faults.retried);
                 let what = "a stage-2 fault whose address cannot be found out";
@@ -278,6 +295,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.firmware_call(cpu);
                 return Err(Stop::Ended(End::Reset));
             }
+            Exit::ConsoleShows => return Err(Stop::Ended(End::ConsoleShows)),
             Exit::Request(request, page) => {
                 let done = self.request(request, page)?;
                 vcpu.answer_request(done);
@@ -356,6 +374,10 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.populated);
                 Ok(())
             }
+            Ok(FaultOutcome::Marked) => {
+                self.count(cpu, |faults| &mut faults.spurious);
+                Ok(())
+            }
             Ok(FaultOutcome::Spurious) => {
                 self.count(cpu, |faults| &mut faults.spurious);
                 self.nothing_done(cpu, vcpu, &format!("{info}, although it is mapped"))
@@ -364,10 +386,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.retried);
                 self.nothing_done(cpu, vcpu, &format!("{info}"))
             }
-            Ok(FaultOutcome::Trap(access)) => {
-                self.emulate(cpu, vcpu, &access);
-                Ok(())
-            }
+            Ok(FaultOutcome::Trap(access)) => self.emulate(cpu, vcpu, info, &access),
             Err(error @ FaultError::OutOfMemory(_)) => {
                 let description = line(vcpu, &format!("{info}: {error}{}", self.left_over()));
                 let stop = self.starved(description, returns);
@@ -385,6 +404,19 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 | FaultError::BadFrame { .. }),
             ) => self.unanswered(cpu, vcpu, info, &error),
         }
+    }
+
+    /// The fault of an access by `gva`; `None` if it would not come to one any more, or would be one of the guest's own tables:
+    /// then the guest has to repeat it.
+    fn locate(
+        &self,
+        tables: &GuestPageWalkInfo,
+        gva: GuestVirtAddr,
+        access: MappingFlags,
+    ) -> Result<Option<NestedPageFaultInfo>, Stop> {
+        let space = self.space.read();
+        let space = space.as_ref().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
+        Ok(space.locate_fault(tables, gva, access).ok())
     }
 
     /// Lets the library answer a fault, and tells churn of the pages that came of it.

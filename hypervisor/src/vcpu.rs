@@ -8,7 +8,8 @@
 
 use alloc::string::String;
 use slat::device::DataAccess;
-use slat::{GuestPhysAddr, NestedPageFaultInfo};
+use slat::guest::GuestPageWalkInfo;
+use slat::{GuestPhysAddr, GuestVirtAddr, MappingFlags, NestedPageFaultInfo};
 
 /// A virtual CPU.
 pub trait Vcpu: Sized {
@@ -53,6 +54,17 @@ pub trait Vcpu: Sized {
     /// The load or store that led to the last [`Exit::NestedPageFault`], if the hardware has decoded it.
     fn data_access(&self) -> Option<DataAccess>;
 
+    /// The guest's paging and whether it is in user mode, if the instruction of the last [`Exit::NestedPageFault`] has to be read from its memory because the
+    /// hardware did not tell it: [`give_instruction`](Self::give_instruction) is called with it then. The default is for hardware that tells.
+    fn wants_instruction(&self) -> Option<(GuestPageWalkInfo, bool)> {
+        None
+    }
+
+    /// `bytes` begin with the instruction that led to the last [`Exit::NestedPageFault`].
+    fn give_instruction(&mut self, bytes: &[u8]) {
+        let _ = bytes;
+    }
+
     /// Goes on behind the instruction that led to the last [`Exit::NestedPageFault`]: it was carried out.
     fn advance(&mut self);
 
@@ -92,6 +104,9 @@ pub trait Vcpu: Sized {
 pub enum Exit {
     /// A second-level fault.
     NestedPageFault(NestedPageFaultInfo),
+    /// A second-level fault whose address the CPU does not tell: to be found by a walk of the guest's tables, with its registers, for
+    /// this virtual address and access.
+    UnlocatedFault(GuestPageWalkInfo, GuestVirtAddr, MappingFlags),
     /// A second-level fault whose address the CPU does not tell any more: the guest has to repeat the access.
     RepeatAccess,
     /// A call to the firmware, which the vCPU has answered.
@@ -108,6 +123,8 @@ pub enum Exit {
     PowerOff,
     /// A firmware call that asks for a reset.
     Reset,
+    /// The guest has printed what ends its run.
+    ConsoleShows,
     /// The guest waits for an interrupt, and none is pending where that is known.
     Wait,
     /// An exit that the vCPU has answered by itself.

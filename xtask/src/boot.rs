@@ -4,6 +4,7 @@
 pub(crate) mod console;
 pub(crate) mod layout;
 pub(crate) mod machine;
+pub(crate) mod printed;
 pub(crate) mod screen;
 pub(crate) mod session;
 pub(crate) mod verdict;

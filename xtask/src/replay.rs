@@ -7,13 +7,14 @@
 //! the model sees neither a violation of break-before-make nor memory that was not cleaned.
 //!
 //! On x86 a CPU outside of its guest uses no translation of it, so it may go on remembering what is wrong, until it enters: see
-//! [`x86`].
+//! [`x86`]. On RISC-V that goes for each VMID: see [`riscv`].
 
 mod arm;
+mod riscv;
 mod x86;
 
 use crate::recording::{Header, Recording};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use slat_hv_protocol::Mechanism;
 use slat_hv_protocol::recording::Event;
 use slat_model::{
@@ -89,8 +90,8 @@ pub(crate) struct Outcome {
     pub(crate) found: u64,
     /// The first of them, with the number of the event.
     pub(crate) findings: Vec<(usize, Finding)>,
-    /// x86: the invalidations, by the numbers of [`Recording::without_flush`], of which each is the only one that keeps a CPU from
-    /// something stale at its entry.
+    /// x86 and RISC-V: the invalidations, by the numbers of [`Recording::without_flush`], of which each is the only one that keeps a
+    /// CPU from something stale (x86: at its entry).
     pub(crate) needed: Vec<usize>,
 }
 
@@ -104,6 +105,7 @@ struct Replay {
     taken: Vec<bool>,
     arm: Vec<arm::Cpu>,
     x86: Vec<x86::Cpu>,
+    riscv: riscv::Harts,
     pointers: x86::Pointers,
     /// Events that load a root while the tag before it is not used again.
     last_uses: BTreeSet<usize>,
@@ -115,7 +117,7 @@ struct Replay {
 
 /// Repeats `recording` on the model; `progress` is told of every event.
 pub(crate) fn replay(recording: &Recording, mut progress: impl FnMut(usize)) -> Result<Outcome> {
-    let mut replay = Replay::new(&recording.header)?;
+    let mut replay = Replay::new(recording)?;
     replay.last_uses = x86::last_uses(recording);
     let places = recording.flush_places();
     replay.flushes = places.into_iter().enumerate().map(|(number, place)| (place, number)).collect();
@@ -128,15 +130,17 @@ pub(crate) fn replay(recording: &Recording, mut progress: impl FnMut(usize)) -> 
 }
 
 impl Replay {
-    fn new(header: &Header) -> Result<Self> {
-        let Header { cpus, pool, started, .. } = header;
+    fn new(recording: &Recording) -> Result<Self> {
+        let Header { cpus, pool, started, .. } = &recording.header;
         let mmu = match started.mechanism {
             Mechanism::Stage2 => arm::mmu(started),
             Mechanism::Ept | Mechanism::Npt => x86::mmu(started),
-            Mechanism::Gstage => bail!("a recording of a RISC-V machine, which cannot be repeated"),
+            Mechanism::Gstage => riscv::mmu(started),
         };
+        let riscv = riscv::Harts::of(recording);
+        let model_cpus = riscv.model_cpus().unwrap_or(*cpus as usize);
         let ram = Ram::new(pool.address, pool.size + 2 * EMPTY);
-        let machine = Machine::new(mmu, ram.clone(), *cpus as usize, Policy::Everything);
+        let machine = Machine::new(mmu, ram.clone(), model_cpus, Policy::Everything);
         Ok(Self {
             machine,
             ram,
@@ -147,6 +151,7 @@ impl Replay {
             taken: vec![false; usize::try_from(pool.size / PAGE)?],
             arm: vec![arm::Cpu::default(); *cpus as usize],
             x86: vec![x86::Cpu::default(); *cpus as usize],
+            riscv,
             pointers: x86::Pointers::default(),
             last_uses: BTreeSet::new(),
             flushes: BTreeMap::new(),
@@ -157,6 +162,7 @@ impl Replay {
 
     fn event(&mut self, cpu: usize, event: Event) -> Result<()> {
         let arm = self.mechanism == Mechanism::Stage2;
+        let riscv = self.mechanism == Mechanism::Gstage;
         match event {
             Event::Store { entry, value } => {
                 self.outcome.stores += 1;
@@ -164,10 +170,15 @@ impl Replay {
                 let old = self.ram.read(entry).context("the entry lies outside of the pool")?;
                 self.pointers.stored(self.mechanism, old, value);
                 self.ram.write(entry, value);
-                self.machine.stored(cpu, entry, value);
+                self.machine.stored(self.riscv.storing(cpu), entry, value);
                 self.arm[cpu].unsettled = true;
             }
-            Event::Fault { gpa, access } => self.fault(cpu, gpa, access),
+            Event::Fault { gpa, access } => {
+                self.outcome.faults += 1;
+                if let Some(model_cpu) = self.faulting(cpu) {
+                    self.fault((cpu, model_cpu), gpa, access);
+                }
+            }
             Event::Take { start, count } => {
                 self.outcome.frames_taken += count;
                 self.book(start, count, true)?;
@@ -175,7 +186,9 @@ impl Replay {
             Event::Return { start, count } => {
                 self.outcome.frames_returned += count;
                 self.book(start, count, false)?;
-                if !arm {
+                if riscv {
+                    self.riscv_returned(start, count);
+                } else if !arm {
                     self.returned(start, count);
                 } else if let Some((cpu, how)) = self.machine.reaches(start..start + count * PAGE) {
                     self.outcome.reachable += count;
@@ -193,7 +206,7 @@ impl Replay {
                 }
                 self.machine.host_wrote(start..end);
             }
-            Event::Clean { start, count } => {
+            Event::Clean { start, count } if arm => {
                 for hpa in self.range(start, count)?.step_by(LINE as usize) {
                     self.machine.execute(cpu, Instruction::Dc { operation: Dc::Civac, hpa });
                 }
@@ -201,9 +214,12 @@ impl Replay {
                 self.machine.execute(cpu, Instruction::Dsb { domain, access });
             }
             event if arm => ensure!(self.arm_event(cpu, event), "an event of another architecture"),
+            event if riscv => self.riscv_event(cpu, event)?,
             event => self.x86_event(cpu, event)?,
         }
-        if !arm {
+        if riscv {
+            self.note_riscv_changes(cpu);
+        } else if !arm {
             self.note_changes(cpu);
         }
         for report in self.machine.take_reports() {
@@ -219,15 +235,18 @@ impl Replay {
         }
     }
 
-    /// With several CPUs another one may have answered the same fault before this one was recorded.
-    fn fault(&mut self, cpu: usize, gpa: u64, access: u64) {
-        self.outcome.faults += 1;
+    /// The model's CPU that faults, if it can be asked for the reason: with several CPUs another one may have answered the same fault
+    /// before this one was recorded.
+    fn faulting(&self, cpu: usize) -> Option<usize> {
+        let model_cpu = self.riscv.loaded(cpu).unwrap_or(cpu);
+        (self.arm.len() == 1 && self.machine.root(model_cpu).is_some()).then_some(model_cpu)
+    }
+
+    fn fault(&mut self, (cpu, model_cpu): (usize, usize), gpa: u64, access: u64) {
         let kinds = [(2, Access::WRITE), (4, Access::EXECUTE), (1, Access::READ)];
         let kind = kinds.into_iter().find(|(bit, _)| access & bit != 0).map(|(_, kind)| kind);
-        let Some(kind) = kind.filter(|_| self.arm.len() == 1 && self.machine.root(cpu).is_some()) else {
-            return;
-        };
-        if !self.machine.possible(cpu, gpa, kind).iter().any(|outcome| outcome.result.is_err()) {
+        let Some(kind) = kind else { return };
+        if !self.machine.possible(model_cpu, gpa, kind).iter().any(|outcome| outcome.result.is_err()) {
             self.find(Finding::Unexplained { cpu, gpa });
         }
     }

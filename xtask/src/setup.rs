@@ -164,6 +164,7 @@ fn missing_emulator(host: &Host, emulator: &Emulator) -> Missing {
 fn missing_kernel(needs: &Needs) -> Missing {
     match needs.kernel {
         Some(Kernel::Memtest) => Missing::new("memtest86+", "--guest FILE (memtest86+x64.bin)"),
+        Some(Kernel::UBoot) => Missing::new("U-Boot", "leave --guest out (Linux instead)"),
         _ => {
             let format = needs.platform.kernel_format();
             Missing::new("a guest kernel", format!("--guest IMAGE (any {format})"))

@@ -19,7 +19,8 @@ pub(crate) struct Options {
     file: PathBuf,
     /// Leave out the invalidation of this number, counted from 0: where it was needed, the replay fails
     ///
-    /// On Arm each TLBI counts, on Intel each INVEPT, on AMD each VMRUN that flushes and each new ASID.
+    /// On Arm each TLBI counts, on Intel each INVEPT, on AMD each VMRUN that flushes and each new ASID, on RISC-V each
+    /// HFENCE.GVMA and HINVAL.GVMA and each remote fence.
     #[arg(long, value_name = "N")]
     without: Option<usize>,
 }

@@ -53,16 +53,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     })?;
 
     let kernel = equipment.kernel.or(options.guest.clone()).context("there is no guest kernel")?;
-    let image = match checked.image.clone() {
-        Some(image) => image,
-        None => image::check_file(&kernel, platform)?,
+    let image = match (checked.image.clone(), options.fetched()) {
+        (Some(image), _) => image,
+        (None, Some(fetched)) => fetched.check(&kernel, platform)?,
+        (None, None) => image::check_file(&kernel, platform)?,
     };
     let temporary =
         tempfile::Builder::new().prefix("slat-run-").tempdir().context("no temporary directory")?;
     let guest = guest(options, platform, &image, kernel, equipment.busybox.as_deref(), &temporary)?;
     options::check_memory(&image, guest.initrd.as_deref(), guest.memory)?;
     let sizes = [Some(guest.kernel.as_path()), guest.initrd.as_deref()].map(options::file_size);
-    options::check_machine(platform, sizes[0], sizes[1], guest.memory)?;
+    options.check_machine(sizes[0], sizes[1])?;
     if let Some(warning) = options::tight_memory(&image, guest.initrd.as_deref(), guest.memory) {
         eprintln!("warning: {warning}");
     }
@@ -72,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         platform,
         emulator: equipment.emulator,
         cpu: options.cpu().to_owned(),
-        cpus: options.cpus,
+        cpus: options.machine_cpus(),
         pace: pace(image.program),
     };
     let (seen, times) = boots(options, &checked, &machine, &hypervisor, &guest)?;
@@ -117,7 +118,7 @@ fn guest(
     temporary: &TempDir,
 ) -> Result<Guest> {
     let (initrd, sha256) = match (image.program, &options.initrd, busybox) {
-        (Program::Memtest, ..) => (None, None),
+        (Program::Memtest | Program::UBoot, ..) => (None, None),
         (Program::Linux, Some(initrd), _) => (Some(initrd.clone()), None),
         (Program::Linux, None, Some(busybox)) => {
             let file = temporary.path().join("initramfs.cpio");
@@ -141,7 +142,8 @@ fn guest(
 pub(crate) fn goal(platform: Platform, program: Program) -> Goal {
     match (program, platform) {
         (Program::Memtest, _) => Goal::Screen,
-        (Program::Linux, Platform::Arm) => Goal::PowerOff,
+        (Program::UBoot, _) => Goal::Prompt,
+        (Program::Linux, Platform::Arm | Platform::Riscv) => Goal::PowerOff,
         (Program::Linux, Platform::Intel | Platform::Amd) => Goal::PowerOffOrReset,
     }
 }
@@ -150,7 +152,7 @@ pub(crate) fn goal(platform: Platform, program: Program) -> Goal {
 pub(crate) fn pace(program: Program) -> Pace {
     match program {
         Program::Memtest => Pace::Waiting,
-        Program::Linux => Pace::Usual,
+        Program::Linux | Program::UBoot => Pace::Usual,
     }
 }
 
@@ -187,16 +189,18 @@ fn boots(
             note("under slat", round, &seen);
         }
         // Once a boot has failed there is nothing to compare, and the first failure is the one to show.
-        under_slat.extend(seen.seconds_to_init);
+        under_slat.extend(seen.seconds_to_init());
         if first.is_none() || !good {
             first = Some(seen);
         }
         if !good {
             break;
         }
-        if !options.no_native && machine.platform.has_native() && guest.goal != Goal::Screen {
+        let ends = !matches!(guest.goal, Goal::Screen | Goal::Prompt);
+        if !options.no_native && machine.platform.has_native() && ends && options.guests == 1 {
             eprintln!("the same guest natively, to compare …");
-            let seen = session::natively(machine, guest, timeout, &mut io::sink())?;
+            let machine = Machine { cpus: options.cpus, ..machine.clone() };
+            let seen = session::natively(&machine, guest, timeout, &mut io::sink())?;
             if process::interrupted() {
                 bail!("interrupted");
             }
@@ -206,7 +210,7 @@ fn boots(
             if let Err(problem) = verdict::natively(guest, &seen) {
                 eprintln!("warning: the native run failed: {problem}");
             } else {
-                native.extend(seen.seconds_to_init);
+                native.extend(seen.seconds_to_init());
             }
         }
     }
@@ -215,7 +219,7 @@ fn boots(
 }
 
 fn note(kind: &str, round: usize, seen: &Observed) {
-    match seen.seconds_to_init {
+    match seen.seconds_to_init() {
         Some(seconds) => eprintln!("{kind}, run {round} of {COMPARED_RUNS}: {seconds:.2} s to init"),
         None => eprintln!("{kind}, run {round} of {COMPARED_RUNS}: no init"),
     }

@@ -8,6 +8,7 @@ mod command_line;
 mod emulator;
 mod flat;
 mod instructions;
+mod linux;
 mod mutants;
 mod on_model;
 mod oracle;
@@ -62,12 +63,18 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         steps.into_iter().filter(|step| step.name().contains(&options.filter)).collect()
     };
     board.run(wanted(tidy::steps()), &context, 1);
-    board.run(wanted(workspace_steps::steps()), &context, 1);
-    board.run(wanted(oracle::steps()), &context, 1);
-    board.run(wanted(on_model::steps()), &context, 2);
+    board.run(wanted(workspace_steps::lints()), &context, 1);
+    // None of these depends on how long it takes; while one builds or has a single thread left, another one runs. The
+    // longest come first.
+    let busy = [
+        workspace_steps::tests(),
+        oracle::steps(),
+        on_model::steps(),
+        mutants::steps(),
+        instructions::steps(),
+    ];
+    board.run(wanted(busy.into_iter().flatten().collect()), &context, 2);
     board.run(wanted(command_line::steps()), &context, 1);
-    board.run(wanted(mutants::steps()), &context, 1);
-    board.run(wanted(instructions::steps()), &context, 1);
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
         x86::run(&mut board, &context, x86::suite(&options.filter));

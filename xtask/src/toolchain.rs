@@ -21,6 +21,9 @@ pub(crate) const AARCH64: &str = "aarch64-unknown-none-softfloat";
 /// The one for x86, which is without floating point and vectors by itself.
 pub(crate) const X86_64: &str = "x86_64-unknown-none";
 
+/// The one for RISC-V without floating point.
+pub(crate) const RISCV64: &str = "riscv64imac-unknown-none-elf";
+
 /// Set to `distribution`, this passes over the toolchain in use and rustup.
 const CHOICE: &str = "SLAT_BARE_TOOLCHAIN";
 

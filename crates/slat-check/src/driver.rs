@@ -12,7 +12,7 @@ use crate::watch::{Expected, Target};
 use slat::{
     AddrSpace, AuditRecord, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError,
 };
-use slat_model::{Access, AccessKind, Source};
+use slat_model::{Access, AccessKind, FaultKind, Source};
 
 /// Room around the shape in which the space is and nothing is ever mapped.
 const MARGIN: u64 = 16 * PAGE_SIZE;
@@ -325,7 +325,7 @@ impl<'h, P: Platform> Driver<'h, P> {
             let accesses = if number == 0 { &accesses[..] } else { &accesses[some..=some] };
             for access in accesses {
                 let pass = target.filter(|_| granted.allow(*access));
-                let mut found = false;
+                let (mut found, mut unmarked) = (false, false);
                 for outcome in self.host.possible(*cpu, gpa, *access) {
                     let fail = |check, what: &str| {
                         let detail = format!(
@@ -352,6 +352,10 @@ impl<'h, P: Platform> Driver<'h, P> {
                                 return fail(Check::Stale, "something else is still remembered");
                             }
                         }
+                        // The guest's next access sets the mark, by a fault.
+                        Err(fault) if rules.marks_by_fault && fault.kind == FaultKind::AccessFlag => {
+                            unmarked = true;
+                        }
                         Err(_) if pass.is_some() && outcome.source == Source::Walk => {
                             if !broken {
                                 return fail(Check::Walk, "a walk faults");
@@ -360,7 +364,7 @@ impl<'h, P: Platform> Driver<'h, P> {
                         Err(_) => {}
                     }
                 }
-                ensure(pass.is_none() || found || broken, Check::Walk, || {
+                ensure(pass.is_none() || found || broken || unmarked, Check::Walk, || {
                     format!("{gpa:#x}: {spec:x?} is not found")
                 })?;
             }

@@ -298,6 +298,9 @@ impl<P: Platform> Driver<'_, P> {
                 rules.allows(spec.flags, access) && !window.is_empty() && !already && fits(&spec, *size)
             }
             (Ok(FaultOutcome::Spurious), Some(spec)) => rules.allows(spec.flags, access) && already,
+            (Ok(FaultOutcome::Marked), Some(spec)) => {
+                rules.marks_by_fault && rules.allows(spec.flags, access) && already
+            }
             (
                 Ok(FaultOutcome::Trap(told)),
                 Some(Page { flags, backing: Backing::Trap(device, offset), .. }),
@@ -310,15 +313,20 @@ impl<P: Platform> Driver<'_, P> {
         if !right {
             return wrong("a fault", (gpa, access, spec, answer));
         }
-        if matches!(answer, Ok(FaultOutcome::Populated(_) | FaultOutcome::Spurious)) {
+        let answered =
+            matches!(answer, Ok(FaultOutcome::Populated(_) | FaultOutcome::Spurious | FaultOutcome::Marked));
+        if answered {
             self.walks(gpa, access)?;
+        }
+        if rules.fences_new_entries && matches!(answer, Ok(FaultOutcome::Populated(_))) {
+            self.goes_on(gpa, access)?;
         }
         if let (Ok(FaultOutcome::Populated(_)), Some(Page { backing: Backing::Alloc { around, .. }, .. })) =
             (&answer, spec)
         {
             self.check_window(index, page, around)?;
         }
-        Ok(matches!(answer, Ok(FaultOutcome::Populated(_) | FaultOutcome::Spurious)))
+        Ok(answered)
     }
 
     /// A fault was answered: also a CPU whose TLB is empty must find the page, or it would fault for ever.
@@ -332,6 +340,13 @@ impl<P: Platform> Driver<'_, P> {
             }
         }
         Ok(())
+    }
+
+    /// Where the CPU that faulted forgets at once what was invalid, it does not fault again.
+    fn goes_on(&self, gpa: u64, access: MappingFlags) -> Result<(), Violation> {
+        let outcomes = self.host.possible(self.host.cpu.get(), gpa, model_access(access));
+        let again = outcomes.into_iter().find_map(|outcome| outcome.result.err());
+        ensure(again.is_none(), Check::Progress, || format!("{again:?} although the entry was fenced"))
     }
 
     /// Unless the host refused a frame, all of the window around a fault is populated.

@@ -50,7 +50,13 @@ pub fn run(accesses: u64, seed: u64, flaw: Option<Flaw>) -> Result<(u64, u64), S
         ..Capabilities::BASELINE
     };
     let ept = Ept::new(marks, 4).map_err(|error| error.to_string())?;
-    let gstage = Gstage::new(Mode::Sv48x4, gstage::Capabilities { svpbmt: true, vmid_bits: 14 });
+    let capabilities = gstage::Capabilities {
+        modes: gstage::Modes::all(),
+        vmid_bits: 14,
+        extensions: gstage::Extensions::SVPBMT,
+        ..gstage::Capabilities::BASELINE
+    };
+    let gstage = Gstage::new(Mode::Sv48x4, capabilities).map_err(|error| error.to_string())?;
     let (mut done, mut refused) = (0, 0);
     for round in 0..accesses.div_ceil(ROUND) {
         let (seed, left) = (seed.wrapping_mul(1 << 32) + round, (accesses - done).min(ROUND));

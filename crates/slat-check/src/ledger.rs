@@ -39,6 +39,7 @@ impl Ledger {
             Ok(FaultOutcome::Populated(LeafSize::Size2M)) => &mut wanted.populated_2m,
             Ok(FaultOutcome::Populated(LeafSize::Size1G)) => &mut wanted.populated_1g,
             Ok(FaultOutcome::Spurious) => &mut wanted.spurious,
+            Ok(FaultOutcome::Marked) => &mut wanted.marked,
             Ok(FaultOutcome::Retry | FaultOutcome::Wait) => &mut wanted.retried,
             Ok(FaultOutcome::Trap(_)) => &mut wanted.trapped,
             Err(FaultError::OutsideSpace { .. }) => &mut wanted.outside_space,

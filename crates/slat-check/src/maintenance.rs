@@ -15,8 +15,9 @@ pub fn plan<P: Platform>(
 ) -> Vec<(usize, Instruction)> {
     let everywhere = invalidation.reach == Reach::AllCpus && !platform.broadcasts();
     let targets = if everywhere { 0..cpus } else { here..here + 1 };
-    let instructions = platform.maintenance(invalidation);
-    targets.flat_map(|cpu| instructions.iter().map(move |instruction| (cpu, *instruction))).collect()
+    let here_and_elsewhere = (platform.maintenance(invalidation), platform.remote_maintenance(invalidation));
+    let of = |cpu| if cpu == here { &here_and_elsewhere.0 } else { &here_and_elsewhere.1 };
+    targets.flat_map(|cpu| of(cpu).iter().map(move |instruction| (cpu, *instruction))).collect()
 }
 
 /// Executes what `plan` says, under the tag of the space with this root register. `empty_root` is the address of a root

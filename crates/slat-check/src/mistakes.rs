@@ -66,6 +66,16 @@ mistakes! {
     FenceByAddress,
     /// RISC-V: the format says that fences by address reach tables.
     FenceByAddressForTables,
+    /// RISC-V: what slat asks of other harts by the SBI has a shifted address.
+    RemoteAddressShifted,
+    /// RISC-V: HINVAL.GVMA without the SFENCE.W.INVAL before it.
+    StoresUnordered,
+    /// RISC-V: HINVAL.GVMA without the SFENCE.INVAL.IR behind it.
+    InvalidationsUnordered,
+    /// RISC-V: nobody sets the marks that the hart faults for.
+    MarksLeftToTheHart,
+    /// RISC-V: the hart that faulted is not told that the entry is valid, where that is wanted.
+    NewEntryUnfenced,
     /// Intel: INVVPID instead of INVEPT.
     InvvpidInstead,
     /// AMD: INVLPGA instead of a flush by TLB_CONTROL.
@@ -204,6 +214,15 @@ impl Mistake {
                 };
                 instead(&Invalidation { root, ..*invalidation })
             }
+            Self::RemoteAddressShifted => {
+                let shifted = |(cpu, one)| match one {
+                    Instruction::HfenceGvma { address: Some(address), vmid } if cpu != here => {
+                        (cpu, Instruction::HfenceGvma { address: Some(address >> 2), vmid })
+                    }
+                    one => (cpu, one),
+                };
+                plan.into_iter().map(shifted).collect()
+            }
             _ => plan.into_iter().filter_map(|(cpu, one)| Some((cpu, self.distort_one(one, all)?))).collect(),
         }
     }
@@ -214,7 +233,9 @@ impl Mistake {
         match (self, one) {
             (Self::CombinedEntriesForgotten, Instruction::Tlbi { operation: Tlbi::Vmalle1, .. })
             | (Self::DsbAfterMissing, Instruction::Dsb { access: All, .. })
-            | (Self::DsbBeforeMissing, Instruction::Dsb { access: Stores, .. }) => None,
+            | (Self::DsbBeforeMissing, Instruction::Dsb { access: Stores, .. })
+            | (Self::StoresUnordered, Instruction::SfenceWInval)
+            | (Self::InvalidationsUnordered, Instruction::SfenceInvalIr) => None,
             (
                 Self::TlbiAddressUnshifted,
                 Instruction::Tlbi { operation: operation @ Tlbi::Ipas2e1, broadcast, operand },
@@ -334,7 +355,20 @@ impl<F: Platform> Format for Mistaken<F> {
     }
 
     fn dirty_bit(&self) -> u64 {
-        if self.makes(Mistake::DirtyIgnored) { 1 << 61 } else { self.inner.dirty_bit() }
+        match self.architecture() {
+            _ if !self.makes(Mistake::DirtyIgnored) => self.inner.dirty_bit(),
+            // G, which the G-stage ignores.
+            Architecture::Gstage => 1 << 5,
+            _ => 1 << 61,
+        }
+    }
+
+    fn marks_by_fault(&self) -> bool {
+        !self.makes(Mistake::MarksLeftToTheHart) && self.inner.marks_by_fault()
+    }
+
+    fn fences_new_entries(&self) -> bool {
+        !self.makes(Mistake::NewEntryUnfenced) && self.inner.fences_new_entries()
     }
 
     fn address(&self, entry: u64) -> HostPhysAddr {
@@ -400,6 +434,10 @@ impl<F: Platform> Platform for Mistaken<F> {
 
     fn maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction> {
         self.inner.maintenance(invalidation)
+    }
+
+    fn remote_maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction> {
+        self.inner.remote_maintenance(invalidation)
     }
 
     fn decode_fault(&self, syndrome: &Syndrome, gva: u64) -> Option<NestedPageFaultInfo> {

@@ -4,10 +4,12 @@
 use crate::specification::{Architecture, Rules};
 use slat::format::Format;
 use slat::format::ept::{self, Ept};
-use slat::format::gstage::{self, Gstage};
+use slat::format::gstage::{self, Extensions, Gstage, Modes};
 use slat::format::npt::{self, Npt};
 use slat::format::stage2::{self, Stage2};
-use slat::{Invalidation, LeafSize, MappingFlags, MemoryType, NestedPageFaultInfo, Scope};
+use slat::{
+    FaultCause, GuestPhysAddr, Invalidation, LeafSize, MappingFlags, MemoryType, NestedPageFaultInfo, Scope,
+};
 use slat_model::{BarrierAccess, Domain, Instruction, Memory, Mmu, Permissions, Root, Syndrome, Tlbi};
 
 /// A format together with the CPU for which it is meant.
@@ -23,6 +25,11 @@ pub trait Platform: Format {
 
     /// What each CPU executes for an invalidation, in this order; `root` is loaded into the CPU meanwhile.
     fn maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction>;
+
+    /// What another CPU executes when it is asked for the same from afar.
+    fn remote_maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction> {
+        self.maintenance(invalidation)
+    }
 
     /// What slat makes of the registers that a fault leaves behind, in a guest whose own translation is off: `gva` is the
     /// address of the access, also where its walk has faulted. `None` for what is no fault of the guest's.
@@ -128,6 +135,8 @@ impl Platform for Ept {
             execute_only: has(0),
             memory_types: true,
             marks: capabilities.accessed_dirty,
+            marks_by_fault: false,
+            fences_new_entries: false,
             force_write_back: false,
             largest: match (has(16), has(17)) {
                 (_, true) => LeafSize::Size1G,
@@ -176,6 +185,8 @@ impl Platform for Npt {
             execute_only: false,
             memory_types: true,
             marks: self.capabilities().accessed_dirty,
+            marks_by_fault: false,
+            fences_new_entries: false,
             force_write_back: false,
             largest: if self.capabilities().leaf_1g { LeafSize::Size1G } else { LeafSize::Size2M },
         }
@@ -220,6 +231,8 @@ impl Platform for Stage2 {
             execute_only: false,
             memory_types: true,
             marks: false,
+            marks_by_fault: false,
+            fences_new_entries: false,
             force_write_back: self.features().fwb,
             largest: if self.geometry().levels >= 3 { LeafSize::Size1G } else { LeafSize::Size2M },
         }
@@ -275,11 +288,56 @@ pub fn arm_instruction(instruction: stage2::Instruction) -> Instruction {
     }
 }
 
+/// The model's word for an instruction of slat's.
+#[must_use]
+pub fn riscv_instruction(instruction: gstage::Instruction) -> Instruction {
+    use gstage::Instruction as I;
+    let operands = |fence: gstage::Fence| (fence.address, fence.vmid.map(u64::from));
+    match instruction {
+        I::HfenceGvma(fence) => {
+            let (address, vmid) = operands(fence);
+            Instruction::HfenceGvma { address, vmid }
+        }
+        I::HinvalGvma(fence) => {
+            let (address, vmid) = operands(fence);
+            Instruction::HinvalGvma { address, vmid }
+        }
+        I::SfenceWInval => Instruction::SfenceWInval,
+        I::SfenceInvalIr => Instruction::SfenceInvalIr,
+    }
+}
+
+/// What an SBI implementation does on each hart of the call's mask, by "RFENCE Extension": all addresses for (0, 0), else
+/// page by page, or all of them where it finds that there are too many.
+fn sbi_fences(call: &gstage::RemoteFence) -> Vec<Instruction> {
+    const MOST: u64 = 64;
+    let arguments = call.arguments(gstage::HartMask::ALL);
+    let [_, _, start, size, vmid] = arguments;
+    let vmid = (call.function() == 3).then_some(vmid);
+    let fence = |address| Instruction::HfenceGvma { address, vmid };
+    if (start, size) == (0, 0) || size == u64::MAX || size > MOST << 12 {
+        return vec![fence(None)];
+    }
+    (start..start + size).step_by(1 << 12).map(|gpa| fence(Some(gpa >> 2))).collect()
+}
+
+/// Bit n: the hart has MODE n.
+fn gstage_modes(modes: Modes) -> u16 {
+    let numbers = [(Modes::SV39X4, 8), (Modes::SV48X4, 9), (Modes::SV57X4, 10)];
+    numbers.into_iter().filter(|(mode, _)| modes.contains(*mode)).map(|(_, number)| 1 << number).sum()
+}
+
 impl Platform for Gstage {
     fn mmu(&self) -> Mmu {
         Mmu::Gstage(slat_model::Gstage {
+            modes: gstage_modes(self.capabilities().modes),
             vmid_bits: self.tag_bits(),
-            pbmte: self.check_flags(MappingFlags::READ | MappingFlags::UNCACHED).is_ok(),
+            adue: self.capabilities().has(Extensions::SVADU),
+            pbmte: self.capabilities().has(Extensions::SVPBMT),
+            svnapot: self.capabilities().has(Extensions::SVNAPOT),
+            svvptc: self.capabilities().has(Extensions::SVVPTC),
+            // The least that the manual promises.
+            address_fence_skips_invalid: true,
             ..slat_model::Gstage::default()
         })
     }
@@ -293,25 +351,36 @@ impl Platform for Gstage {
             architecture: Architecture::Gstage,
             user_execute: false,
             execute_only: true,
-            memory_types: self.check_flags(MappingFlags::READ | MappingFlags::UNCACHED).is_ok(),
-            marks: false,
+            memory_types: self.capabilities().has(Extensions::SVPBMT),
+            marks: self.capabilities().accessed_dirty,
+            marks_by_fault: self.capabilities().accessed_dirty && !self.capabilities().has(Extensions::SVADU),
+            fences_new_entries: self.capabilities().fence_new_entries
+                && !self.capabilities().has(Extensions::SVVPTC),
             force_write_back: false,
             largest: LeafSize::Size1G,
         }
     }
 
     fn maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction> {
-        let fence = |fence: gstage::Fence| Instruction::HfenceGvma {
-            address: fence.address,
-            vmid: fence.vmid.map(u64::from),
-        };
-        gstage::fences(invalidation).map(fence).collect()
+        gstage::instructions(invalidation).map(riscv_instruction).collect()
+    }
+
+    fn remote_maintenance(&self, invalidation: &Invalidation<'_>) -> Vec<Instruction> {
+        gstage::remote_fences(invalidation).flat_map(|call| sbi_fences(&call)).collect()
     }
 
     fn decode_fault(&self, syndrome: &Syndrome, gva: u64) -> Option<NestedPageFaultInfo> {
         match *syndrome {
             Syndrome::Gstage { scause, htval, htinst } => {
-                gstage::decode_fault(&gstage::Trap { scause, stval: gva, htval, htinst }).ok()
+                let trap = gstage::Trap { scause, stval: gva, htval, htinst };
+                // An address of 0 may be none at all: where the guest's own translation is off, it is that of the access.
+                let fault = gstage::decode_fault(&trap).ok()?;
+                fault.info().or_else(|| {
+                    let (gpa, gva) = (GuestPhysAddr::new(gva), Some(fault.gva));
+                    let cause = FaultCause::NotPresent;
+                    let (access, width) = (fault.access, fault.width);
+                    Some(NestedPageFaultInfo { gpa, gva, access, cause, walk: false, width })
+                })
             }
             _ => None,
         }

@@ -194,8 +194,10 @@ pub fn platforms() -> Vec<(&'static str, AnyPlatform)> {
             npt::Capabilities { physical_bits: 48, leaf_1g, no_execute: true, asids: 64, accessed_dirty };
         AnyPlatform::Npt(Npt::new(capabilities, levels).expect("in range"))
     };
-    let gstage =
-        |mode, svpbmt| AnyPlatform::Gstage(Gstage::new(mode, gstage::Capabilities { svpbmt, vmid_bits: 14 }));
+    let hart =
+        gstage::Capabilities { modes: gstage::Modes::all(), vmid_bits: 14, ..gstage::Capabilities::BASELINE };
+    let gstage = |mode, capabilities| AnyPlatform::Gstage(Gstage::new(mode, capabilities).expect("offered"));
+    use gstage::{Extensions, Mode};
     vec![
         ("stage2-2-levels", stage2(34, arm)),
         ("stage2-3-levels", stage2(39, Features { xnx: true, ..arm })),
@@ -208,9 +210,29 @@ pub fn platforms() -> Vec<(&'static str, AnyPlatform)> {
         ("npt-4-levels", npt(4, false, false)),
         ("npt-4-levels-marks", npt(4, true, true)),
         ("npt-5-levels", npt(5, true, false)),
-        ("gstage-sv39x4", gstage(gstage::Mode::Sv39x4, false)),
-        ("gstage-sv48x4", gstage(gstage::Mode::Sv48x4, true)),
-        ("gstage-sv57x4", gstage(gstage::Mode::Sv57x4, true)),
+        ("gstage-sv39x4", gstage(Mode::Sv39x4, hart)),
+        (
+            "gstage-sv39x4-eager-svinval",
+            gstage(
+                Mode::Sv39x4,
+                gstage::Capabilities { fence_new_entries: true, extensions: Extensions::SVINVAL, ..hart },
+            ),
+        ),
+        (
+            "gstage-sv39x4-marks-by-fault",
+            gstage(Mode::Sv39x4, gstage::Capabilities { accessed_dirty: true, ..hart }),
+        ),
+        (
+            "gstage-sv48x4",
+            gstage(Mode::Sv48x4, gstage::Capabilities { extensions: Extensions::SVPBMT, ..hart }),
+        ),
+        (
+            "gstage-sv57x4-marks",
+            gstage(
+                Mode::Sv57x4,
+                gstage::Capabilities { accessed_dirty: true, extensions: Extensions::all(), ..hart },
+            ),
+        ),
     ]
 }
 

@@ -17,6 +17,10 @@ pub struct Rules {
     pub memory_types: bool,
     /// The hardware marks leaves as accessed and dirty.
     pub marks: bool,
+    /// RISC-V without Svadu: marks are set in the answers to the faults for them.
+    pub marks_by_fault: bool,
+    /// RISC-V, if it is wanted: the CPU that faulted forgets at once what it remembers of an entry that was invalid.
+    pub fences_new_entries: bool,
     /// Arm: the second level forces write-back (HCR_EL2.FWB).
     pub force_write_back: bool,
     /// The largest leaf.

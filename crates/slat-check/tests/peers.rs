@@ -239,7 +239,12 @@ fn arm_execution_writes_and_memory_types_are_what_was_asked_for() {
 fn riscv_roots_widths_and_user_bits_are_those_of_the_hart() {
     use gstage::Mode::{Sv39x4, Sv48x4, Sv57x4};
     for (mode, bits) in [(Sv39x4, 41), (Sv48x4, 50), (Sv57x4, 59)] {
-        let format = Gstage::new(mode, gstage::Capabilities { svpbmt: true, vmid_bits: 14 });
+        let capabilities = gstage::Capabilities {
+            modes: gstage::Modes::all(),
+            vmid_bits: 14,
+            ..gstage::Capabilities::BASELINE
+        };
+        let format = Gstage::new(mode, capabilities).unwrap();
         let geometry = format.geometry();
         assert_eq!((geometry.gpa_bits, geometry.entries(geometry.root_level())), (bits, 2048));
         let hal = HeapHal::new();

@@ -115,6 +115,9 @@ pub struct Gstage {
     pub svnapot: bool,
     /// Svrsw60t59b: bits 60:59 of entries are software's.
     pub svrsw60t59b: bool,
+    /// Svvptc: no entry is kept of which the valid bit was clear. (The manual promises that a set bit is seen in bounded time;
+    /// to the model that is at once.)
+    pub svvptc: bool,
     /// The hypervisor's own sstatus.MXR, which G-stage translation obeys.
     pub mxr: bool,
     /// HFENCE with an address leaves a cached invalid entry above level 0 alone. The manual promises the address
@@ -123,7 +126,7 @@ pub struct Gstage {
 }
 
 impl Default for Gstage {
-    /// All modes, 14 VMID bits, Svade, Svpbmt on, Svnapot.
+    /// All modes, 14 VMID bits, Svade, Svpbmt on, Svnapot, no Svvptc.
     fn default() -> Self {
         Self {
             modes: 0x700,
@@ -132,6 +135,7 @@ impl Default for Gstage {
             pbmte: true,
             svnapot: true,
             svrsw60t59b: false,
+            svvptc: false,
             mxr: false,
             address_fence_skips_invalid: false,
         }

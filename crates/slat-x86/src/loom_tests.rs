@@ -1,10 +1,12 @@
-//! Which CPUs a change has to reach, under loom: every interleaving of CPUs that enter and leave with one that changes a
-//! table, with all that a weak memory allows.
+//! Under loom, with all that a weak memory allows: what vCPUs leave in a CPU (`seats.rs`); and here which CPUs a change has to
+//! reach, in every interleaving of CPUs that enter and leave with one that changes a table.
 //!
 //! Run by `cargo xtask test`, or `RUSTFLAGS="--cfg loom" cargo test -p slat-x86 --release --lib loom_tests`. The table is one entry
 //! that names a frame. A frame is memory that loom watches: a guest that reads it while the host, which has taken
 //! it back, writes to it is a race, and loom says so. Loom's atomics that are sequentially consistent are not, its fences
 //! are; so the protocol has fences.
+
+mod seats;
 
 use crate::SpaceCpus;
 use loom::cell::UnsafeCell;

@@ -103,5 +103,15 @@ pub const fn passes(index: u32, write: bool) -> bool {
     }
 }
 
+/// The registers of which [`passes`] may be true, the first and the last of each range.
+const PASSING: [(u32, u32); 5] =
+    [(TSC, TSC), (SYSENTER_CS, SYSENTER_EIP), (PAT, PAT), (STAR, FMASK), (FS_BASE, TSC_AUX)];
+
+/// Whether [`passes`] may be true of one of `count` registers from `first` on, which has a bit in the bitmaps: so that they can be filled
+/// without a look at each.
+pub(crate) fn may_pass(first: u32, count: u32) -> bool {
+    PASSING.iter().any(|&(low, high)| first <= high && low < first + count)
+}
+
 #[cfg(test)]
 mod tests;

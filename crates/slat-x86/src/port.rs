@@ -38,10 +38,14 @@ impl Intercepted {
     #[must_use]
     pub fn byte(&self, index: u16) -> u8 {
         let first = u32::from(index) * 8;
-        (0..8).fold(0, |byte, bit| {
-            let port = u16::try_from(first + bit).ok();
-            byte | u8::from(port.is_some_and(|port| self.contains(Port(port)))) << bit
-        })
+        let bits = |range: &PortRange| {
+            let low = u32::from(range.first().0).max(first);
+            let high = u32::from(range.last().0).min(first + 7);
+            if low > high { 0 } else { 0xff << (low - first) & 0xff >> (first + 7 - high) }
+        };
+        // The places are taken from the first one on.
+        let ranges = self.ranges.iter().map_while(Option::as_ref);
+        ranges.map(bits).fold(0, |byte, bits| byte | bits) as u8
     }
 }
 

@@ -101,10 +101,10 @@ impl<H: Hal> Resident<H> {
         }
     }
 
-    /// The guest's XCR0; 1 after reset. While it is in the CPU it is read there: not every CPU that runs guests tells of
-    /// XSETBV (QEMU's SVM does not).
-    pub(crate) fn xcr0(&self) -> u64 {
-        if !self.loaded || self.components == 0 {
+    /// The guest's XCR0; 1 after reset. While it is in the CPU, and that is the one at hand (`here`), it is read there: not every CPU
+    /// that runs guests tells of XSETBV (QEMU's SVM does not).
+    pub(crate) fn xcr0(&self, here: bool) -> u64 {
+        if !self.loaded || !here || self.components == 0 {
             return self.guest.xcr0;
         }
         // SAFETY: the CPU was prepared before the registers were loaded.
@@ -115,7 +115,8 @@ impl<H: Hal> Resident<H> {
         }
     }
 
-    /// Sets the guest's XCR0; what is none of the components, and everything on a CPU without XSAVE, is left out.
+    /// Sets the guest's XCR0; what is none of the components, and everything on a CPU without XSAVE, is left out. If it is loaded,
+    /// on that same CPU.
     pub(crate) fn set_xcr0(&mut self, value: u64) {
         if self.components == 0 {
             return;
@@ -176,9 +177,9 @@ mod tests {
         let hal = HeapHal::new();
         let mut resident = Resident::new(&&hal, 0b111, 0x340, &[]).expect("frames");
         assert_eq!(hal.in_use(), 2);
-        assert_eq!(resident.xcr0(), 1);
+        assert_eq!(resident.xcr0(true), 1);
         resident.set_xcr0(0x207);
-        assert_eq!(resident.xcr0(), 7);
+        assert_eq!(resident.xcr0(true), 7);
         // SAFETY: on a development host the instructions do nothing.
         unsafe { resident.load() };
         // SAFETY: likewise.
@@ -188,7 +189,7 @@ mod tests {
         let mut without = Resident::new(&&hal, 0, 0x5000, &[]).expect("frames");
         assert_eq!(hal.in_use(), 10);
         without.set_xcr0(7);
-        assert_eq!(without.xcr0(), 1);
+        assert_eq!(without.xcr0(true), 1);
         drop(without);
         hal.fail_after(Some(1));
         assert!(Resident::new(&&hal, 0, 0, &[]).is_none());

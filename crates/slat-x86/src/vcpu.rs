@@ -2,7 +2,8 @@
 //!
 //! Protocol: a vCPU is made unbound. [`bind`](Vcpu::bind) loads it into the CPU on which it is called; between then and
 //! [`unbind`](Vcpu::unbind) every other function is to be called on that same CPU. On another CPU, or unbound, the functions
-//! that need the CPU fail with [`RunError::NotBound`] and change nothing.
+//! that need the CPU fail with [`RunError::NotBound`] and change nothing. A vCPU may be dropped on any CPU: see
+//! [`HostCpus`](crate::HostCpus).
 
 use crate::event::{BadEvent, Event};
 use crate::exit::Exit;
@@ -19,9 +20,12 @@ pub enum BindError {
     /// Another vCPU is bound to this CPU.
     #[error("another vCPU is bound to CPU {0}")]
     Occupied(usize),
-    /// This CPU has not turned its virtualization extension on.
+    /// This CPU has not turned its virtualization extension on, or not in the table of CPUs that the vCPU knows.
     #[error("CPU {0} has not turned virtualization on")]
     Off(usize),
+    /// The CPU on which this runs is another one.
+    #[error("this is not CPU {0}")]
+    Elsewhere(usize),
     /// The CPU refused the VMCS (VM-instruction error, 0 if there is none).
     #[error("the CPU refused the vCPU's VMCS (VM-instruction error {0})")]
     Refused(u32),
@@ -69,7 +73,7 @@ pub trait Vcpu {
     /// [`BindError`]; nothing has changed then.
     fn bind(&mut self, cpu: usize) -> Result<(), BindError>;
 
-    /// Takes the vCPU out of the CPU that it is bound to, on that CPU. Does nothing when it is not bound.
+    /// Takes the vCPU out of the CPU that it is bound to, on that CPU. Does nothing when it is not bound, or on another CPU.
     fn unbind(&mut self);
 
     /// The CPU that it is bound to.
@@ -142,6 +146,12 @@ pub trait Vcpu {
 
     /// Whether the guest would take an external interrupt at the next entry.
     fn takes_interrupts(&self) -> bool;
+
+    /// Whether interrupts wait for the guest's next instruction although its RFLAGS.IF is set: the one before was STI or a load
+    /// of SS. An entry brings that back (Intel: "Guest Non-Register State"; AMD: "Interrupt Shadows"), but not on every emulator:
+    /// QEMU's VMRUN forgets it, and an interrupt then comes before the HLT behind an STI, which nothing will end. A hypervisor
+    /// that is to run there looks for this after an exit that was by no instruction, and goes on behind the HLT.
+    fn is_in_interrupt_shadow(&self) -> bool;
 
     /// Whether to exit ([`Exit::InterruptWindow`]) as soon as the guest takes external interrupts.
     fn set_interrupt_window(&mut self, wanted: bool);

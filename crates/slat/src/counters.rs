@@ -68,6 +68,8 @@ counters! {
     populated_1g,
     /// Faults on a page that was mapped already: [`FaultOutcome::Spurious`].
     spurious,
+    /// Faults for a missing accessed or dirty flag: [`FaultOutcome::Marked`].
+    marked,
     /// Faults that the guest is to repeat, at once or later: [`FaultOutcome::Retry`], [`FaultOutcome::Wait`].
     retried,
     /// Accesses left to the emulator of a device: [`FaultOutcome::Trap`].
@@ -114,6 +116,7 @@ impl Counters {
             Ok(FaultOutcome::Populated(LeafSize::Size2M)) => &self.populated_2m,
             Ok(FaultOutcome::Populated(LeafSize::Size1G)) => &self.populated_1g,
             Ok(FaultOutcome::Spurious) => &self.spurious,
+            Ok(FaultOutcome::Marked) => &self.marked,
             Ok(FaultOutcome::Retry | FaultOutcome::Wait) => &self.retried,
             Ok(FaultOutcome::Trap(_)) => &self.trapped,
             Err(FaultError::OutsideSpace { .. }) => &self.outside_space,
@@ -144,7 +147,7 @@ impl Totals {
     /// Faults that were answered, whatever the answer was.
     #[must_use]
     pub const fn faults(&self) -> u64 {
-        self.populated() + self.spurious + self.retried + self.trapped + self.refused()
+        self.populated() + self.spurious + self.marked + self.retried + self.trapped + self.refused()
     }
 
     /// Faults that mapped a leaf.
@@ -185,12 +188,13 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} faults: populated {} x 4K, {} x 2M, {} x 1G; {} spurious, {} to be repeated, {} for devices, {} refused",
+            "{} faults: populated {} x 4K, {} x 2M, {} x 1G; {} spurious, {} for marks, {} to be repeated, {} for devices, {} refused",
             self.faults(),
             self.populated_4k,
             self.populated_2m,
             self.populated_1g,
             self.spurious,
+            self.marked,
             self.retried,
             self.trapped,
             self.refused()

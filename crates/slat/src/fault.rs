@@ -64,6 +64,10 @@ pub enum FaultOutcome {
     /// The page was mapped already, with the permission asked for: another CPU was faster, or a TLB entry was old
     /// (it is gone now). Re-enter the guest.
     Spurious,
+    /// The page was mapped already, and the leaf lacked the accessed or dirty flag that this access needs, where the
+    /// hardware does not set it ([`Format::marks_by_fault`](crate::format::Format::marks_by_fault)): it is set now. Re-enter
+    /// the guest.
+    Marked,
     /// The page is being replaced at this moment. Re-enter the guest.
     Retry,
     /// The backend is still fetching the page ([`BackendError::NotYet`](crate::BackendError::NotYet)). Let something else

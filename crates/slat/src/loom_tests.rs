@@ -12,7 +12,7 @@ use crate::format::stage2::{Features, Stage2};
 use crate::hal::{CacheMaintenance, Hal};
 use crate::space::{AddrSpace, AllocOptions};
 use crate::sync::{AtomicU64, Ordering};
-use crate::tlb::{Invalidation, Tag, TagPool};
+use crate::tlb::{HartSet, Invalidation, Tag, TagPool};
 use loom::sync::Arc;
 use loom::thread;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -218,6 +218,64 @@ fn a_cpu_that_activates_beside_a_change_of_generations_is_not_mixed_up() {
         assert_ne!(first.tag, second.tag, "two spaces that run now");
         // Tag 2 was space 1's. If it still is, CPU 1 may remember it; if space 1 has another, that was somebody else's.
         assert!(second.flush || second.tag == 2, "{second:?}");
+    });
+}
+
+/// A hart enters a space whose other hart takes a page out; returns whether the hart that changes the table told the
+/// other, and what that walked to.
+fn change_beside_an_entry(enter: fn(&HartSet) -> bool, harts: fn(&HartSet) -> bool) {
+    explore(move || {
+        let set = Arc::new(HartSet::<1>::new());
+        // An entry of the table, which hart 0 takes out.
+        let table = Arc::new(AtomicU64::new(1));
+        let (entering, walked) = (Arc::clone(&set), Arc::clone(&table));
+        let hart = thread::spawn(move || {
+            assert!(enter(&entering), "it was told of nothing until now");
+            // The walk, in no order but that of the fence: HFENCE.GVMA comes right before it.
+            walked.load(Ordering::Relaxed)
+        });
+        table.store(0, Ordering::Relaxed);
+        let told = harts(&set);
+        let seen = hart.join().expect("no panic");
+        assert!(told || seen == 0, "a hart that was not told used the old entry");
+    });
+}
+
+#[test]
+fn a_hart_that_enters_is_told_or_sees_the_change() {
+    let enter = |set: &HartSet| set.enter(1).expect("a hart of the set");
+    let harts = |set: &HartSet| set.harts().any(|(first, bits)| first == 0 && bits == 1 << 1);
+    change_beside_an_entry(enter, harts);
+}
+
+/// The same without the fences.
+#[test]
+#[should_panic(expected = "a hart that was not told used the old entry")]
+fn a_hart_that_enters_without_a_fence_is_found() {
+    let enter = |set: &HartSet| set.enter_unfenced(1).expect("a hart of the set");
+    let harts = |set: &HartSet| set.harts_unfenced().any(|(_, bits)| bits == 1 << 1);
+    change_beside_an_entry(enter, harts);
+}
+
+#[test]
+fn a_hart_that_was_removed_and_enters_again_is_told_or_sees_the_change() {
+    explore(|| {
+        let set = Arc::new(HartSet::<1>::new());
+        let table = Arc::new(AtomicU64::new(1));
+        assert_eq!((set.enter(0), set.enter(1)), (Ok(true), Ok(true)));
+        let (entering, walked) = (Arc::clone(&set), Arc::clone(&table));
+        let hart = thread::spawn(move || {
+            entering.remove(1).expect("a hart of the set");
+            // It runs another space meanwhile, and remembers the old entry of this one: it may not use it.
+            let drops = entering.enter(1).expect("a hart of the set");
+            assert!(drops, "what it remembers may be old");
+            walked.load(Ordering::Relaxed)
+        });
+        table.store(0, Ordering::Relaxed);
+        let told: u64 = set.harts().map(|(_, bits)| bits).sum();
+        let seen = hart.join().expect("no panic");
+        assert_eq!(told & 1, 1, "the other one stays");
+        assert!(told & 2 != 0 || seen == 0, "a hart that was not told used the old entry");
     });
 }
 

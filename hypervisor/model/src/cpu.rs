@@ -97,6 +97,11 @@ pub(crate) fn npt() -> Result<Npt, String> {
 }
 
 /// Sv39x4 with Svpbmt.
-pub(crate) fn gstage() -> Gstage {
-    Gstage::new(gstage::Mode::Sv39x4, gstage::Capabilities { svpbmt: true, vmid_bits: 14 })
+pub(crate) fn gstage() -> Result<Gstage, String> {
+    let capabilities = gstage::Capabilities {
+        vmid_bits: 14,
+        extensions: gstage::Extensions::SVPBMT,
+        ..gstage::Capabilities::BASELINE
+    };
+    Gstage::new(gstage::Mode::Sv39x4, capabilities).map_err(|error| error.to_string())
 }

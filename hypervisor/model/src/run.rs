@@ -93,7 +93,7 @@ pub fn run(cpu: Cpu, settings: Settings) -> Result<Observed, String> {
         }
         Cpu::Intel => run_on(cpu::ept()?, settings),
         Cpu::Amd => run_on(cpu::npt()?, settings),
-        Cpu::Riscv => run_on(cpu::gstage(), settings),
+        Cpu::Riscv => run_on(cpu::gstage()?, settings),
     }
 }
 

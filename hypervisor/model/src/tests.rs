@@ -122,7 +122,7 @@ fn a_missing_break_is_noticed() {
     let platform = Mistaken { inner: cpu::stage2().expect("a width that exists"), mistake: BreakMissing };
     let observed = run_on(platform, Settings { leaf: Leaf::Size2M, ..settings() }).expect("the run begins");
     assert!(observed.checks.rules_broken > 0, "{:?}", observed.checks);
-    let platform = Mistaken { inner: cpu::gstage(), mistake: UserBitMissing };
+    let platform = Mistaken { inner: cpu::gstage().unwrap(), mistake: UserBitMissing };
     let observed = run_on(platform, settings()).expect("the run begins");
     let end = observed.report.expect("everybody leaves").end;
     assert!(matches!(end, End::Unsupported { .. }), "{end:?}");

@@ -170,7 +170,8 @@ pub struct Params {
     pub pool: Span,
     /// Zeroed memory for the [recording] of the run; empty for none. 4 KiB aligned.
     pub recording: Span,
-    /// The guest's kernel: an arm64 Linux `Image`; on x86 a Linux bzImage, or what has the header of one (memtest86+).
+    /// The guest's kernel: an arm64 Linux `Image`; on x86 a Linux bzImage, or what has the header of one (memtest86+); on
+    /// RISC-V a Linux `Image`, or a flat binary without its header (U-Boot), for the address 2 MiB above the first of RAM.
     pub kernel: Span,
     /// The guest's initial RAM disk; empty for none.
     pub initrd: Span,
@@ -205,6 +206,10 @@ pub struct Params {
     /// Text on the guest's text screen that ends the run with [`End::ScreenShows`]; for guests that never end. x86 only.
     #[serde(default)]
     pub until_screen: Option<String>,
+    /// Text on the guest's console that ends the run with [`End::ConsoleShows`]; for guests that wait for somebody to type.
+    /// RISC-V only.
+    #[serde(default)]
+    pub until_console: Option<String>,
 }
 
 /// The number of guests where nothing else is said.
@@ -281,6 +286,9 @@ pub struct Started {
     /// hgatp of the first guest, on RISC-V.
     #[serde(default)]
     pub hgatp: u64,
+    /// Bits of a VMID, on RISC-V; 0 where the hart has none.
+    #[serde(default)]
+    pub vmid_bits: u32,
     /// IA32_VMX_EPT_VPID_CAP, on Intel.
     #[serde(default)]
     pub ept_vpid_cap: u64,
@@ -306,6 +314,8 @@ pub enum End {
     },
     /// The guest's text screen shows [`Params::until_screen`].
     ScreenShows,
+    /// The guest has printed [`Params::until_console`].
+    ConsoleShows,
     /// The guest did something that the hypervisor does not offer.
     Unsupported {
         /// One line: what, and where.

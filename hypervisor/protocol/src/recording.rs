@@ -9,6 +9,10 @@
 //! are recorded before they are executed, [`Event::Enter`] or [`Event::Vmrun`] before the entry but after the CPU has said
 //! that it is inside, and [`Event::Exit`] after the exit but before it says that it is outside: a CPU is never shown outside while
 //! it is inside.
+//!
+//! On RISC-V fences are of one hart, too: HFENCE.GVMA and HINVAL.GVMA are recorded before they are executed. What the firmware
+//! executes on other harts is recorded as [`Event::RemoteFence`] when its call has returned, and hgatp as [`Event::Load`] before it
+//! is written, as [`Event::Unload`] after it was cleared.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,19 +38,19 @@ pub enum Event {
     },
     /// The CPU loaded a guest's root register.
     Load {
-        /// VTTBR_EL2.
+        /// VTTBR_EL2, or hgatp.
         root: u64,
     },
     /// The CPU has no guest's table loaded any more.
     Unload,
     /// A sequence of maintenance begins, under the tag of this root register.
     Invalidate {
-        /// VTTBR_EL2.
+        /// VTTBR_EL2, or hgatp.
         root: u64,
     },
     /// The sequence of maintenance is complete.
     Invalidated,
-    /// The CPU enters the guest (Intel: VM entry).
+    /// The CPU enters the guest (Intel: VM entry; RISC-V: SRET).
     Enter,
     /// The guest's access faulted.
     Fault {
@@ -111,13 +115,42 @@ pub enum Event {
         /// TLB_CONTROL of the VMCB.
         tlb_control: u8,
     },
-    /// x86: the CPU has left the guest.
+    /// x86 and RISC-V: the CPU has left the guest.
     Exit,
     /// Intel: the page-modification log had an entry for this page.
     Logged {
         /// The guest-physical address.
         gpa: u64,
     },
+    /// RISC-V: a fence of G-stage translations, on the hart that executes it.
+    Fence {
+        /// Which.
+        kind: FenceKind,
+        /// rs1, the guest-physical address shifted right by 2; `None` for x0.
+        address: Option<u64>,
+        /// rs2; `None` for x0.
+        vmid: Option<u16>,
+    },
+    /// RISC-V: HFENCE.GVMA on other harts, by SBI RFENCE.
+    RemoteFence {
+        /// The harts, bit n for CPU n.
+        harts: u8,
+        /// The VMID; `None` for all of them.
+        vmid: Option<u16>,
+        /// The first guest-physical address, as it was passed.
+        start: u64,
+        /// Bytes, as they were passed.
+        size: u64,
+    },
+}
+
+/// The fences of the G-stage by address and VMID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceKind {
+    /// `HFENCE.GVMA`.
+    HfenceGvma,
+    /// `HINVAL.GVMA`, between [`Operation::SfenceWInval`] and [`Operation::SfenceInvalIr`].
+    HinvalGvma,
 }
 
 /// An instruction of a maintenance sequence.
@@ -155,11 +188,15 @@ pub enum Operation {
     Alle1,
     /// `TLBI VAE2IS`, the hypervisor's own.
     Vae2is,
+    /// `SFENCE.W.INVAL`.
+    SfenceWInval,
+    /// `SFENCE.INVAL.IR`.
+    SfenceInvalIr,
 }
 
 impl Operation {
     /// All of them; the place in this list is the number in a recording.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::DsbIshst,
         Self::DsbIsh,
         Self::DsbNshst,
@@ -176,12 +213,16 @@ impl Operation {
         Self::Alle1is,
         Self::Alle1,
         Self::Vae2is,
+        Self::SfenceWInval,
+        Self::SfenceInvalIr,
     ];
 }
 
 impl Event {
     /// The event of CPU `cpu` as words: kind in bits 7:0, CPU in 15:8, in 23:16 the operation of a maintenance, the type of an
-    /// INVEPT or INVVPID or the TLB_CONTROL, and bit 63, which tells it from a place that was claimed and never written; then two operands.
+    /// INVEPT or INVVPID, the TLB_CONTROL, the kind of a fence and which operands it has, or the harts of a remote one, whose VMID is in
+    /// 38:24 behind a bit 39 that says that there is one, and bit 63, which tells it from a place that was claimed and never written;
+    /// then two operands.
     #[must_use]
     pub fn encode(self, cpu: usize) -> [u64; EVENT_WORDS] {
         let (kind, a, b) = match self {
@@ -203,6 +244,16 @@ impl Event {
             Self::Vmrun { tlb_control } => (15 | u64::from(tlb_control) << 16, 0, 0),
             Self::Exit => (16, 0, 0),
             Self::Logged { gpa } => (17, gpa, 0),
+            Self::Fence { kind, address, vmid } => {
+                let operands = u64::from(address.is_some()) << 1 | u64::from(vmid.is_some()) << 2;
+                let number = operands | u64::from(kind == FenceKind::HinvalGvma);
+                (18 | number << 16, address.unwrap_or(0), u64::from(vmid.unwrap_or(0)))
+            }
+            Self::RemoteFence { harts, vmid, start, size } => {
+                // A VMID has 14 bits.
+                let vmid = vmid.map_or(0, |vmid| 1 << 15 | u64::from(vmid) & 0x7fff);
+                (19 | u64::from(harts) << 16 | vmid << 24, start, size)
+            }
         };
         [1 << 63 | (cpu as u64 & 0xff) << 8 | kind, a, b]
     }
@@ -232,6 +283,16 @@ impl Event {
             15 => Self::Vmrun { tlb_control: number },
             16 => Self::Exit,
             17 => Self::Logged { gpa: a },
+            18 => Self::Fence {
+                kind: if number & 1 == 0 { FenceKind::HfenceGvma } else { FenceKind::HinvalGvma },
+                address: (number >> 1 & 1 == 1).then_some(a),
+                vmid: (number >> 2 & 1 == 1).then_some(b as u16),
+            },
+            19 => {
+                let vmid = (head >> 24 & 0xffff) as u16;
+                let vmid = (vmid >> 15 == 1).then_some(vmid & 0x7fff);
+                Self::RemoteFence { harts: number, vmid, start: a, size: b }
+            }
             _ => return None,
         };
         let cpu = (head >> 8 & 0xff) as usize;

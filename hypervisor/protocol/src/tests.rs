@@ -23,6 +23,7 @@ fn params() -> Params {
         page_requests: true,
         unit_guests: Vec::new(),
         until_screen: None,
+        until_console: None,
     }
 }
 

@@ -25,6 +25,7 @@ fn params() -> Params {
         page_requests: false,
         unit_guests: Vec::new(),
         until_screen: None,
+        until_console: None,
     }
 }
 

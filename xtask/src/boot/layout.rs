@@ -1,8 +1,11 @@
 //! Where things lie in the emulated machine's memory.
 //!
 //! Layout, upwards from the start of RAM: on Arm the machine's device tree, the parameters, the hypervisor with its
-//! stack and heap, on x86 the hypervisor and then the parameters; the guest's kernel and RAM disk as blobs, then the pool of
-//! frames, which ends where RAM ends.
+//! stack and heap, on x86 and RISC-V the hypervisor and then the parameters; the guest's kernel and RAM disk as blobs, then the
+//! pool of frames, which ends where RAM ends.
+//!
+//! On RISC-V QEMU puts the machine's device tree near the end of RAM, or near 3 GiB if RAM goes on beyond that. **Invariant:**
+//! nothing that the layout places lies there, so that the tree stays whole whatever the hypervisor does with the rest.
 
 use slat_hv_protocol::{MemoryMap, Span};
 
@@ -15,6 +18,13 @@ const RECORDING: u64 = 64 << 20;
 /// Pool memory beyond what the guest and its tables can take.
 const SLACK: u64 = 32 << 20;
 
+/// What QEMU's device tree on RISC-V may lie in: it begins at most 16 MiB and its own size before the end of RAM, and is smaller
+/// than 1 MiB; QEMU since 8 comes closer to the end.
+const DEVICE_TREE_ROOM: u64 = 32 << 20;
+
+/// Where RAM has to end for that; there the tree lies if RAM ends above.
+const DEVICE_TREE_LIMIT: u64 = 3 << 30;
+
 /// The largest guest: its RAM and ours must fit below the emulated machine's limits.
 pub(crate) const MOST_MEMORY: u64 = 16 << 30;
 
@@ -23,6 +33,8 @@ pub(crate) const MOST_MEMORY: u64 = 16 << 30;
 pub(crate) struct Layout {
     /// First byte of RAM.
     ram: u64,
+    /// Whether the machine's device tree lies at the end of RAM.
+    tree_at_end: bool,
     /// The kernel's blob.
     pub(crate) kernel: Span,
     /// The initial RAM disk's blob.
@@ -36,32 +48,52 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Places blobs of these sizes and a pool for `guest_memory` bytes of guest.
+    /// Places blobs of these sizes and a pool for `guest_memory` bytes of guests.
     pub(crate) fn new(map: &MemoryMap, kernel_size: u64, initrd_size: u64, guest_memory: u64) -> Self {
+        // One table page of 4 KiB maps one block, so tables take a 512th, and the upper levels next to nothing.
+        let tables = guest_memory / 512;
+        Self::with_pool(map, kernel_size, initrd_size, guest_memory + tables + SLACK)
+    }
+
+    /// Places blobs of these sizes and a pool of `pool_size` bytes, rounded up to blocks.
+    pub(crate) fn with_pool(map: &MemoryMap, kernel_size: u64, initrd_size: u64, pool_size: u64) -> Self {
         let ram = map.ram;
+        let tree_at_end = *map == MemoryMap::RISCV64;
         let kernel = Span { address: map.blobs, size: kernel_size };
         let initrd =
             Span { address: (kernel.address + kernel.size).next_multiple_of(BLOCK), size: initrd_size };
-        // One table page of 4 KiB maps one block, so tables take a 512th, and the upper levels next to nothing.
-        let tables = guest_memory / 512;
-        let pool = Span {
-            address: (initrd.address + initrd.size).next_multiple_of(BLOCK),
-            size: (guest_memory + tables + SLACK).next_multiple_of(BLOCK),
-        };
-        let end = pool.address + pool.size;
-        Self { ram, kernel, initrd, pool, recording: Span::default(), machine_memory: end - ram }
+        let first = (initrd.address + initrd.size).next_multiple_of(BLOCK);
+        let size = pool_size.next_multiple_of(BLOCK);
+        let pool = Span { address: if tree_at_end { beside_tree(first, size) } else { first }, size };
+        let recording = Span::default();
+        Self { ram, tree_at_end, kernel, initrd, pool, recording, machine_memory: 0 }.ending_with(pool)
+    }
+
+    /// The same in a machine whose RAM ends with `last`, but for what has to follow it.
+    fn ending_with(self, last: Span) -> Self {
+        let end = last.address + last.size;
+        let room = if self.tree_at_end && end < DEVICE_TREE_LIMIT { DEVICE_TREE_ROOM } else { 0 };
+        Self { machine_memory: end + room - self.ram, ..self }
     }
 
     /// The same with a recording behind the pool.
     pub(crate) fn with_recording(self) -> Self {
-        let recording = Span { address: self.ram + self.machine_memory, size: RECORDING };
-        Self { recording, machine_memory: self.machine_memory + RECORDING, ..self }
+        let first = self.pool.address + self.pool.size;
+        let address = if self.tree_at_end { beside_tree(first, RECORDING) } else { first };
+        let recording = Span { address, size: RECORDING };
+        Self { recording, ..self }.ending_with(recording)
     }
 
     /// Where `span` lies in a file that holds the machine's RAM.
     pub(crate) fn offset(&self, span: Span) -> u64 {
         span.address - self.ram
     }
+}
+
+/// The first place from `first` on for `size` bytes that leaves the device tree alone, should RAM go on above its limit.
+fn beside_tree(first: u64, size: u64) -> u64 {
+    let is_clear = first >= DEVICE_TREE_LIMIT || first + size <= DEVICE_TREE_LIMIT - DEVICE_TREE_ROOM;
+    if is_clear { first } else { DEVICE_TREE_LIMIT }
 }
 
 /// The least memory with which a kernel that takes `kernel_memory` bytes can start at all: it unpacks an initial

@@ -29,7 +29,7 @@ pub(crate) struct Machine {
     pub(crate) pace: Pace,
 }
 
-/// How much of the machine's time passes while it executes an instruction, on x86.
+/// How much of the machine's time passes while it executes an instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Pace {
     /// About as much as on the hardware, as far as the emulator goes.
@@ -37,6 +37,9 @@ pub(crate) enum Pace {
     Usual,
     /// Much, for programs that wait for time to pass.
     Waiting,
+    /// The same for each instruction, so that two runs of one machine are the same from the first byte to the last. In QEMU
+    /// alone.
+    Counted,
 }
 
 /// Files of one run.
@@ -80,12 +83,15 @@ impl Machine {
             return Ok(Prepared { command, recording, complaint: bochs::complaint });
         }
         let memory = record.then(|| directory.join("memory"));
-        let command = if self.platform == Platform::Arm {
-            qemu::arm(self, hypervisor, files, layout, memory.as_deref())
-        } else {
-            let payload = directory.join("payload");
-            payload::write(&payload, files, layout, &self.platform.map())?;
-            qemu::x86(self, hypervisor, &payload, layout, memory.as_deref())
+        let kept = memory.as_deref();
+        let command = match self.platform {
+            Platform::Arm => qemu::arm(self, hypervisor, files, layout, kept),
+            Platform::Riscv => qemu::riscv(self, hypervisor, files, layout, kept),
+            Platform::Intel | Platform::Amd => {
+                let payload = directory.join("payload");
+                payload::write(&payload, files, layout, &self.platform.map())?;
+                qemu::x86(self, hypervisor, &payload, layout, kept)
+            }
         };
         let recording = memory.map(|memory| (memory, layout.offset(layout.recording)));
         Ok(Prepared { command, recording, complaint: qemu::complaint })

@@ -5,8 +5,8 @@
 use super::console::{Console, Piece};
 use super::layout::Layout;
 use super::machine::{Files, Machine, Prepared};
+use super::printed::{Printed, numbered};
 use super::screen;
-use crate::guests::initramfs;
 use crate::process::{self, Guard};
 use crate::random;
 use crate::recording::Recording;
@@ -55,6 +55,28 @@ pub(crate) enum Goal {
     PowerOffOrReset,
     /// Never; the run ends when memtest86+ shows on its screen that it has come far enough.
     Screen,
+    /// Never; the run ends when U-Boot asks for a command.
+    Prompt,
+}
+
+/// How U-Boot asks for a command.
+const PROMPT: &str = "\n=> ";
+
+/// How many guests share a machine; more than one, and a number of CPUs that is not the machine's, on RISC-V alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sharing {
+    /// Guests at once, all alike.
+    pub(crate) guests: u32,
+    /// CPUs of each, where those are not as many as the machine's.
+    pub(crate) cpus: Option<u32>,
+    /// Bytes that their memory and their tables are taken from; none for as many as they can ever take.
+    pub(crate) pool: Option<u64>,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Self { guests: 1, cpus: None, pool: None }
+    }
 }
 
 /// What the hypervisor is told beside the guest.
@@ -70,6 +92,7 @@ pub(crate) struct Choices {
     pub(crate) page_requests: bool,
     /// Whether the run is recorded.
     pub(crate) record: bool,
+    pub(crate) sharing: Sharing,
 }
 
 /// How the emulator ended.
@@ -92,14 +115,8 @@ pub(crate) enum Ending {
 #[derive(Clone, Debug)]
 pub(crate) struct Observed {
     pub(crate) ending: Ending,
-    /// From the emulator's start to the first sign of user space.
-    pub(crate) seconds_to_init: Option<f64>,
-    /// The checksum that the guest printed.
-    pub(crate) sha256: Option<String>,
-    /// The guest printed its end marker.
-    pub(crate) reached_end: bool,
-    /// The guest's own complaint.
-    pub(crate) guest_error: Option<String>,
+    /// What each guest printed that matters, guest 0 first; there is always one.
+    pub(crate) printed: Vec<Printed>,
     /// The last line on the guest's console that is not empty.
     pub(crate) last_line: String,
     /// The guest's console from its beginning.
@@ -131,7 +148,12 @@ pub(crate) fn under_slat(
 ) -> Result<Observed> {
     let initrd = guest.initrd.as_deref();
     let sizes = (size_of(&guest.kernel)?, initrd.map_or(Ok(0), size_of)?);
-    let layout = Layout::new(&machine.platform.map(), sizes.0, sizes.1, guest.memory);
+    let map = machine.platform.map();
+    let Sharing { guests, cpus, pool } = choices.sharing;
+    let layout = match pool {
+        None => Layout::new(&map, sizes.0, sizes.1, guest.memory * u64::from(guests)),
+        Some(pool) => Layout::with_pool(&map, sizes.0, sizes.1, pool),
+    };
     let layout = if choices.record { layout.with_recording() } else { layout };
     let params = Params {
         nonce: random::nonce(),
@@ -140,9 +162,9 @@ pub(crate) fn under_slat(
         kernel: layout.kernel,
         initrd: layout.initrd,
         guest_memory: guest.memory,
-        cpus: machine.cpus,
-        guests: 1,
-        host_cpus: None,
+        cpus: cpus.unwrap_or(machine.cpus),
+        guests,
+        host_cpus: cpus.map(|_| machine.cpus),
         gpa_bits: choices.gpa_bits,
         bootargs: guest.bootargs.clone(),
         leaf: choices.leaf,
@@ -152,8 +174,9 @@ pub(crate) fn under_slat(
         page_requests: choices.page_requests,
         unit_guests: Vec::new(),
         until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
+        until_console: (guest.goal == Goal::Prompt).then(|| PROMPT.to_owned()),
     };
-    let what = Watched { own: guest.sha256.is_some(), stop_at_init: false, timeout };
+    let what = Watched { guests, own: guest.sha256.is_some(), stop_at_init: false, timeout };
     hypervisor_run(machine, hypervisor, &params, &layout, (Some(&guest.kernel), initrd), &what, screen)
 }
 
@@ -189,8 +212,9 @@ pub(crate) fn unit_guests(
         page_requests: choices.page_requests,
         unit_guests: names.iter().map(|name| (*name).to_owned()).collect(),
         until_screen: None,
+        until_console: None,
     };
-    let what = Watched { own: false, stop_at_init: false, timeout };
+    let what = Watched { guests: 1, own: false, stop_at_init: false, timeout };
     hypervisor_run(machine, hypervisor, &params, &layout, (None, None), &what, screen)
 }
 
@@ -234,7 +258,7 @@ pub(crate) fn natively(
     let mut prepared = machine.native(&files, guest.memory, &guest.bootargs)?;
     let own = guest.sha256.is_some();
     // Somebody else's user space may run for ever, and nothing after its start is of interest.
-    let what = Watched { own, stop_at_init: !own, timeout };
+    let what = Watched { guests: 1, own, stop_at_init: !own, timeout };
     watch(&mut prepared, &random::nonce(), &what, screen)
 }
 
@@ -245,6 +269,8 @@ fn size_of(file: &Path) -> Result<u64> {
 
 /// How a run is watched.
 struct Watched {
+    /// How many guests there are; the lines of several are numbered.
+    guests: u32,
     /// Whether the guest's user space is ours, with our markers.
     own: bool,
     /// Whether nothing after the start of user space is of interest.
@@ -256,7 +282,7 @@ struct Watched {
 fn watch(
     prepared: &mut Prepared,
     nonce: &str,
-    &Watched { own, stop_at_init, timeout }: &Watched,
+    &Watched { guests, own, stop_at_init, timeout }: &Watched,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
     let command = &mut prepared.command;
@@ -267,7 +293,7 @@ fn watch(
     let output = guard.child().stdout.take().context("the emulator has no output")?;
     let chunks = read_in_background(output);
 
-    let mut observer = Observer { begin, own, seen: Observed::new() };
+    let mut observer = Observer { begin, own, seen: Observed::of(guests) };
     let mut console = Console::new(nonce);
     let mut deadline = begin + timeout;
     let ending = loop {
@@ -284,7 +310,7 @@ fn watch(
             break None;
         } else if process::interrupted() {
             break Some(Ending::Interrupted);
-        } else if stop_at_init && seen.seconds_to_init.is_some() {
+        } else if stop_at_init && seen.seconds_to_init().is_some() {
             break Some(Ending::Enough);
         } else if seen.is_over() && deadline > Instant::now() + GRACE {
             deadline = Instant::now() + GRACE;
@@ -364,37 +390,30 @@ impl Observer {
         if !line.trim().is_empty() {
             line.trim_end().clone_into(&mut seen.last_line);
         }
-        let after = |marker: &str| line.split_once(marker).map(|(_, rest)| rest.trim().to_owned());
-        let init = if self.own {
-            line.contains(initramfs::UP)
-        } else {
-            line.contains("Run /") && line.contains("as init process")
+        let (guest, line) = match seen.printed.len() {
+            1 => (0, line),
+            _ => match numbered(line) {
+                Some(numbered) => numbered,
+                None => return,
+            },
         };
-        if init && seen.seconds_to_init.is_none() {
-            seen.seconds_to_init = Some(self.begin.elapsed().as_secs_f64());
-        }
-        if !self.own {
-            return;
-        }
-        if let Some(sum) = after(initramfs::SHA256) {
-            seen.sha256 = Some(sum);
-        } else if let Some(error) = after(initramfs::ERROR) {
-            seen.guest_error = Some(error);
-        } else if line.contains(initramfs::END) {
-            seen.reached_end = true;
+        if let Some(printed) = seen.printed.get_mut(guest) {
+            printed.take(line, self.own, self.begin.elapsed());
         }
     }
 }
 
 impl Observed {
-    /// Nothing seen yet.
+    /// Nothing seen yet of one guest.
     pub(crate) fn new() -> Self {
+        Self::of(1)
+    }
+
+    /// Nothing seen yet of so many guests.
+    fn of(guests: u32) -> Self {
         Self {
             ending: Ending::Interrupted,
-            seconds_to_init: None,
-            sha256: None,
-            reached_end: false,
-            guest_error: None,
+            printed: (0..guests.max(1)).map(|_| Printed::default()).collect(),
             last_line: String::new(),
             console: Vec::new(),
             started: None,
@@ -406,6 +425,13 @@ impl Observed {
             guests: Vec::new(),
             units_ended: false,
         }
+    }
+
+    /// Seconds from the emulator's start to the first sign of user space, of the last guest to get there; `None` if one did
+    /// not.
+    pub(crate) fn seconds_to_init(&self) -> Option<f64> {
+        let times = self.printed.iter().map(|printed| printed.seconds_to_init);
+        times.reduce(|last, next| Some(last?.max(next?))).flatten()
     }
 
     /// The hypervisor has said its last word.

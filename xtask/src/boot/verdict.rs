@@ -1,5 +1,6 @@
 //! What is concluded from a run: either that all is well, or the first thing that was not, in one line.
 
+use super::printed::Printed;
 use super::screen;
 use super::session::{Ending, Goal, Guest, Observed};
 use slat_hv_protocol::{End, Report};
@@ -14,12 +15,36 @@ pub(crate) fn under_slat(guest: &Guest, seen: &Observed) -> Result<(), String> {
         return Err(format!("the hypervisor failed: {reason}"));
     }
     let Some(report) = &seen.report else { return Err(no_report(seen)) };
-    match &report.end {
-        End::PowerOff if guest.goal != Goal::Screen => {}
+    let guests = seen.printed.len();
+    if guests > 1 && report.guests.len() != guests {
+        return Err(format!("of {guests} guests {} were reported on", report.guests.len()));
+    }
+    for number in 0..guests {
+        one_of_several(guest, seen, number).map_err(|reason| match guests {
+            1 => reason,
+            _ => format!("guest {number}: {reason}"),
+        })?;
+    }
+    frames(report)
+}
+
+/// Judges the end of one guest, all of which are like `guest`, and what it printed; of a run that has a report.
+pub(crate) fn one_of_several(guest: &Guest, seen: &Observed, number: usize) -> Result<(), String> {
+    let report = seen.report.as_ref().ok_or_else(|| no_report(seen))?;
+    let of_this = report.guests.iter().find(|one| one.guest as usize == number);
+    let end = match (seen.printed.len(), of_this) {
+        (1, _) => &report.end,
+        (_, Some(one)) => &one.end,
+        (_, None) => return Err("nothing was reported on it".to_owned()),
+    };
+    match end {
+        End::PowerOff if !matches!(guest.goal, Goal::Screen | Goal::Prompt) => {}
         End::PowerOff => return Err("the guest powered itself off".to_owned()),
         End::ScreenShows => {
             screen::check(report.screen.as_deref().unwrap_or_default())?;
         }
+        End::ConsoleShows if guest.goal == Goal::Prompt => {}
+        End::ConsoleShows => return Err("the guest waits for somebody to type".to_owned()),
         End::Reset if guest.goal == Goal::PowerOffOrReset && !panicked(seen) => {}
         End::Reset => return Err("the guest reset itself (a kernel panic?)".to_owned()),
         End::Fault { description } | End::Unsupported { description } => return Err(description.clone()),
@@ -27,8 +52,10 @@ pub(crate) fn under_slat(guest: &Guest, seen: &Observed) -> Result<(), String> {
             return Err(format!("no frame was left for the guest: {description}"));
         }
     }
-    user_space(guest, seen)?;
-    frames(report)
+    match seen.printed.get(number) {
+        Some(printed) => user_space(guest, printed),
+        None => Err("it printed nothing".to_owned()),
+    }
 }
 
 /// Judges a native run.
@@ -36,10 +63,13 @@ pub(crate) fn natively(guest: &Guest, seen: &Observed) -> Result<(), String> {
     match &seen.ending {
         Ending::Interrupted => Err("interrupted".to_owned()),
         Ending::Enough => Ok(()),
-        Ending::Exited { success: true } if seen.seconds_to_init.is_none() => {
+        Ending::Exited { success: true } if seen.seconds_to_init().is_none() => {
             Err("the guest ended before its init".to_owned())
         }
-        Ending::Exited { success: true } => user_space(guest, seen),
+        Ending::Exited { success: true } => match seen.printed.first() {
+            Some(printed) => user_space(guest, printed),
+            None => Err("the guest printed nothing".to_owned()),
+        },
         Ending::Exited { success: false } | Ending::TimedOut(_) => Err(no_report(seen)),
     }
 }
@@ -62,12 +92,12 @@ fn no_report(seen: &Observed) -> String {
     }
 }
 
-fn user_space(guest: &Guest, seen: &Observed) -> Result<(), String> {
+fn user_space(guest: &Guest, printed: &Printed) -> Result<(), String> {
     let Some(expected) = &guest.sha256 else { return Ok(()) };
-    if let Some(error) = &seen.guest_error {
+    if let Some(error) = &printed.error {
         return Err(format!("the guest's user space failed: {error}"));
     }
-    match &seen.sha256 {
+    match &printed.sha256 {
         None => return Err("the guest ended before it printed its checksum".to_owned()),
         Some(sum) if sum != expected => {
             return Err(format!(
@@ -76,7 +106,7 @@ fn user_space(guest: &Guest, seen: &Observed) -> Result<(), String> {
         }
         Some(_) => {}
     }
-    if seen.reached_end { Ok(()) } else { Err("the guest ended before its end marker".to_owned()) }
+    if printed.reached_end { Ok(()) } else { Err("the guest ended before its end marker".to_owned()) }
 }
 
 fn frames(report: &Report) -> Result<(), String> {

@@ -20,15 +20,23 @@ pub(crate) const PROGRAMS: [&str; 3] = ["apt-get", "apt-cache", "dpkg-deb"];
 pub(crate) struct Archive {
     directory: TempDir,
     architecture: &'static str,
+    /// The release, where that is not the machine's own.
+    release: Option<&'static str>,
 }
 
 impl Archive {
-    /// Fetches the index of `architecture` into a temporary directory below `parent`.
-    pub(crate) fn open(host: &Host, parent: &Path, architecture: &'static str) -> Result<Self> {
+    /// Fetches the index of `architecture` into a temporary directory below `parent`: that of the machine's own release, or of
+    /// `release` from the same mirror.
+    pub(crate) fn open(
+        host: &Host,
+        parent: &Path,
+        architecture: &'static str,
+        release: Option<&'static str>,
+    ) -> Result<Self> {
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         let directory = tempfile::Builder::new().prefix(".fetch-").tempdir_in(parent);
         let directory = directory.with_context(|| format!("cannot write to {}", parent.display()))?;
-        let archive = Self { directory, architecture };
+        let archive = Self { directory, architecture, release };
         let step = Step::new(format!("Guest files: package index of {architecture}"));
         archive.prepare(host)?;
         archive.apt_must("apt-get", &["update"])?;
@@ -85,7 +93,11 @@ impl Archive {
             process::capture(Command::new("apt-get").arg("-c").arg(&native).arg("update"))?;
             listed = process::output_of(Command::new("apt-get").arg("-c").arg(&native).args(targets))?;
         }
-        let own = sources::own_suites(sources::parse(&listed), &host.os.codename);
+        let codename = &host.os.codename;
+        let mut own = sources::own_suites(sources::parse(&listed), codename);
+        if let Some(release) = self.release {
+            own = sources::of_release(own, codename, release);
+        }
         if own.is_empty() {
             bail!("no package source of the distribution answers (is there a network?)");
         }

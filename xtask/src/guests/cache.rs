@@ -4,10 +4,11 @@
 //! renamed into place; whatever ends a run before that leaves nothing that a later run would trust.
 
 use super::archive::{Archive, PROGRAMS};
-use super::image;
+use super::image::{self, Image};
 use crate::host::Host;
 use crate::platform::Platform;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,10 +22,23 @@ pub(crate) enum Kernel {
     Linux(&'static str),
     /// memtest86+, for x86.
     Memtest,
+    /// The Linux for RISC-V of Debian's installer, which is that of its kernel package.
+    Installer,
+    /// U-Boot, for RISC-V.
+    UBoot,
 }
 
 /// Where memtest86+ lies in its package: in its own words since release 6, before that and elsewhere.
 const MEMTEST: [&str; 2] = ["boot/memtest86+x64.bin", "boot/mt86+x64"];
+
+/// The installer's package, and where the kernel lies in it.
+const INSTALLER: &str = "debian-installer-13-netboot-riscv64";
+const INSTALLER_KERNEL: &str =
+    "usr/lib/debian-installer/images/13/riscv64/text/debian-installer/riscv64/linux";
+
+/// The package of U-Boot, and where the one lies in it that runs in supervisor mode.
+const U_BOOT: &str = "u-boot-qemu";
+const U_BOOT_BINARY: &str = "usr/lib/u-boot/qemu-riscv64_smode/u-boot.bin";
 
 impl Kernel {
     /// What it is called on the command line and in the cache.
@@ -32,6 +46,21 @@ impl Kernel {
         match self {
             Self::Linux(package) => package,
             Self::Memtest => "memtest86+",
+            Self::Installer => INSTALLER,
+            Self::UBoot => "u-boot",
+        }
+    }
+
+    /// The kernel that is fetched for this word on the command line.
+    pub(crate) fn named(word: &OsStr) -> Option<Self> {
+        [Self::Memtest, Self::UBoot].into_iter().find(|kernel| word == kernel.name())
+    }
+
+    /// Reads and checks the file of this kernel.
+    pub(crate) fn check(self, file: &Path, platform: Platform) -> Result<Image> {
+        match self {
+            Self::UBoot => image::check_u_boot(file),
+            Self::Linux(_) | Self::Memtest | Self::Installer => image::check_file(file, platform),
         }
     }
 }
@@ -80,8 +109,10 @@ impl Cache {
                     let file = MEMTEST.map(|path| tree.join(path)).into_iter().find(|file| file.is_file());
                     file.context("the package has no memtest86+ for x86-64")?
                 }
+                Kernel::Installer => only(archive.unpack(INSTALLER)?.join(INSTALLER_KERNEL))?,
+                Kernel::UBoot => only(archive.unpack(U_BOOT)?.join(U_BOOT_BINARY))?,
             };
-            image::check_file(&file, platform).context("the distribution's kernel cannot be used")?;
+            kernel.check(&file, platform).context("the distribution's kernel cannot be used")?;
             fs::rename(&file, &cached).context("cannot keep the guest's kernel")?;
         }
         Ok(cached)
@@ -103,10 +134,20 @@ impl Cache {
     fn archive(&mut self, host: &Host) -> Result<&Archive> {
         let archive = match self.archive.take() {
             Some(archive) => archive,
-            None => Archive::open(host, &self.directory, self.platform.debian_architecture())?,
+            None => {
+                let (architecture, release) =
+                    (self.platform.debian_architecture(), self.platform.debian_release());
+                Archive::open(host, &self.directory, architecture, release)?
+            }
         };
         Ok(self.archive.insert(archive))
     }
+}
+
+/// `file`, if it is there.
+fn only(file: PathBuf) -> Result<PathBuf> {
+    ensure!(file.is_file(), "the package has no {}", file.file_name().unwrap_or_default().to_string_lossy());
+    Ok(file)
 }
 
 /// The one file `vmlinuz-*` of `directory`.

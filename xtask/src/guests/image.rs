@@ -1,7 +1,8 @@
 //! The formats of kernels: their headers, and a good guess at what a file is that is something else.
 //!
 //! Formats: kernel documentation, `arch/arm64/booting`: a 64-byte header with the magic number `ARM\x64` at 56,
-//! `text_offset` at 8, `image_size` at 16 and `flags` at 24; `arch/x86/boot`: see [`bzimage`]. All little-endian.
+//! `text_offset` at 8, `image_size` at 16 and `flags` at 24; `arch/riscv/boot-image-header`: the same fields in the same places,
+//! the magic number `RSC\x05` at 56; `arch/x86/boot`: see [`bzimage`]. All little-endian.
 
 mod bzimage;
 
@@ -31,6 +32,8 @@ pub(crate) enum Program {
     Linux,
     /// memtest86+, which has no user space and no end.
     Memtest,
+    /// U-Boot, which in the end waits for somebody to type.
+    UBoot,
 }
 
 impl Image {
@@ -39,6 +42,7 @@ impl Image {
         let program = match self.program {
             Program::Linux => "Linux",
             Program::Memtest => "Memtest86+",
+            Program::UBoot => "U-Boot",
         };
         self.release.as_ref().map(|release| format!("{program} {release}"))
     }
@@ -55,7 +59,48 @@ pub(crate) fn check(bytes: &[u8], platform: Platform) -> Result<Image> {
     match platform {
         Platform::Arm => arm64(bytes),
         Platform::Intel | Platform::Amd => bzimage::check(bytes),
+        Platform::Riscv => riscv(bytes),
     }
+}
+
+/// Reads and checks U-Boot in `file`: a flat binary without a header.
+pub(crate) fn check_u_boot(file: &Path) -> Result<Image> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read the guest kernel {}", file.display()))?;
+    u_boot(&bytes).with_context(|| format!("{} cannot be a guest kernel", file.display()))
+}
+
+/// Checks U-Boot. It moves itself to the end of RAM when it has begun.
+fn u_boot(bytes: &[u8]) -> Result<Image> {
+    let release = release_after(bytes, b"U-Boot ");
+    let release = release.with_context(|| format!("it is not U-Boot: {}", guess(bytes)))?;
+    let memory = RISCV_TEXT + 2 * bytes.len() as u64;
+    Ok(Image { program: Program::UBoot, memory, bootargs_max: 2047, release: Some(release) })
+}
+
+/// Where kernels for RISC-V begin, in bytes from the start of RAM: firmware takes what is below.
+const RISCV_TEXT: u64 = 2 << 20;
+
+/// Checks a RISC-V `Image`.
+fn riscv(bytes: &[u8]) -> Result<Image> {
+    if bytes.get(56..60) != Some(b"RSC\x05") {
+        bail!("it is not a RISC-V Linux Image: {}", guess(bytes));
+    }
+    let (text_offset, image_size, flags) = (word(bytes, 8), word(bytes, 16), word(bytes, 24));
+    if flags & 1 != 0 {
+        bail!("it is a big-endian RISC-V Image; the guest must be little-endian");
+    }
+    if text_offset != RISCV_TEXT {
+        bail!("it begins {text_offset:#x} bytes above the start of RAM; a 64-bit kernel begins at 2 MiB");
+    }
+    let memory = text_offset.saturating_add(image_size.max(bytes.len() as u64));
+    // The kernel has room for 1024 bytes, `COMMAND_LINE_SIZE`, unless it was built with another.
+    Ok(Image { program: Program::Linux, memory, bootargs_max: 1023, release: release(bytes) })
+}
+
+/// The little-endian word at `offset`, 0 beyond the end.
+fn word(bytes: &[u8], offset: usize) -> u64 {
+    let word = bytes.get(offset..offset + 8).and_then(|bytes| bytes.try_into().ok());
+    word.map_or(0, u64::from_le_bytes)
 }
 
 /// Checks an arm64 `Image`.
@@ -63,11 +108,7 @@ fn arm64(bytes: &[u8]) -> Result<Image> {
     if bytes.get(56..60) != Some(b"ARM\x64") {
         bail!("it is not an arm64 Linux Image: {}", guess(bytes));
     }
-    let word = |offset: usize| {
-        let word = bytes.get(offset..offset + 8).and_then(|bytes| bytes.try_into().ok());
-        word.map_or(0, u64::from_le_bytes)
-    };
-    let flags = word(24);
+    let flags = word(bytes, 24);
     if flags & 1 != 0 {
         bail!("it is a big-endian arm64 Image; the guest must be little-endian");
     }
@@ -77,7 +118,7 @@ fn arm64(bytes: &[u8]) -> Result<Image> {
         _ => bail!("it uses pages of 64 KiB; the guest must use 4 KiB"),
     }
     // Kernels before 3.17 leave the size 0: then at least the file itself must fit.
-    let memory = word(8).saturating_add(word(16).max(bytes.len() as u64));
+    let memory = word(bytes, 8).saturating_add(word(bytes, 16).max(bytes.len() as u64));
     // The kernel has room for 2048 bytes and cuts the rest off without a word.
     Ok(Image { program: Program::Linux, memory, bootargs_max: 2047, release: release(bytes) })
 }
@@ -137,12 +178,17 @@ fn elf_machine(bytes: &[u8]) -> String {
 
 /// The release in the kernel's own banner, `Linux version RELEASE (…`.
 fn release(bytes: &[u8]) -> Option<String> {
-    const BANNER: &[u8] = b"Linux version ";
+    release_after(bytes, b"Linux version ")
+}
+
+/// What follows `banner` up to a blank, if it begins with a digit.
+fn release_after(bytes: &[u8], banner: &[u8]) -> Option<String> {
+    let first = *banner.first()?;
     let mut rest = bytes;
     // The banner's first byte is rare enough in code to make this a fast search.
-    while let Some(start) = rest.iter().position(|&byte| byte == b'L') {
+    while let Some(start) = rest.iter().position(|&byte| byte == first) {
         rest = &rest[start..];
-        if let Some(text) = rest.strip_prefix(BANNER) {
+        if let Some(text) = rest.strip_prefix(banner) {
             let end = text.iter().take(100).position(|&byte| byte == b' ');
             let name = end.and_then(|end| std::str::from_utf8(&text[..end]).ok());
             if let Some(name) = name.filter(|name| name.starts_with(|first: char| first.is_ascii_digit())) {

@@ -62,7 +62,7 @@ fi
 /// How the script ends. Without ACPI a PC has no means to power itself off.
 const fn last_line(platform: Platform) -> &'static str {
     match platform {
-        Platform::Arm => "poweroff -f\n",
+        Platform::Arm | Platform::Riscv => "poweroff -f\n",
         Platform::Intel | Platform::Amd => "reboot -f\n",
     }
 }

@@ -1,7 +1,7 @@
 //! Which of the machine's configured package sources the guest's files are taken from.
 //!
 //! Invariant: only sources that the machine's owner configured are used, each with the options (keys above all)
-//! that it was configured with; what changes is the architecture.
+//! that it was configured with; what changes is the architecture, and the release where the machine's own may not have that.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -42,9 +42,11 @@ pub(crate) fn parse(output: &str) -> Vec<Source> {
     sources
 }
 
+/// Names of suites that stand for another release from time to time.
+const ROLLING: [&str; 5] = ["stable", "oldstable", "testing", "unstable", "sid"];
+
 /// Keeps the distribution's own suites among `sources`: those of this release, and none of third parties.
 pub(crate) fn own_suites(sources: Vec<Source>, codename: &str) -> Vec<Source> {
-    const ROLLING: [&str; 5] = ["stable", "oldstable", "testing", "unstable", "sid"];
     let mut own: Vec<_> = sources
         .into_iter()
         .filter(|source| {
@@ -57,6 +59,21 @@ pub(crate) fn own_suites(sources: Vec<Source>, codename: &str) -> Vec<Source> {
         own.retain(|source| source.origin == "Debian");
     }
     own
+}
+
+/// The main suite of another `release` on the mirrors of `own`, suites of the machine's distribution and its release `codename`.
+///
+/// The keys stay those of the machine, so that apt refuses a release which they do not know.
+pub(crate) fn of_release(own: Vec<Source>, codename: &str, release: &str) -> Vec<Source> {
+    let mut main: Vec<Source> = Vec::new();
+    for source in own {
+        // Updates and security fixes have suites, and the latter a mirror, of their own.
+        let is_main = source.release == codename || ROLLING.contains(&source.release.as_str());
+        if is_main && main.iter().all(|known| known.uri != source.uri) {
+            main.push(Source { release: release.to_owned(), ..source });
+        }
+    }
+    main
 }
 
 /// The text of a deb822 sources file with `sources` for `architecture`.

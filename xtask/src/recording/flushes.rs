@@ -6,7 +6,8 @@ use slat_hv_protocol::recording::{Event, Operation};
 
 impl Recording {
     /// How many invalidations there are that can be left out: each TLBI of a guest's translations (Arm), each INVEPT (Intel), each
-    /// VMRUN with a TLB_CONTROL and each change to another ASID for the same root (AMD).
+    /// VMRUN with a TLB_CONTROL and each change to another ASID for the same root (AMD), each HFENCE.GVMA or HINVAL.GVMA and each
+    /// remote fence (RISC-V).
     pub(crate) fn flushes(&self) -> usize {
         self.flush_places().len()
     }
@@ -32,7 +33,7 @@ impl Recording {
         for (place, (cpu, event)) in self.events.iter().enumerate() {
             let flushes = match *event {
                 Event::Maintenance { operation, .. } => is_tlbi(operation),
-                Event::Invept { .. } => true,
+                Event::Invept { .. } | Event::Fence { .. } | Event::RemoteFence { .. } => true,
                 Event::Vmrun { tlb_control } => tlb_control != 0,
                 Event::LoadTagged { root, tag } if amd => loaded
                     .get_mut(*cpu)
@@ -50,8 +51,8 @@ impl Recording {
 
 /// Whether it drops translations of a guest.
 fn is_tlbi(operation: Operation) -> bool {
-    use Operation::{DsbIsh, DsbIshst, DsbNsh, DsbNshst, Isb, Vae2is};
-    !matches!(operation, DsbIsh | DsbIshst | DsbNsh | DsbNshst | Isb | Vae2is)
+    use Operation::{DsbIsh, DsbIshst, DsbNsh, DsbNshst, Isb, SfenceInvalIr, SfenceWInval, Vae2is};
+    !matches!(operation, DsbIsh | DsbIshst | DsbNsh | DsbNshst | Isb | Vae2is | SfenceWInval | SfenceInvalIr)
 }
 
 #[cfg(test)]
@@ -59,6 +60,7 @@ mod tests {
     use super::super::tests::recording;
     use super::*;
     use slat_hv_protocol::Started;
+    use slat_hv_protocol::recording::FenceKind;
 
     fn without(mechanism: Mechanism, events: &[Event]) -> Vec<Vec<Event>> {
         let started = Started { mechanism, ..Started::default() };
@@ -75,7 +77,7 @@ mod tests {
 
     #[test]
     fn each_invalidation_is_left_out_once() {
-        use Operation::{DsbIsh, Vae2is, Vmalls12e1is};
+        use Operation::{DsbIsh, SfenceInvalIr, SfenceWInval, Vae2is, Vmalls12e1is};
         let arm =
             [DsbIsh, Vmalls12e1is, Vae2is].map(|operation| Event::Maintenance { operation, operand: 0 });
         assert_eq!(without(Mechanism::Stage2, &arm), [[arm[0], arm[2]]]);
@@ -86,6 +88,15 @@ mod tests {
         assert_eq!(
             without(Mechanism::Ept, &intel),
             [[&intel[..1], &intel[2..]].concat(), intel[..5].to_vec()]
+        );
+        let fence = Event::Fence { kind: FenceKind::HinvalGvma, address: Some(0x2000_0000), vmid: Some(1) };
+        let remote = Event::RemoteFence { harts: 2, vmid: Some(1), start: 0x8000_0000, size: 0x1000 };
+        let around =
+            [SfenceWInval, SfenceInvalIr].map(|operation| Event::Maintenance { operation, operand: 0 });
+        let riscv = [Event::Load { root: 8 << 60 | 1 << 44 }, around[0], fence, around[1], remote];
+        assert_eq!(
+            without(Mechanism::Gstage, &riscv),
+            [[&riscv[..2], &riscv[3..]].concat(), riscv[..4].to_vec()]
         );
         let run = |tlb_control| Event::Vmrun { tlb_control };
         let elsewhere = Event::LoadTagged { root: 0x2000, tag: 3 };

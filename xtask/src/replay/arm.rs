@@ -133,6 +133,7 @@ fn instruction(operation: Operation, operand: u64) -> Option<Instruction> {
         Operation::Vmalls12e1 => tlbi(Tlbi::Vmalls12e1, false),
         Operation::Alle1is => tlbi(Tlbi::Alle1, true),
         Operation::Alle1 => tlbi(Tlbi::Alle1, false),
-        Operation::Vae2is => None,
+        // The last two are of RISC-V, and do nothing here.
+        Operation::Vae2is | Operation::SfenceWInval | Operation::SfenceInvalIr => None,
     }
 }

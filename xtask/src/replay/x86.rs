@@ -6,7 +6,7 @@
 //! tag. A CPU that enters with a root or tag that it has just loaded is searched for everything.
 //!
 //! Accessed and dirty flags are left out: hardware may set them in any present entry at any time, and remembers what is marked.
-//! So the CPUs of the replay do without them (Intel), or find all of them set (AMD), and whatever is present may be remembered.
+//! So the CPUs of the replay do without them (Intel), or find all of them set (AMD, RISC-V), and whatever is present may be remembered.
 
 use super::{Finding, PAGE, Replay};
 use crate::recording::Recording;
@@ -23,6 +23,10 @@ const ACCESSED_DIRTY: u64 = 1 << 6;
 /// Present; accessed and dirty, of an entry of AMD's.
 const PRESENT: u64 = 1;
 const MARKS: u64 = 3 << 5;
+
+/// RISC-V: what tells a leaf from a pointer, and its marks.
+const PERMISSIONS: u64 = 7 << 1;
+const RISCV_MARKS: u64 = 3 << 6;
 
 /// The address in EPTP, nCR3 and entries.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -44,13 +48,29 @@ pub(super) struct Cpu {
 
 /// What a CPU must not use any more when it is inside with some tag.
 #[derive(Clone, Debug, Default)]
-struct Owed {
+pub(super) struct Owed {
     /// Guest physical ranges that changed.
-    changed: BTreeSet<(u64, u64)>,
+    pub(super) changed: BTreeSet<(u64, u64)>,
     /// Frames that went back.
     returned: Vec<Range<u64>>,
     /// Anything may have changed.
-    everything: bool,
+    pub(super) everything: bool,
+}
+
+impl Owed {
+    /// Frames went back.
+    pub(super) fn return_frames(&mut self, frames: &Range<u64>) {
+        match self.returned.last_mut() {
+            Some(last) if last.end == frames.start => last.end = frames.end,
+            _ => self.returned.push(frames.clone()),
+        }
+    }
+
+    /// Takes all of it: the guest physical ranges, and the frames.
+    pub(super) fn take(&mut self) -> (BTreeSet<(u64, u64)>, Vec<Range<u64>>) {
+        let Self { changed, returned, everything } = std::mem::take(self);
+        (if everything { BTreeSet::from([(0, u64::MAX)]) } else { changed }, returned)
+    }
 }
 
 /// What the CPUs of the machine are.
@@ -113,7 +133,12 @@ pub(super) fn last_uses(recording: &Recording) -> BTreeSet<usize> {
 
 /// An entry as the hardware may have marked it.
 pub(super) fn marked(mechanism: Mechanism, entry: u64) -> u64 {
-    entry | if mechanism == Mechanism::Npt && entry & PRESENT != 0 { MARKS } else { 0 }
+    let marks = match mechanism {
+        Mechanism::Npt => MARKS,
+        Mechanism::Gstage if entry & PERMISSIONS != 0 => RISCV_MARKS,
+        _ => 0,
+    };
+    if entry & PRESENT != 0 { entry | marks } else { entry }
 }
 
 /// How many entries of tables point to an address. So that the tables need not be searched for a frame to which none does; an
@@ -126,7 +151,13 @@ impl Pointers {
     pub(super) fn stored(&mut self, mechanism: Mechanism, old: u64, new: u64) {
         let target = |entry: u64| {
             let present = if mechanism == Mechanism::Ept { entry & 7 } else { entry & PRESENT };
-            (present != 0).then_some(entry & ADDRESS)
+            let address = match mechanism {
+                // The lowest bits of the address say how many pages an entry with N stands for.
+                Mechanism::Gstage if entry >> 63 == 1 => entry << 2 & ADDRESS & !0xffff,
+                Mechanism::Gstage => entry << 2 & ADDRESS,
+                _ => entry & ADDRESS,
+            };
+            (present != 0).then_some(address)
         };
         if let Some(target) = target(new) {
             *self.0.entry(target).or_default() += 1;
@@ -140,7 +171,7 @@ impl Pointers {
     fn may_reach(&self, frames: &Range<u64>) -> bool {
         let some = |count: &u32| *count != 0;
         // Bit 12 of a large leaf of AMD's is not of the address.
-        let large = [21, 30].map(|bits| frames.start >> bits << bits);
+        let large = [16, 21, 30].map(|bits| frames.start >> bits << bits);
         let inside = self.0.range(frames.clone()).any(|(_, count)| some(count));
         inside
             || large
@@ -287,10 +318,7 @@ impl Replay {
         let ept = self.mechanism == Mechanism::Ept;
         for (told_apart_by, owed) in self.x86.iter_mut().flat_map(|state| &mut state.owed) {
             owed.everything |= ept && frames.contains(told_apart_by);
-            match owed.returned.last_mut() {
-                Some(last) if last.end == frames.start => last.end = frames.end,
-                _ => owed.returned.push(frames.clone()),
-            }
+            owed.return_frames(&frames);
         }
         for cpu in 0..self.x86.len() {
             if self.x86[cpu].inside {
@@ -312,10 +340,7 @@ impl Replay {
         let Some((register, tag)) = self.x86[cpu].loaded else { return };
         let told_apart_by = self.told_apart_by(register, tag);
         let Some(owed) = self.x86[cpu].owed.get_mut(&told_apart_by) else { return };
-        let Owed { mut changed, returned, everything } = std::mem::take(owed);
-        if everything {
-            changed = BTreeSet::from([(0, u64::MAX)]);
-        }
+        let (changed, returned) = owed.take();
         if changed.is_empty() && returned.is_empty() {
             return;
         }
@@ -332,12 +357,13 @@ impl Replay {
             }
         }
         for frames in returned {
-            self.search_returned(cpu, frames);
+            self.search_returned((cpu, cpu), frames);
         }
     }
 
-    /// Frames that are free must not be reached at all; those that were taken again, not as the tables that they were.
-    fn search_returned(&mut self, cpu: usize, frames: Range<u64>) {
+    /// Frames that are free must not be reached at all; those that were taken again, not as the tables that they were. A CPU of the
+    /// machine's is played by one of the model's.
+    pub(super) fn search_returned(&mut self, (model_cpu, cpu): (usize, usize), frames: Range<u64>) {
         let index = |hpa: u64| ((hpa - self.first) / PAGE) as usize;
         let taken = &self.taken[index(frames.start)..index(frames.end)];
         let mut runs: Vec<(bool, Range<u64>)> = Vec::new();
@@ -350,9 +376,9 @@ impl Replay {
         for (taken, run) in runs {
             let Range { start, end } = run.clone();
             let how = match (taken, self.pointers.may_reach(&run)) {
-                (true, _) => self.machine.dangling(cpu, run),
-                (false, true) => self.machine.reaches_now(cpu, run),
-                (false, false) => self.machine.cached_now(cpu, run),
+                (true, _) => self.machine.dangling(model_cpu, run),
+                (false, true) => self.machine.reaches_now(model_cpu, run),
+                (false, false) => self.machine.cached_now(model_cpu, run),
             };
             if let Some(how) = how {
                 self.outcome.reachable += (end - start) / PAGE;

@@ -57,6 +57,23 @@ static QEMU_X86: Emulator = Emulator {
     arguments: QEMU_DATA,
 };
 
+/// OpenSBI comes with it. (In Debian 13 the emulator of RISC-V is in a package of its own, on which this one depends.)
+static QEMU_RISCV: Emulator = Emulator {
+    name: "qemu-system-riscv64",
+    programs: &["qemu-system-riscv64"],
+    package: Package {
+        debian: "qemu-system-misc",
+        fedora: "qemu-system-riscv-core",
+        arch: "qemu-system-riscv",
+        suse: "qemu-extra",
+        brew: "qemu",
+    },
+    probe: &["--version"],
+    unpacked: "qemu-system-riscv64",
+    environment: "",
+    arguments: QEMU_DATA,
+};
+
 /// With its built-in debugger, through which a run ends with code 0 and its memory is looked at.
 static BOCHS: Emulator = Emulator {
     name: "bochs",
@@ -86,6 +103,7 @@ impl Emulator {
             Platform::Arm => &QEMU_ARM,
             Platform::Amd => &QEMU_X86,
             Platform::Intel => &BOCHS,
+            Platform::Riscv => &QEMU_RISCV,
         }
     }
 }

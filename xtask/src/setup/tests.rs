@@ -51,6 +51,14 @@ fn on_x86_everything_is_named_for_x86() {
     assert!(intel[1].starts_with("missing: Rust target x86_64-unknown-none: "));
     assert!(intel[2].ends_with("--guest IMAGE (any x86 bzImage)"));
     assert!(intel[3].ends_with("--initrd FILE (any initial RAM disk for amd64)"));
+    let riscv = lines("fedora", &everything(Platform::Riscv));
+    assert_eq!(
+        riscv[0],
+        "missing: the emulator qemu-system-riscv64: sudo dnf install qemu-system-riscv-core"
+    );
+    assert!(riscv[1].starts_with("missing: Rust target riscv64imac-unknown-none-elf: "));
+    assert!(riscv[2].ends_with("--guest IMAGE (any RISC-V Linux Image)"));
+    assert!(riscv[3].ends_with("--initrd FILE (any initial RAM disk for riscv64)"));
     let memtest = Needs { platform: Platform::Amd, kernel: Some(Kernel::Memtest), busybox: false };
     let amd = lines("arch", &memtest);
     assert_eq!(amd[0], "missing: the emulator qemu-system-x86_64: sudo pacman -S qemu-system-x86");

@@ -27,10 +27,12 @@ pub(crate) fn of(platform: Platform, image: &Image, memory: u64, cpus: u32, appe
     let words = match image.program {
         Program::Linux => platform.bootargs(cpus),
         Program::Memtest => MEMTEST_BOOTARGS,
+        // Its commands come from what it was built with.
+        Program::UBoot => "",
     };
     let is_small = platform == Platform::Arm && memory < SMALL;
     let small = if is_small { SMALL_BOOTARGS } else { "" };
-    let whole = format!("{words}{small} {append}").trim_end().to_owned();
+    let whole = format!("{words}{small} {append}").trim().to_owned();
     let most = image.bootargs_max;
     ensure!(
         whole.len() <= most,

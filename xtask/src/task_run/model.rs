@@ -2,6 +2,7 @@
 
 use super::options::{Options, churn_on_the_model};
 use super::report::{Machine, Summary, Times};
+use crate::boot::printed::Printed;
 use crate::boot::session::{Ending, Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::initramfs::sha256;
@@ -45,9 +46,12 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     };
     let seen = Observed {
         ending: Ending::Exited { success: true },
-        seconds_to_init: ran.seconds_to_up,
-        sha256: (ran.image_read.len() == ran.image.len()).then(|| sha256(&ran.image_read)),
-        reached_end: report.as_ref().is_some_and(|report| report.end == End::PowerOff),
+        printed: vec![Printed {
+            seconds_to_init: ran.seconds_to_up,
+            sha256: (ran.image_read.len() == ran.image.len()).then(|| sha256(&ran.image_read)),
+            reached_end: report.as_ref().is_some_and(|report| report.end == End::PowerOff),
+            error: None,
+        }],
         console: ran.console,
         started: Some(ran.started),
         report,
@@ -66,7 +70,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         name: "synthetic guest".to_owned(),
         churn_seed: options.churn.then_some(options.churn_seed),
         seen: &seen,
-        times: Times { to_init: seen.seconds_to_init, native: None },
+        times: Times { to_init: seen.seconds_to_init(), native: None },
         checks: Some(&ran.checks),
         verdict: &verdict,
     };

@@ -5,7 +5,7 @@ mod parsers;
 use super::bootargs;
 use crate::boot::layout::{self, BLOCK, Layout, MOST_MEMORY};
 use crate::boot::machine::{BOCHS_MODELS, bochs_model};
-use crate::boot::session::Choices;
+use crate::boot::session::{Choices, Sharing};
 use crate::guests::cache::Kernel;
 use crate::guests::image::{self, Image, Program};
 use crate::platform::Platform;
@@ -14,7 +14,7 @@ use clap::builder::PossibleValuesParser;
 use parsers::{one_of, parse_format, parse_size};
 use slat_hv_model::Cpu;
 use slat_hv_model::guest::{LEAST_MEMORY, MOST_CPUS, MOST_MEMORY as MOST_MEMORY_OF_MODEL};
-use slat_hv_protocol::{CPUS_MAX, Churn, FaultPolicy, Leaf, Mistake};
+use slat_hv_protocol::{CPUS_MAX, Churn, FaultPolicy, GUESTS_MAX, Leaf, Mistake};
 use slat_model::Policy;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ const MODEL_CHURN_LIMIT: u64 = 3_000;
 /// Boots an unmodified Linux under slat in an emulator and reports what the second level of its translation did.
 ///
 /// On Arm that is stage 2, in QEMU; with `--arch x86_64` EPT under VMX, in Bochs, and with `--vendor amd` nested page tables
-/// under SVM, in QEMU.
+/// under SVM, in QEMU; with `--arch riscv64` the G-stage of the hypervisor extension, in QEMU, for up to eight guests at once.
 /// Without options this fetches Debian's kernel and busybox, builds the reference hypervisor (slat-hv), boots,
 /// lets the guest check a file and do some work, and waits for its power-off. What the machine lacks is
 /// installed when that is possible (Debian and root) and named when it is not. Everything lands below the
@@ -58,7 +58,7 @@ pub(crate) struct Options {
     #[arg(long, value_parser = PossibleValuesParser::new(["stalest", "random"]))]
     pub(crate) tlb: Option<String>,
 
-    /// Architecture of host and guest in the emulator [default: aarch64, and x86_64 with --vendor]
+    /// Architecture of host and guest in the emulator: aarch64, x86_64 or riscv64 [default: aarch64, and x86_64 with --vendor]
     #[arg(long)]
     pub(crate) arch: Option<Arch>,
 
@@ -66,8 +66,8 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) vendor: Option<Vendor>,
 
-    /// Guest kernel: any arm64 Linux Image, or x86 bzImage; memtest86+ stands for Debian's [default: Debian's
-    /// linux-image-cloud-arm64 or -amd64]
+    /// Guest kernel: any arm64 or RISC-V Linux Image, or x86 bzImage; memtest86+ and (for riscv64) u-boot stand for Debian's
+    /// [default: Debian's linux-image-cloud-arm64 or -amd64, the kernel of its installer for riscv64]
     #[arg(long, value_name = "IMAGE")]
     pub(crate) guest: Option<PathBuf>,
 
@@ -96,7 +96,7 @@ pub(crate) struct Options {
     pub(crate) leaf: Leaf,
 
     /// Width of a guest-physical address in bits [default: all that the CPU has]
-    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u32).range(32..=48))]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u32).range(32..=59))]
     pub(crate) gpa_bits: Option<u32>,
 
     /// Unmap, move and write-protect random pages while the guest runs
@@ -137,11 +137,24 @@ pub(crate) struct Options {
     pub(crate) no_native: bool,
 
     /// CPUs of the machine and of the guest: up to 2, and up to 8 on the model; on x86, with --churn, one that the guest does not
-    /// use churns while the other one runs the guest
+    /// use churns while the other one runs the guest; of each guest where there are several
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_CPUS as i64))]
     pub(crate) cpus: u32,
 
-    /// CPU that is emulated; of Bochs's names a part is enough [default: cortex-a72, corei7_haswell_4770, EPYC]
+    /// Guests at once on one machine, all alike, up to 8; with --arch riscv64 only
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=GUESTS_MAX as i64))]
+    pub(crate) guests: u32,
+
+    /// CPUs of the machine, where those are not as many as each guest has; with --arch riscv64 only [default: that of --cpus]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CPUS_MAX as i64))]
+    pub(crate) host_cpus: Option<u32>,
+
+    /// Memory that the guests' memory and tables are taken from, as they need it; a guest that needs more than is left is ended
+    /// [default: as much as all of them can ever take]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) pool: Option<u64>,
+
+    /// CPU that is emulated; of Bochs's names a part is enough [default: cortex-a72, corei7_haswell_4770, EPYC, rv64,h=true]
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
 
@@ -186,6 +199,9 @@ pub(crate) enum Arch {
     /// Intel and AMD
     #[value(name = "x86_64")]
     X86_64,
+    /// RISC-V
+    #[value(name = "riscv64")]
+    Riscv64,
 }
 
 /// The vendor of an x86 CPU.
@@ -229,8 +245,18 @@ impl Options {
             ],
         )?;
         let platform = self.platform();
-        let aarch64 = self.arch == Some(Arch::Aarch64);
-        ensure!(!aarch64 || self.vendor.is_none(), "--vendor: not with --arch aarch64, where there is none");
+        ensure!(
+            self.vendor.is_none() || platform.vendor().is_some(),
+            "--vendor: not with --arch {}, where there is none",
+            platform.arch()
+        );
+        self.check_sharing(platform)?;
+        let widest = if platform == Platform::Riscv { 59 } else { 48 };
+        ensure!(
+            self.gpa_bits.is_none_or(|bits| bits <= widest),
+            "--gpa-bits: at most {widest} with --arch {}",
+            platform.arch()
+        );
         ensure!(self.cpus as usize <= CPUS_MAX, "--cpus: the emulated machine has at most {CPUS_MAX}");
         ensure!(
             !self.compare || platform.has_native(),
@@ -248,26 +274,31 @@ impl Options {
             ensure!(!bytes.is_empty(), "the initial RAM disk {} is empty", initrd.display());
         }
         let memtest = self.fetched() == Some(Kernel::Memtest);
-        ensure!(!memtest || platform != Platform::Arm, "--guest: memtest86+ is for --arch x86_64");
+        let u_boot = self.fetched() == Some(Kernel::UBoot);
+        let x86 = matches!(platform, Platform::Intel | Platform::Amd);
+        ensure!(!memtest || x86, "--guest: memtest86+ is for --arch x86_64");
+        ensure!(!u_boot || platform == Platform::Riscv, "--guest: u-boot is for --arch riscv64");
+        ensure!(!u_boot || self.guests == 1, "--guests: u-boot is alone, as it ends the run");
         let given = self.guest.as_deref().filter(|_| self.fetched().is_none());
         let image = given.map(|file| image::check_file(file, platform)).transpose()?;
         let memtest = memtest || image.as_ref().is_some_and(|image| image.program == Program::Memtest);
         ensure!(!memtest || self.initrd.is_none(), "--initrd: memtest86+ takes none");
+        ensure!(!u_boot || self.initrd.is_none(), "--initrd: u-boot takes none");
         if let Some(file) = &self.record {
             File::create(file).with_context(|| format!("--record: cannot write {}", file.display()))?;
         }
         check_size(self.memory)?;
         // A kernel that is still to be fetched is checked again once it is there.
-        let unknown = if memtest {
-            Image { program: Program::Memtest, memory: 2 << 20, ..Image::default() }
-        } else {
-            Image { memory: 8 << 20, ..Image::default() }
+        let (program, least) = match (memtest, u_boot) {
+            (true, _) => (Program::Memtest, 2 << 20),
+            (_, true) => (Program::UBoot, 8 << 20),
+            _ => (Program::Linux, 8 << 20),
         };
+        let unknown = Image { program, memory: least, ..Image::default() };
         check_memory(image.as_ref().unwrap_or(&unknown), self.initrd.as_deref(), self.memory)?;
         let size = given.map_or(0, |file| file_size(Some(file)));
-        check_machine(platform, size, file_size(self.initrd.as_deref()), self.memory)?;
+        self.check_machine(size, file_size(self.initrd.as_deref()))?;
         bootargs::check(&self.append)?;
-        let program = if memtest { Program::Memtest } else { Program::Linux };
         Ok(Checked { platform, program, image, choices: self.choices() })
     }
 
@@ -290,6 +321,9 @@ impl Options {
                 ("--churn-per-exit", self.churn_per_exit != CHURN_PER_EXIT),
                 ("--churn-limit", self.churn_limit != CHURN_LIMIT),
                 ("--record", self.record.is_some()),
+                ("--guests", self.guests != 1),
+                ("--host-cpus", self.host_cpus.is_some()),
+                ("--pool", self.pool.is_some()),
             ],
         )?;
         check_size(self.memory)?;
@@ -308,10 +342,51 @@ impl Options {
         Ok(ModelChoices { cpu, seed, policy: if random { Policy::Seeded(seed) } else { Policy::Everything } })
     }
 
+    /// Whether guests can share this machine in the way that was asked for.
+    fn check_sharing(&self, platform: Platform) -> Result<()> {
+        let alone = platform != Platform::Riscv;
+        ensure!(!alone || self.guests == 1, "--guests: several guests run with --arch riscv64 only");
+        ensure!(
+            !alone || self.host_cpus.is_none(),
+            "--host-cpus: with --arch riscv64 only; elsewhere the guest has all CPUs of the machine"
+        );
+        ensure!(
+            !self.compare || self.guests == 1,
+            "--compare: natively there is one guest, not {}",
+            self.guests
+        );
+        if let Some(pool) = self.pool {
+            ensure!(pool % BLOCK == 0 && pool > 0, "--pool: {pool} bytes are no multiple of 2M");
+            ensure!(pool <= MOST_MEMORY, "--pool: {} is too much; at most {}", size(pool), size(MOST_MEMORY));
+        }
+        Ok(())
+    }
+
+    /// Whether the emulated machine can have as much memory as the guests, blobs of these sizes and the hypervisor take.
+    pub(crate) fn check_machine(&self, kernel: u64, initrd: u64) -> Result<()> {
+        let platform = self.platform();
+        let (map, most) = (platform.map(), platform.most_machine_memory());
+        let layout = match self.pool {
+            None => Layout::new(&map, kernel, initrd, self.memory * u64::from(self.guests)),
+            Some(pool) => Layout::with_pool(&map, kernel, initrd, pool),
+        };
+        let takes = layout.with_recording().machine_memory;
+        ensure!(
+            takes <= most,
+            "--memory: {} is too much: the machine would need {}, and {} emulates {} in one piece at most",
+            size(self.memory),
+            size(takes),
+            platform.emulator_title(),
+            size(most)
+        );
+        Ok(())
+    }
+
     /// What is emulated.
     pub(crate) fn platform(&self) -> Platform {
         match (self.arch, self.vendor) {
             (Some(Arch::Aarch64), _) | (None, None) => Platform::Arm,
+            (Some(Arch::Riscv64), _) => Platform::Riscv,
             (_, Some(Vendor::Amd)) => Platform::Amd,
             (Some(Arch::X86_64), None) | (_, Some(Vendor::Intel)) => Platform::Intel,
         }
@@ -321,8 +396,7 @@ impl Options {
     pub(crate) fn fetched(&self) -> Option<Kernel> {
         match &self.guest {
             None => Some(self.platform().default_kernel()),
-            Some(name) if name.as_os_str() == Kernel::Memtest.name() => Some(Kernel::Memtest),
-            Some(_) => None,
+            Some(name) => Kernel::named(name.as_os_str()),
         }
     }
 
@@ -354,7 +428,17 @@ impl Options {
             mistake: self.mistake,
             page_requests: false,
             record: self.record.is_some(),
+            sharing: Sharing {
+                guests: self.guests,
+                cpus: self.host_cpus.map(|_| self.cpus),
+                pool: self.pool,
+            },
         }
+    }
+
+    /// CPUs of the emulated machine.
+    pub(crate) fn machine_cpus(&self) -> u32 {
+        self.host_cpus.unwrap_or(self.cpus)
     }
 }
 
@@ -378,7 +462,7 @@ fn refuse(machine: &str, options: &[(&str, bool)]) -> Result<()> {
 /// Whether the guest fits into `memory` bytes.
 pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Result<()> {
     let least = match image.program {
-        Program::Linux => layout::least_memory(image.memory, file_size(initrd)),
+        Program::Linux | Program::UBoot => layout::least_memory(image.memory, file_size(initrd)),
         // It unpacks nothing, and what it lies in itself it tests as well.
         Program::Memtest => (image.memory + (2 << 20)).next_multiple_of(BLOCK),
     };
@@ -388,24 +472,9 @@ pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) ->
     Ok(())
 }
 
-/// Whether the emulated machine can have as much memory as the guest, these blobs and the hypervisor take.
-pub(crate) fn check_machine(platform: Platform, kernel: u64, initrd: u64, memory: u64) -> Result<()> {
-    let most = platform.most_machine_memory();
-    let takes = Layout::new(&platform.map(), kernel, initrd, memory).with_recording().machine_memory;
-    ensure!(
-        takes <= most,
-        "--memory: {} is too much: the machine would need {}, and {} emulates {} in one piece at most",
-        size(memory),
-        size(takes),
-        platform.emulator_title(),
-        size(most)
-    );
-    Ok(())
-}
-
 /// A warning where the guest starts but will hardly get far.
 pub(crate) fn tight_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Option<String> {
-    if image.program == Program::Memtest {
+    if image.program != Program::Linux {
         return None;
     }
     let comfortable = layout::comfortable_memory(image.memory, file_size(initrd));

@@ -1,7 +1,9 @@
 //! The report of a run: for people, aligned and drawn, and for programs, as one JSON object.
 
 mod counts;
+mod gstage;
 mod json;
+mod several;
 
 use super::options::Options;
 use crate::boot::screen;
@@ -92,10 +94,10 @@ pub(crate) struct Summary<'a> {
 }
 
 impl Summary<'_> {
-    /// Whether the guest found the right checksum; `None` when the user space is not ours.
+    /// Whether the guest, or each of several, found the right checksum; `None` when the user space is not ours.
     fn sha256_ok(&self) -> Option<bool> {
         let expected = self.guest.sha256.as_ref()?;
-        Some(self.seen.sha256.as_ref() == Some(expected))
+        Some(self.seen.printed.iter().all(|printed| printed.sha256.as_ref() == Some(expected)))
     }
 
     /// Prints the report in the form that the options ask for.
@@ -111,14 +113,23 @@ impl Summary<'_> {
             let _ = writeln!(text, "  {name:<20}{value}");
         };
         let memory = self.guest.memory >> 20;
-        let cpus = match (self.machine, self.options.cpus) {
+        let cpus = match (self.machine, self.options.machine_cpus()) {
             (Machine::Emulator(_), 1) => self.options.cpu().to_owned(),
             (Machine::Emulator(_), cpus) => format!("{cpus} times {}", self.options.cpu()),
             (Machine::Model(cpu), 1) => cpu.description().to_owned(),
             (Machine::Model(cpu), cpus) => format!("{}, {cpus} CPUs", cpu.description()),
         };
-        row("guest", format!("{}, {memory} MiB of RAM, {cpus}", self.name));
+        match several::sharing(self.options) {
+            None => row("guest", format!("{}, {memory} MiB of RAM, {cpus}", self.name)),
+            Some(sharing) => {
+                row("guest", format!("{}, {memory} MiB of RAM", self.name));
+                row("machine", format!("{cpus}; {sharing}"));
+            }
+        }
         row("end", self.end());
+        for (title, value) in several::rows(self.guest, self.seen) {
+            row(&title, value);
+        }
         row(
             "guest's memory",
             match self.sha256_ok() {
@@ -131,7 +142,7 @@ impl Summary<'_> {
                 None => "not checked: the user space is not ours".to_owned(),
             },
         );
-        if self.guest.goal != Goal::Screen {
+        if !matches!(self.guest.goal, Goal::Screen | Goal::Prompt) {
             row("time to init", self.time());
         }
         if let Some(started) = &self.seen.started {
@@ -151,6 +162,9 @@ impl Summary<'_> {
             if started.ept_vpid_cap > 0 {
                 row("EPT_VPID_CAP", format!("{:#x} (IA32_VMX_EPT_VPID_CAP)", started.ept_vpid_cap));
             }
+            if let Some(register) = gstage::hgatp(started) {
+                row("hgatp", register);
+            }
             if !started.features.is_empty() {
                 row("CPU features used", started.features.join(", "));
             }
@@ -167,9 +181,13 @@ impl Summary<'_> {
 
     fn end(&self) -> String {
         match (self.seen.report.as_ref().map(|report| &report.end), self.verdict) {
+            (Some(End::PowerOff), Ok(())) if self.options.guests > 1 => {
+                "each guest powered itself off".to_owned()
+            }
             (Some(End::PowerOff), Ok(())) => "the guest powered itself off".to_owned(),
             (Some(End::Reset), Ok(())) => "the guest reset itself when it had done its work".to_owned(),
             (Some(End::ScreenShows), Ok(())) => format!("the screen showed `{}`", screen::FAR_ENOUGH),
+            (Some(End::ConsoleShows), Ok(())) => "the guest waits for a command".to_owned(),
             (_, Err(error)) => error.clone(),
             (_, Ok(())) => "the guest ended".to_owned(),
         }
@@ -186,6 +204,9 @@ impl Summary<'_> {
 
     fn time(&self) -> String {
         let under_slat = match self.times.to_init {
+            Some(seconds) if self.options.guests > 1 => {
+                format!("{seconds:.2} s until the last guest was there")
+            }
             Some(seconds) => format!("{seconds:.2} s under slat"),
             None => "not reached".to_owned(),
         };

@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 35] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
     ("guest of another architecture", "--guest X86", "it is an x86 bzImage"),
@@ -23,7 +23,7 @@ const CASES: [Case; 23] = [
     ("too little memory", "--guest IMAGE --memory 16M", "too little"),
     ("no such initrd", "--guest IMAGE --initrd /nonexistent/initrd", "cannot read the initial RAM disk"),
     ("empty initrd", "--guest IMAGE --initrd EMPTY", "is empty"),
-    ("another architecture", "--arch riscv64", "invalid value 'riscv64' for '--arch"),
+    ("another architecture", "--arch riscv32", "invalid value 'riscv32' for '--arch"),
     ("a vendor of Arm", "--arch aarch64 --vendor amd", "--vendor: not with --arch aarch64"),
     ("guest of another architecture on x86", "--arch x86_64 --guest IMAGE", "an arm64 Image"),
     ("a kernel that is too old", "--vendor amd --guest OLD", "boot protocol is 2.09"),
@@ -37,6 +37,26 @@ const CASES: [Case; 23] = [
     ("a CPU that Bochs has not", "--arch x86_64 --cpu EPYC", "Bochs has no single CPU EPYC"),
     ("memtest86+ on Arm", "--guest memtest86+", "memtest86+ is for --arch x86_64"),
     ("recording into nowhere", "--record /nonexistent/file", "--record: cannot write /nonexistent/file"),
+    ("a vendor of RISC-V", "--arch riscv64 --vendor intel", "--vendor: not with --arch riscv64"),
+    ("guest of another architecture on RISC-V", "--arch riscv64 --guest IMAGE", "an arm64 Image"),
+    ("too little memory on RISC-V", "--arch riscv64 --guest RISCV --memory 32M", "too little"),
+    ("several guests on Arm", "--guests 3", "several guests run with --arch riscv64 only"),
+    (
+        "CPUs of the machine alone on x86",
+        "--arch x86_64 --host-cpus 2",
+        "--host-cpus: with --arch riscv64 only",
+    ),
+    ("nine guests", "--arch riscv64 --guests 9", "9 is not in 1..=8"),
+    ("three CPUs in the machine", "--arch riscv64 --host-cpus 3", "3 is not in 1..=2"),
+    ("an odd pool", "--arch riscv64 --pool 3M", "--pool: 3145728 bytes are no multiple of 2M"),
+    (
+        "several guests natively",
+        "--arch riscv64 --guests 2 --compare",
+        "--compare: natively there is one guest",
+    ),
+    ("U-Boot on Arm", "--guest u-boot", "u-boot is for --arch riscv64"),
+    ("a RAM disk for U-Boot", "--arch riscv64 --guest u-boot --initrd TEXT", "--initrd: u-boot takes none"),
+    ("an address that is too wide", "--arch riscv64 --gpa-bits 60", "60 is not in 32..=59"),
     ("odd memory size", "--memory 3M", "multiple of 2M"),
     ("unknown leaf size", "--leaf 3k", "invalid value '3k'"),
     ("three CPUs in the emulator", "--cpus 3", "at most 2"),
@@ -95,6 +115,11 @@ fn file(name: &str) -> Option<Vec<u8>> {
         "IMAGE" => {
             bytes[16..24].copy_from_slice(&(32_u64 << 20).to_le_bytes());
             bytes[56..60].copy_from_slice(b"ARM\x64");
+        }
+        "RISCV" => {
+            bytes[8..16].copy_from_slice(&(2_u64 << 20).to_le_bytes());
+            bytes[16..24].copy_from_slice(&(30_u64 << 20).to_le_bytes());
+            bytes[56..60].copy_from_slice(b"RSC\x05");
         }
         "TEXT" => bytes = b"just a text\n".to_vec(),
         "X86" | "OLD" => {

@@ -1,17 +1,16 @@
 //! The tests that boot guests in the emulator: Linux in several shapes, under churn, with mistakes made on
 //! purpose, and the little guest that misbehaves on request.
 
+use super::linux::{self, Boot};
 use super::scenarios;
 use super::step::{Board, Outcome, Step};
 use super::{Context, flat, recorded};
-use crate::boot::machine::{Machine, Pace};
-use crate::boot::session::{self, Choices, Goal, Guest, Observed};
+use crate::boot::machine::Pace;
+use crate::boot::session::{Choices, Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::cache::{Cache, OTHER_KERNEL};
-use crate::guests::image;
-use crate::guests::initramfs::TO_UART;
 use crate::platform::Platform;
-use crate::setup::{self, Equipment, Needs};
+use crate::setup::{self, Needs};
 use crate::task_run;
 use anyhow::{Context as _, Result, bail, ensure};
 use slat_hv_protocol::{Leaf, Mistake, Report};
@@ -21,9 +20,6 @@ use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Long enough for the slowest guest on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A guest that a mistake makes hang is given up after this; a good one takes a third of it.
 const MISTAKE_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -31,7 +27,7 @@ const MISTAKE_PATIENCE: Duration = Duration::from_secs(15);
 /// redistributor (128 KiB).
 const DEVICE_PAGES: u64 = 1 + 16 + 32;
 
-/// Seeds of the churn tests.
+/// Seeds of the churn tests; the last one is run twice.
 const CHURN_SEEDS: u64 = 10;
 
 const MISTAKES: [Mistake; 5] = [
@@ -44,13 +40,9 @@ const MISTAKES: [Mistake; 5] = [
 
 /// What all boots share, put together once.
 pub(crate) struct Bench {
-    emulator: PathBuf,
-    hypervisor: PathBuf,
-    kernel: PathBuf,
+    linux: linux::Bench,
     /// The other kernel, or why there is none.
     other_kernel: Result<PathBuf, String>,
-    initrd: PathBuf,
-    sha256: String,
     /// The flat binary of the guest that misbehaves.
     test_guest: PathBuf,
     /// Holds the files that were made.
@@ -66,29 +58,6 @@ pub(crate) struct Suite {
     steps: Vec<Step>,
 }
 
-/// One boot.
-struct Boot {
-    kernel: PathBuf,
-    memory: u64,
-    cpu: &'static str,
-    cpus: u32,
-    choices: Choices,
-    patience: Duration,
-}
-
-impl Boot {
-    fn new(kernel: PathBuf) -> Self {
-        Self {
-            kernel,
-            memory: 128 << 20,
-            cpu: "cortex-a72",
-            cpus: 1,
-            choices: Choices::default(),
-            patience: PATIENCE,
-        }
-    }
-}
-
 /// All steps whose name contains `filter`.
 pub(crate) fn suite(filter: &str) -> Suite {
     let slot = Slot::default();
@@ -99,18 +68,20 @@ pub(crate) fn suite(filter: &str) -> Suite {
 
 fn steps(slot: &Slot) -> Vec<Step> {
     let mut steps = vec![
-        boot_step(slot, "boot natively", natively),
+        boot_step(slot, "boot natively", |bench, output| {
+            Ok(format!("{:.1} s to init", bench.linux.natively(output)?))
+        }),
         boot_step(slot, "boot with 128M", |bench, output| {
-            let mut boot = Boot::new(bench.kernel.clone());
+            let mut boot = bench.linux.usual();
             boot.choices.record = true;
-            let (seen, report) = good_boot(bench, boot, output)?;
+            let (seen, report) = bench.linux.good_boot(&boot, output)?;
             ensure!(report.faults.total <= 300, "{} faults are too many", report.faults.total);
             Ok(format!("{} faults; {}", report.faults.total, recorded::is_clean(&seen)?))
         }),
         boot_step(slot, "boot with 4k leaves", |bench, output| {
-            let mut boot = Boot::new(bench.kernel.clone());
+            let mut boot = bench.linux.usual();
             boot.choices.leaf = Leaf::Size4K;
-            let Report { faults, leaves, .. } = good_boot(bench, boot, output)?.1;
+            let Report { faults, leaves, .. } = bench.linux.good_boot(&boot, output)?.1;
             ensure!(faults.spurious == 0, "{} spurious faults", faults.spurious);
             let (populated, pages) = (faults.populated, leaves.size_4k);
             let mapped = populated + DEVICE_PAGES;
@@ -122,15 +93,15 @@ fn steps(slot: &Slot) -> Vec<Step> {
             Ok(format!("{populated} faults"))
         }),
         boot_step(slot, "boot with 48M", |bench, output| {
-            let mut boot = Boot::new(bench.kernel.clone());
+            let mut boot = bench.linux.usual();
             boot.memory = 48 << 20;
-            good_boot(bench, boot, output)?;
+            bench.linux.good_boot(&boot, output)?;
             Ok(String::new())
         }),
         boot_step(slot, "boot with 2m leaves", |bench, output| {
-            let mut boot = Boot::new(bench.kernel.clone());
+            let mut boot = bench.linux.usual();
             boot.choices.leaf = Leaf::Size2M;
-            let Report { faults, leaves, .. } = good_boot(bench, boot, output)?.1;
+            let Report { faults, leaves, .. } = bench.linux.good_boot(&boot, output)?.1;
             ensure!(leaves.size_2m == faults.populated, "{} large leaves", leaves.size_2m);
             ensure!(leaves.size_4k == DEVICE_PAGES, "{} small leaves", leaves.size_4k);
             Ok(format!("{} leaves of 2 MiB", leaves.size_2m))
@@ -143,18 +114,23 @@ fn steps(slot: &Slot) -> Vec<Step> {
         }),
         optional_boot_step(slot, "boot another kernel", |bench, output| match &bench.other_kernel {
             Ok(kernel) => {
-                let boot = Boot::new(kernel.clone());
-                Outcome::of(good_boot(bench, boot, output).map(|_| OTHER_KERNEL.name().to_owned()))
+                let boot = Boot { kernel: kernel.clone(), ..bench.linux.usual() };
+                Outcome::of(bench.linux.good_boot(&boot, output).map(|_| OTHER_KERNEL.name().to_owned()))
             }
             Err(reason) => Outcome::Impossible(reason.clone()),
         }),
     ];
-    for seed in 1..=CHURN_SEEDS {
+    for seed in 1..CHURN_SEEDS {
         steps.push(boot_step(slot, &format!("boot under churn, seed {seed}"), move |bench, output| {
-            churn(bench, 1, seed, output)
+            bench.linux.under_churn(1, seed, output)
         }));
     }
-    steps.push(boot_step(slot, "boot under churn on two CPUs", |bench, output| churn(bench, 2, 1, output)));
+    steps.push(boot_step(slot, "boot under churn twice the same", |bench, output| {
+        bench.linux.twice_under_churn(CHURN_SEEDS, output)
+    }));
+    steps.push(boot_step(slot, "boot under churn on two CPUs", |bench, output| {
+        bench.linux.under_churn(2, 1, output)
+    }));
     steps.push(boot_step(slot, "mistake is seen on the model: LocalTlbi on two CPUs", |bench, output| {
         let seen = churned_by_mistake(bench, 2, Mistake::LocalTlbi, output)?.1;
         recorded::is_stale(&seen)
@@ -215,7 +191,7 @@ fn set_up(context: &Context, with_other_kernel: bool) -> Result<SetUp> {
     let Context { host, workspace, .. } = context;
     let platform = Platform::Arm;
     let needs = Needs { platform, kernel: Some(platform.default_kernel()), busybox: true };
-    let Equipment { emulator, toolchain, kernel, busybox } = match setup::prepare(host, workspace, &needs) {
+    let equipment = match setup::prepare(host, workspace, &needs) {
         Ok(equipment) => equipment,
         Err(error) => {
             if let Some(missing) = error.downcast_ref::<crate::missing::MissingThings>() {
@@ -224,33 +200,23 @@ fn set_up(context: &Context, with_other_kernel: bool) -> Result<SetUp> {
             return Ok(SetUp::Impossible(error));
         }
     };
-    let (Some(kernel), Some(busybox)) = (kernel, busybox) else { bail!("the set-up is incomplete") };
     let other_kernel = if with_other_kernel {
         let fetched = Cache::new(&workspace.target, platform).kernel(host, OTHER_KERNEL);
         fetched.map_err(|error| format!("{error:#}"))
     } else {
         Err("not asked for".to_owned())
     };
+    let toolchain = &equipment.toolchain;
     let hypervisor = toolchain.build(host, workspace, platform.target(), ("slat-hv", &[]))?;
     let test_guest_elf = toolchain.build(host, workspace, platform.target(), ("slat-test-guest", &[]))?;
 
     let directory =
         tempfile::Builder::new().prefix("slat-test-").tempdir().context("no temporary directory")?;
-    let initrd = directory.path().join("initramfs.cpio");
-    let sha256 = task_run::write_initramfs(&busybox, platform, &initrd)?;
+    let linux = linux::Bench::new(platform, &equipment, hypervisor, directory.path())?;
     let test_guest = directory.path().join("test-guest");
     let elf = std::fs::read(&test_guest_elf).context("cannot read the test guest")?;
     std::fs::write(&test_guest, flat::flatten(&elf)?).context("cannot write the test guest")?;
-    Ok(SetUp::Done(Box::new(Bench {
-        emulator,
-        hypervisor,
-        kernel,
-        other_kernel,
-        initrd,
-        sha256,
-        test_guest,
-        _directory: directory,
-    })))
+    Ok(SetUp::Done(Box::new(Bench { linux, other_kernel, test_guest, _directory: directory })))
 }
 
 /// A step that boots something; the guest's console is its output.
@@ -276,24 +242,6 @@ fn optional_boot_step(
 }
 
 impl Bench {
-    fn machine(&self, cpu: &str, cpus: u32) -> Machine {
-        let (emulator, cpu) = (self.emulator.clone(), cpu.to_owned());
-        Machine { platform: Platform::Arm, emulator, cpu, cpus, pace: Pace::Usual }
-    }
-
-    fn linux(&self, kernel: PathBuf, memory: u64) -> Result<Guest> {
-        let image = image::check_file(&kernel, Platform::Arm)?;
-        let bootargs = task_run::bootargs::of(Platform::Arm, &image, memory, 1, "")?;
-        Ok(Guest {
-            goal: Goal::PowerOff,
-            kernel,
-            initrd: Some(self.initrd.clone()),
-            bootargs,
-            memory,
-            sha256: Some(self.sha256.clone()),
-        })
-    }
-
     /// Boots the guest that misbehaves on so many CPUs of this kind, with `bootargs` to say how.
     pub(crate) fn boot_test_guest(
         &self,
@@ -312,39 +260,9 @@ impl Bench {
             sha256: None,
             goal: Goal::PowerOff,
         };
-        self.boot(&guest, &self.machine(cpu, cpus), choices, patience, output)
+        let machine = self.linux.machine(cpu, cpus, Pace::Usual);
+        self.linux.run(&guest, &machine, choices, patience, output)
     }
-
-    fn boot(
-        &self,
-        guest: &Guest,
-        machine: &Machine,
-        choices: &Choices,
-        patience: Duration,
-        output: &mut String,
-    ) -> Result<Observed> {
-        let mut screen = Vec::new();
-        let seen = session::under_slat(machine, &self.hypervisor, guest, choices, patience, &mut screen);
-        output.push_str(&String::from_utf8_lossy(&screen));
-        let seen = seen?;
-        if let Some(report) = &seen.report {
-            output.push_str(&format!("\n{report:?}\n"));
-        }
-        Ok(seen)
-    }
-}
-
-/// Boots Linux, which must reach its end with everything in order.
-fn good_boot(bench: &Bench, boot: Boot, output: &mut String) -> Result<(Observed, Report)> {
-    let guest = bench.linux(boot.kernel, boot.memory)?;
-    let seen =
-        bench.boot(&guest, &bench.machine(boot.cpu, boot.cpus), &boot.choices, boot.patience, output)?;
-    verdict::under_slat(&guest, &seen).map_err(anyhow::Error::msg)?;
-    let report = seen.report.clone().context("there is no report")?;
-    let sent = &report.uart.text;
-    ensure!(sent.contains(TO_UART), "the emulated serial port got {sent:?} instead of {TO_UART:?}");
-    ensure!(report.frames.taken > 0, "no frame was taken");
-    Ok((seen, report))
 }
 
 /// Boots on `cpu`, whose stage 2 must have this many levels and at least these features.
@@ -355,52 +273,14 @@ fn on_cpu(
     features: &[&str],
     output: &mut String,
 ) -> Result<String> {
-    let boot = Boot { cpu, ..Boot::new(bench.kernel.clone()) };
-    let started = good_boot(bench, boot, output)?.0.started;
+    let boot = Boot { cpu, ..bench.linux.usual() };
+    let started = bench.linux.good_boot(&boot, output)?.0.started;
     let started = started.context("the hypervisor did not say what it chose")?;
     ensure!(started.levels == levels, "{} levels instead of {levels}", started.levels);
     for feature in features {
         ensure!(started.features.iter().any(|found| found == feature), "{feature} was not found");
     }
     Ok(format!("{levels} levels, {}-bit guest addresses", started.gpa_bits))
-}
-
-/// Control of the whole arrangement: the same guest, nothing below it.
-fn natively(bench: &Bench, output: &mut String) -> Result<String> {
-    let guest = bench.linux(bench.kernel.clone(), 128 << 20)?;
-    let mut screen = Vec::new();
-    let seen = session::natively(&bench.machine("cortex-a72", 1), &guest, PATIENCE, &mut screen);
-    output.push_str(&String::from_utf8_lossy(&screen));
-    let seen = seen?;
-    verdict::natively(&guest, &seen).map_err(anyhow::Error::msg)?;
-    Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
-}
-
-fn churn(bench: &Bench, cpus: u32, seed: u64, output: &mut String) -> Result<String> {
-    let mut boot = Boot { cpus, ..Boot::new(bench.kernel.clone()) };
-    boot.choices.churn = Some(task_run::churn(seed));
-    boot.choices.record = seed == 1;
-    // Page by page, with a window around each fault, and in large leaves, which churn then has to split.
-    boot.choices.leaf = [Leaf::Size4K, Leaf::Auto, Leaf::Size2M][seed as usize % 3];
-    let (seen, report) = good_boot(bench, boot, output)?;
-    if cpus > 1 {
-        let console = String::from_utf8_lossy(&seen.console);
-        ensure!(console.contains(&format!("{cpus} CPUs")), "the kernel did not bring up {cpus} CPUs");
-        let least = report.exits_by_cpu.iter().min().copied().unwrap_or_default();
-        ensure!(least > 500, "one of the CPUs left the guest {least} times only");
-    }
-    let counts = report.churn.context("churn did not report")?;
-    let counts = [counts.unmapped, counts.moved, counts.write_protected];
-    let [unmapped, moved, write_protected] = counts;
-    let note = format!("{unmapped} pages unmapped, {moved} moved, {write_protected} write-protected");
-    ensure!(
-        counts.iter().all(|&count| count > 300) && counts.iter().sum::<u64>() > 2000,
-        "too little churn: {note}"
-    );
-    match &seen.recording {
-        Some(_) => Ok(format!("{note}; {}", recorded::is_clean(&seen)?)),
-        None => Ok(note),
-    }
 }
 
 /// Boots Linux under churn with `mistake`: the control that the churn tests can fail at all.
@@ -419,10 +299,10 @@ fn churned_by_mistake(
     mistake: Mistake,
     output: &mut String,
 ) -> Result<(Guest, Observed)> {
-    let guest = bench.linux(bench.kernel.clone(), 128 << 20)?;
     let churn = Some(task_run::churn(3));
     let choices = Choices { leaf: Leaf::Size4K, churn, mistake, record: true, ..Choices::default() };
-    let seen = bench.boot(&guest, &bench.machine("cortex-a72", cpus), &choices, MISTAKE_PATIENCE, output)?;
+    let boot = Boot { cpus, choices, patience: MISTAKE_PATIENCE, ..bench.linux.usual() };
+    let (guest, seen) = bench.linux.boot(&boot, output)?;
     ensure!(seen.started.is_some(), "the guest was not even started");
     Ok((guest, seen))
 }

@@ -17,8 +17,8 @@ const X86_PACKAGES: [&str; 3] = ["slat", "slat-x86", "slat-hv"];
 /// What others can depend on.
 const PUBLISHED: [&str; 3] = ["slat", "slat-x86", "slat-model"];
 
-/// All of them.
-pub(crate) fn steps() -> Vec<Step> {
+/// Those that look at the code. They may add parts to the toolchain, so they come one after the other.
+pub(crate) fn lints() -> Vec<Step> {
     vec![
         Step::new("format", |context, output| {
             tool(context, output, "rustfmt", "fmt", &["--all", "--check"], &[])
@@ -41,6 +41,12 @@ pub(crate) fn steps() -> Vec<Step> {
             let arguments = ["doc", "--workspace", "--no-deps"];
             simple(&mut cargo_command(context, &arguments, &[("RUSTDOCFLAGS", "-D warnings")]), output)
         }),
+    ]
+}
+
+/// Those that run it.
+pub(crate) fn tests() -> Vec<Step> {
+    vec![
         Step::new("host tests", host_tests),
         Step::new("every interleaving of the lock-free paths", interleavings),
         Step::new("package", package),

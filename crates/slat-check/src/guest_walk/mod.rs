@@ -207,6 +207,7 @@ fn compare<P: Platform>(
             let cause = match fault.kind {
                 FaultKind::NotPresent => FaultCause::NotPresent,
                 FaultKind::AddressRange => FaultCause::AddressSize,
+                FaultKind::AccessFlag => FaultCause::AccessFlag,
                 _ => FaultCause::Permission,
             };
             let same = found.gpa.as_u64() == fault.gpa

@@ -20,6 +20,8 @@ fn the_rules_agree_with_the_formats() {
         execute_only,
         memory_types,
         marks: false,
+        marks_by_fault: false,
+        fences_new_entries: false,
         force_write_back: false,
         largest: LeafSize::Size1G,
     };
@@ -35,8 +37,11 @@ fn the_rules_agree_with_the_formats() {
     }
     agree(npt::Npt::default(), rules(Architecture::Npt, false, false, true));
     for svpbmt in [false, true] {
-        let capabilities = gstage::Capabilities { svpbmt, vmid_bits: 7 };
+        let mut extensions = gstage::Extensions::empty();
+        extensions.set(gstage::Extensions::SVPBMT, svpbmt);
+        let capabilities =
+            gstage::Capabilities { vmid_bits: 7, extensions, ..gstage::Capabilities::BASELINE };
         let format = gstage::Gstage::new(gstage::Mode::Sv39x4, capabilities);
-        agree(format, rules(Architecture::Gstage, false, true, svpbmt));
+        agree(format.unwrap(), rules(Architecture::Gstage, false, true, svpbmt));
     }
 }

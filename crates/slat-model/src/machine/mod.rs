@@ -163,14 +163,16 @@ impl Machine {
         Ok(())
     }
 
-    /// x86: the CPU is outside of its guest. Its root register stays, but it walks nothing (SDM volume 3C, "Creating and Using
-    /// Cached Translation Information": only while EPT is in use; APM volume 2: nested paging is of the guest), so
-    /// what is stored from now on it does not see. A root register that is loaded meanwhile is one that it has not used.
+    /// The CPU walks nothing by its root register, which stays, so that what is stored from now on it does not see. On x86 that is so
+    /// outside of its guest (SDM volume 3C, "Creating and Using Cached Translation Information": only while EPT is in use; APM volume 2:
+    /// nested paging is of the guest). On RISC-V, where a hart's entries under different VMIDs have nothing to do with each other, it can
+    /// be played by a CPU for each VMID, all of which but the one in hgatp are paused. A root register that is loaded meanwhile is
+    /// one that the CPU has not used.
     pub fn pause(&mut self, cpu: usize) {
         self.cpus[cpu].paused.get_or_insert_default();
     }
 
-    /// x86: the CPU is in its guest again.
+    /// The CPU walks again.
     pub fn resume(&mut self, cpu: usize) {
         self.cpus[cpu].paused = None;
     }
@@ -242,9 +244,9 @@ impl Machine {
     }
 
     /// Told that the host wrote to memory through its caches (zeroed a frame, loaded a kernel): on Arm without FWB it needs
-    /// cleaning before a guest may read it. On x86, tables that were overwritten so stay cached as they were.
+    /// cleaning before a guest may read it. Elsewhere, tables that were overwritten so stay cached as they were.
     pub fn host_wrote(&mut self, memory: Range<u64>) {
-        if matches!(self.mmu, Mmu::Ept(_) | Mmu::Npt(_)) {
+        if !matches!(self.mmu, Mmu::Stage2(_)) {
             let frames = (memory.start & !0xfff..memory.end).step_by(4096);
             frames.for_each(|frame| self.overwritten(frame));
         }

@@ -41,6 +41,14 @@ impl GstageRegime {
         field(self.hgatp, 63, 60) == 0
     }
 
+    /// Svvptc: an entry that becomes valid is seen, so the invalid one is not kept. What is reserved has its valid bit set.
+    pub(crate) fn caches(&self, fault: FaultKind) -> bool {
+        match fault {
+            FaultKind::NotPresent => !self.cpu.svvptc,
+            fault => fault == FaultKind::Reserved,
+        }
+    }
+
     pub(crate) fn root(&self) -> Result<Node, FaultKind> {
         if self.is_bare() {
             return Err(FaultKind::NotPresent);

@@ -173,7 +173,7 @@ impl Regime {
     /// Whether the CPU may keep an entry that ends a walk in this fault. Arm: "faults ... are not permitted to be cached"
     /// but permission faults, which are leaves here. x86: nothing is cached of what is not present or reserved.
     pub(crate) fn caches(&self, fault: FaultKind) -> bool {
-        matches!(self, Self::Gstage(_)) && matches!(fault, FaultKind::NotPresent | FaultKind::Reserved)
+        matches!(self, Self::Gstage(regime) if regime.caches(fault))
     }
 
     /// The access as this level of translation sees it.

@@ -61,6 +61,9 @@ impl Vcpu for Double {
     fn take_interrupted(&mut self) -> Option<Event> {
         None
     }
+    fn is_in_interrupt_shadow(&self) -> bool {
+        false
+    }
     fn takes_interrupts(&self) -> bool {
         true
     }

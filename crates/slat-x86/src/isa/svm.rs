@@ -9,6 +9,7 @@ use slat::HostPhysAddr;
 
 const EFER: u32 = 0xc000_0080;
 const EFER_SVME: u64 = 1 << 12;
+const VM_HSAVE_PA: u32 = 0xc001_0117;
 
 /// One entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,9 @@ pub trait Instructions {
     /// Whether EFER.SVME of this CPU is set.
     fn is_on(&self) -> bool;
 
+    /// VM_HSAVE_PA of this CPU, by which it can be told from all others whose SVM is on: the page belongs to it alone.
+    fn save_area(&self) -> u64;
+
     /// Runs the guest until it exits: all its general registers but RAX and RSP, which are in the VMCB, come from `general`
     /// and go there.
     ///
@@ -54,6 +58,11 @@ impl Instructions for Native {
     fn is_on(&self) -> bool {
         // SAFETY: every CPU in 64-bit mode has it.
         unsafe { common::rdmsr(EFER) & EFER_SVME != 0 }
+    }
+
+    fn save_area(&self) -> u64 {
+        // SAFETY: only asked on a CPU with SVM, where it exists.
+        unsafe { common::rdmsr(VM_HSAVE_PA) }
     }
 
     unsafe fn enter(&self, entry: &Entry, general: &mut GeneralRegisters) {

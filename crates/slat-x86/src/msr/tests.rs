@@ -63,3 +63,19 @@ fn what_is_answered_is_answered_so() {
     ];
     cases.iter().for_each(|&(index, expected)| assert_eq!(rule(index), expected, "{index:#x}"));
 }
+
+#[test]
+fn whoever_passes_may_pass() {
+    for first in [0, 0xc000_0000, 0xc001_0000] {
+        for index in first..first + 0x2000 {
+            assert_eq!(may_pass(index, 1), passes(index, false), "{index:#x}");
+        }
+        for index in (first..first + 0x2000).step_by(64) {
+            assert_eq!(
+                may_pass(index, 64),
+                (index..index + 64).any(|index| may_pass(index, 1)),
+                "{index:#x}"
+            );
+        }
+    }
+}

@@ -56,6 +56,9 @@ impl<H: Hal> PermissionMaps<H> {
 fn msr_byte(index: usize) -> u8 {
     let Some(first) = PARTS.get(index / PART_BYTES) else { return 0xff };
     let register = first + (index % PART_BYTES) as u32 * 4;
+    if !msr::may_pass(register, 4) {
+        return 0xff;
+    }
     (0..4).fold(0, |byte, number| {
         let read = u8::from(!msr::passes(register + number, false));
         let write = u8::from(!msr::passes(register + number, true));

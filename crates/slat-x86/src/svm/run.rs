@@ -31,7 +31,7 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
     pub(super) fn run_guest(&mut self, flush: bool) -> Result<Exit, RunError> {
         // Whoever asks will not ask again, whatever becomes of this entry.
         self.owes_flush |= flush;
-        let cpu = self.bound.ok_or(RunError::NotBound)?;
+        let cpu = self.here().ok_or(RunError::NotBound)?.cpu;
         if !self.has_root {
             return Err(RunError::NoRoot);
         }
@@ -39,13 +39,13 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
             self.prepare(cpu)?;
             let entry = Entry {
                 vmcb: self.vmcb.address(),
-                host: self.host.address(),
+                host: self.remains.place.address(),
                 take_interrupts: self.intercepts.external_interrupts,
                 root: self.vmcb.get(fields::NESTED_CR3),
                 asid: self.last_entry.asid,
                 tlb_control: self.last_entry.tlb_control,
             };
-            // SAFETY: SVM is on on this CPU, asked when the vCPU was bound to it; both frames are the vCPU's; the guest reaches
+            // SAFETY: SVM is on on this CPU, for the vCPU is bound to it; both frames are the vCPU's; the guest reaches
             // what its nested table and permission maps let it, which is the hypervisor's choice.
             unsafe { self.instructions.enter(&entry, &mut self.general) };
             if let Some(exit) = self.conclude(cpu)? {

@@ -4,6 +4,7 @@
 
 use super::capabilities::Capabilities;
 use super::control::{Allowed, CR0_PE, Controls, EFER_SVME};
+use super::cpu::reap;
 use super::exit::{Record, code};
 use super::flush::TlbControl;
 use super::instruction;
@@ -14,12 +15,14 @@ use super::vmcb::{Vmcb, fields};
 use crate::event::{BadEvent, Event};
 use crate::exit::Exit;
 use crate::frame::Frames;
+use crate::host_cpus::{Binding, HostCpus, Remains};
 use crate::isa::svm::{Instructions, Native};
 use crate::msr::TSC_AUX;
 use crate::port::Intercepted;
 use crate::resident::Resident;
 use crate::state::{CpuState, General, GeneralRegisters, SegmentName};
 use crate::vcpu::{BindError, Control, RunError, Vcpu};
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use slat::guest::{GuestPaging, X86Paging};
 use slat::{GuestPageWalkInfo, Hal, InstructionBytes, Tag, TagError, TagPool};
@@ -57,20 +60,24 @@ pub struct Configuration<'a> {
 /// It owns its VMCB, a page for the host's half of VMSAVE, the permission maps and two XSAVE areas: nine frames with up to 4 KiB of
 /// XSAVE state. Its ASIDs come from a pool that all vCPUs of a CPU share; each vCPU has one of its own, because translations of
 /// guest virtual addresses are tagged with it too. `T` is how it holds the pool: a reference, or an `Arc`.
+///
+/// Dropping it unbinds it, if that happens on the CPU that it is bound to, and gives all its frames back. If it is dropped on another
+/// CPU while it is bound, its registers wait for the CPU to clear them up ([`HostCpus`]).
 #[derive(Debug)]
 pub struct SvmVcpu<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions = Native> {
     pub(super) instructions: I,
     pub(super) capabilities: Capabilities,
     pub(super) intercepts: Intercepts,
     pub(super) vmcb: Vmcb<H>,
-    pub(super) host: Frames<H>,
+    cpus: HostCpus<H>,
+    /// As the place, the page for the host's half of VMSAVE. Until the vCPU is dropped.
+    pub(super) remains: ManuallyDrop<Remains<H>>,
     /// The VMCB points there.
     _maps: PermissionMaps<H>,
-    resident: Resident<H>,
     pub(super) tags: T,
     pub(super) tag: Tag,
     pub(super) general: GeneralRegisters,
-    pub(super) bound: Option<usize>,
+    pub(super) bound: Option<Binding>,
     last_cpu: Option<usize>,
     pub(super) has_root: bool,
     /// What this CPU remembers of the guest has to go before the next entry.
@@ -95,8 +102,13 @@ impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>> SvmVcpu<H, T> {
     ///
     /// # Errors
     /// [`OutOfMemory`]; no frame is taken then.
-    pub fn new(hal: &H, configuration: &Configuration<'_>, tags: T) -> Result<Self, OutOfMemory> {
-        Self::with_instructions(hal, configuration, tags, Native)
+    pub fn new(
+        hal: &H,
+        configuration: &Configuration<'_>,
+        cpus: &HostCpus<H>,
+        tags: T,
+    ) -> Result<Self, OutOfMemory> {
+        Self::with_instructions(hal, configuration, cpus, tags, Native)
     }
 }
 
@@ -108,6 +120,7 @@ impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, 
     pub fn with_instructions(
         hal: &H,
         configuration: &Configuration<'_>,
+        cpus: &HostCpus<H>,
         tags: T,
         instructions: I,
     ) -> Result<Self, OutOfMemory> {
@@ -127,9 +140,9 @@ impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, 
             capabilities,
             intercepts: configuration.intercepts,
             vmcb,
-            host,
+            cpus: cpus.clone(),
+            remains: ManuallyDrop::new(Remains { vmcs: None, resident, place: host }),
             _maps: maps,
-            resident,
             tags,
             tag: Tag::new(),
             general: GeneralRegisters::default(),
@@ -233,6 +246,11 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         self.capabilities.next_rip && self.vmcb.get(fields::NEXT_RIP) != 0
     }
 
+    /// Where the vCPU is bound, if that is the CPU at hand. Costs one RDMSR.
+    pub(super) fn here(&self) -> Option<Binding> {
+        self.bound.filter(|binding| self.cpus.is_bound_here(*binding, self.instructions.save_area()))
+    }
+
     /// Whether the guest's own state lets it take an external interrupt.
     pub(super) fn is_interruptible(&self) -> bool {
         self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && self.vmcb.get(fields::INTERRUPT_SHADOW) & 1 == 0
@@ -254,8 +272,8 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
     /// A guest that comes from another CPU gets rid of what this one remembers of it at its next entry, and the CPU reads the
     /// whole VMCB anew.
     fn bind(&mut self, cpu: usize) -> Result<(), BindError> {
-        if let Some(cpu) = self.bound {
-            return Err(BindError::Bound(cpu));
+        if let Some(binding) = self.bound {
+            return Err(BindError::Bound(binding.cpu));
         }
         if cpu >= self.tags.cpus() {
             return Err(BindError::Tag(TagError::NoSuchCpu { cpu, cpus: self.tags.cpus() }));
@@ -263,6 +281,10 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
         if !self.instructions.is_on() {
             return Err(BindError::Off(cpu));
         }
+        self.cpus.check(cpu, self.instructions.save_area())?;
+        // SAFETY: this is CPU `cpu`.
+        unsafe { reap(&self.cpus, cpu) };
+        let binding = self.cpus.take(cpu)?;
         if self.last_cpu != Some(cpu) {
             self.vmcb.forget_kept();
         }
@@ -271,22 +293,23 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
         self.last_cpu = Some(cpu);
         // SAFETY: SVM is on, and whoever turned it on has prepared the CPU; the capabilities say which components and
         // registers there are.
-        unsafe { self.resident.load() };
-        self.bound = Some(cpu);
+        unsafe { self.remains.resident.load() };
+        self.bound = Some(binding);
         Ok(())
     }
 
     fn unbind(&mut self) {
-        if let Some(cpu) = self.bound.take() {
-            // SAFETY: as in `bind`, on the same CPU by the protocol of `Vcpu`.
-            unsafe { self.resident.unload() };
-            // The pool has this CPU: asked when it was bound.
-            let _ = self.tags.deactivate(cpu);
-        }
+        let Some(binding) = self.here() else { return };
+        // SAFETY: as in `bind`, on the same CPU.
+        unsafe { self.remains.resident.unload() };
+        // The pool has this CPU: asked when it was bound.
+        let _ = self.tags.deactivate(binding.cpu);
+        self.cpus.free(binding);
+        self.bound = None;
     }
 
     fn bound_to(&self) -> Option<usize> {
-        self.bound
+        self.bound.map(|binding| binding.cpu)
     }
 
     /// Never fails for want of a CPU.
@@ -384,6 +407,10 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
         self.is_interruptible() && !self.pending.is_busy()
     }
 
+    fn is_in_interrupt_shadow(&self) -> bool {
+        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && !self.is_interruptible()
+    }
+
     fn set_interrupt_window(&mut self, wanted: bool) {
         self.pending.interrupt_window = wanted;
     }
@@ -416,11 +443,13 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
     }
 
     fn xcr0(&self) -> u64 {
-        self.resident.xcr0()
+        self.remains.resident.xcr0(self.here().is_some())
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        self.resident.set_xcr0(value);
+        if self.bound.is_none() || self.here().is_some() {
+            self.remains.resident.set_xcr0(value);
+        }
     }
 
     fn paging(&self) -> GuestPageWalkInfo {
@@ -452,6 +481,12 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
 impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Drop for SvmVcpu<H, T, I> {
     fn drop(&mut self) {
         self.unbind();
+        // SAFETY: taken once, here, and not used any more.
+        let remains = unsafe { ManuallyDrop::take(&mut self.remains) };
+        if let Some(binding) = self.bound {
+            // Its ASID stays active there until the CPU activates the next one.
+            self.cpus.leave(binding, remains);
+        }
     }
 }
 

@@ -81,6 +81,10 @@ impl Double {
         self.state.borrow_mut().this = cpu;
     }
 
+    pub(crate) fn this(&self) -> usize {
+        self.state.borrow().this
+    }
+
     pub(crate) fn refuse(&self, error: Option<VmxError>) {
         self.state.borrow_mut().refuse = error;
     }
@@ -197,8 +201,9 @@ unsafe impl Instructions for &Double {
     fn cpuid(&self, leaf: u32, _subleaf: u32) -> [u32; 4] {
         match leaf {
             0 => [0x16, 0, 0, 0],
-            1 => [0, 0, self.raw.cpuid_1_ecx, 0],
+            1 => [0, (self.this() as u32) << 24, self.raw.cpuid_1_ecx, 0],
             7 => [0, self.raw.cpuid_7_ebx, 0, 0],
+            0xb => [0, 1, 0x100, self.this() as u32],
             0xd => {
                 let components = self.raw.extended_components;
                 [components as u32, 0, self.raw.extended_bytes, (components >> 32) as u32]

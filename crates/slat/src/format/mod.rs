@@ -139,16 +139,32 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
         (rest & !Self::ADDRESS == 0).then(|| HostPhysAddr::new(rest << Self::ADDRESS_SHIFT))
     }
 
-    /// The bit that the hardware sets in a leaf when the guest has used it; 0 if it does not tell.
+    /// The bit that is set in a leaf when the guest has used it, by the hardware unless
+    /// [`marks_by_fault`](Self::marks_by_fault); 0 if nothing tells.
     #[inline]
     fn accessed_bit(&self) -> u64 {
         0
     }
 
-    /// The bit that the hardware sets in a leaf when the guest has written to it; 0 if it does not tell.
+    /// The bit that is set in a leaf when the guest has written to it, as [`accessed_bit`](Self::accessed_bit); 0 if nothing
+    /// tells.
     #[inline]
     fn dirty_bit(&self) -> u64 {
         0
+    }
+
+    /// Whether the hardware sets neither bit: an access to a leaf without those that it would leave faults, and the answer
+    /// to the fault sets them (RISC-V without Svadu).
+    #[inline]
+    fn marks_by_fault(&self) -> bool {
+        false
+    }
+
+    /// Whether the CPU that makes an entry valid in the answer to a fault has to be told so by an invalidation of its own,
+    /// because it may go on using the invalid one (RISC-V without Svvptc, if that is wanted).
+    #[inline]
+    fn fences_new_entries(&self) -> bool {
+        false
     }
 
     /// The address in a leaf or a table entry.

@@ -19,7 +19,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// A page of a lazy region gets a zeroed frame, in the largest leaf that the region, the table and the host
     /// allow; the window around it too, if the region has one. Lock-free; two CPUs that fault on one page end up with
     /// one frame. Takes frames only for that leaf and for tables on the way. Nothing is to be invalidated for a new
-    /// page; a page that turns out to be mapped is invalidated on this CPU.
+    /// page (on RISC-V, if that is [wanted](crate::format::gstage::Capabilities::fence_new_entries), on this CPU); a page that
+    /// turns out to be mapped is invalidated on this CPU.
     ///
     /// # Errors
     /// [`FaultError`] says whose fault it is, and changes nothing. What the guest gets to see (an external abort,
@@ -64,7 +65,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ) -> Result<FaultOutcome, FaultError> {
         // Nearly all faults find a region and all tables, and miss a page.
         if let Some(flags) = self.regions.single_page_flags(gpa) {
-            if allows(self.format(), flags, access) && self.table.populate_page(gpa, flags, init) {
+            if allows(self.format(), flags, access) && self.table.populate_page(gpa, flags, access, init) {
                 trace!("fault `{access}` at {gpa:#x}: populated a page");
                 return Ok(FaultOutcome::Populated(LeafSize::Size4K));
             }
@@ -125,7 +126,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             }
             Backend::Alloc { .. } | Backend::Shared { .. } | Backend::Custom { .. } => {}
         }
-        match self.supply(&region, gpa, init) {
+        match self.supply(&region, gpa, access, init) {
             Ok(Populated::New(size)) => {
                 if let Backend::Alloc { largest_leaf: largest, fault_around } = region.backend {
                     if fault_around > size {
@@ -143,27 +144,29 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
     }
 
-    /// Maps the leaf around `gpa`, in a region that has frames to be mapped on demand and allows some access.
+    /// Maps the leaf around `gpa`, in a region that has frames to be mapped on demand and allows some access: in the answer
+    /// to `access`, or ahead of any if that is of no kind.
     pub(super) fn supply(
         &self,
         region: &Region,
         gpa: GuestPhysAddr,
+        access: MappingFlags,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<Populated, Refused> {
         let Region { range, flags, .. } = *region;
         match region.backend {
             Backend::Alloc { largest_leaf: largest, .. } => {
-                self.table.populate(&Want { gpa, region: range, flags, largest }, init)
+                self.table.populate(&Want { gpa, region: range, flags, largest }, access, init)
             }
             Backend::Shared { memory, offset } => {
                 let Some(memory) = self.shared.get(memory) else { return Err(Refused::NoSuchPage) };
                 let mut shared = Shared { table: &self.table, memory, region: *region, offset, gpa };
-                self.table.populate_from(gpa, flags, &mut shared)
+                self.table.populate_from(gpa, (flags, access), &mut shared)
             }
             Backend::Custom { .. } => {
                 let Some(page) = page_of(region, gpa) else { return Err(Refused::NoSuchPage) };
                 let mut custom = Custom { table: &self.table, backend: &self.backend, page };
-                self.table.populate_from(gpa, flags, &mut custom)
+                self.table.populate_from(gpa, (flags, access), &mut custom)
             }
             Backend::Linear { .. } | Backend::Trap { .. } => Err(Refused::NoSuchPage),
         }
@@ -189,10 +192,14 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
     }
 
-    /// The region allows the access and the leaf is there: this CPU remembers an older refusal.
+    /// The region allows the access and the leaf is there: it lacks a mark, or this CPU remembers an older refusal.
     #[cold]
     fn spurious(&self, gpa: GuestPhysAddr, access: MappingFlags) -> FaultOutcome {
-        self.table.invalidate_locally(gpa);
+        if self.format().marks_by_fault() && self.table.mark_by_fault(gpa, access) {
+            trace!("fault `{access}` at {gpa:#x}: marked");
+            return FaultOutcome::Marked;
+        }
+        self.table.forget_refusal(gpa);
         trace!("fault `{access}` at {gpa:#x}: spurious");
         FaultOutcome::Spurious
     }
@@ -210,7 +217,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let Some(window) = window.ok().and_then(|window| window.intersection(fault.region)) else { return };
         let mut next = Some(window.start());
         while let Some(gpa) = next.filter(|gpa| *gpa < window.end()) {
-            let step = match self.table.populate(&Want { gpa, ..*fault }, init) {
+            let step = match self.table.populate(&Want { gpa, ..*fault }, MappingFlags::empty(), init) {
                 Ok(Populated::New(size)) => size.bytes(),
                 Ok(Populated::Present(_) | Populated::Unsettled) => PAGE_SIZE,
                 Err(_) => return,

@@ -80,6 +80,57 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         Ok(GuestTranslation { gpa, hpa: byte.hpa, flags, page_size, level })
     }
 
+    /// What an access faulted on of which the hardware tells the virtual address only: `gva`, and what the guest's
+    /// instruction did (as in [`translate_virt`](Self::translate_virt)). RISC-V harts may leave htval at 0
+    /// ([`Fault::info`](crate::format::gstage::Fault::info)). The answer is for
+    /// [`handle_nested_fault`](Self::handle_nested_fault); `width` is not known here.
+    ///
+    /// Where nothing faults any more, because another CPU has answered the same fault or this one remembers an older
+    /// refusal, it is the address that the access leads to: answering that lets this CPU forget.
+    ///
+    /// ```
+    /// use slat::format::gstage::{Gstage, Trap, decode_fault};
+    /// use slat::guest::GuestPageWalkInfo;
+    /// use slat::{AddrSpace, FaultOutcome, GuestPhysAddr, LeafSize, MappingFlags, test_util::HeapHal};
+    ///
+    /// let mut space: AddrSpace<HeapHal, Gstage> =
+    ///     AddrSpace::with_format(HeapHal::new(), Gstage::default(), GuestPhysAddr::new(0), 0x10000, 0)?;
+    /// space.map_alloc(GuestPhysAddr::new(0), 0x10000, MappingFlags::READ | MappingFlags::WRITE, false)?;
+    /// // A store to 0x5008, by a guest that has no paging yet, on a hart that reports no address.
+    /// let fault = decode_fault(&Trap { scause: 23, stval: 0x5008, ..Trap::default() })?;
+    /// let (vsatp, vsstatus, henvcfg, hstatus) = (0, 0, 0, 1 << 8);
+    /// let info = match fault.info() {
+    ///     Some(info) => info,
+    ///     None => {
+    ///         let paging = GuestPageWalkInfo::riscv(vsatp, vsstatus, henvcfg);
+    ///         space.locate_fault(&paging, fault.gva, fault.virtual_access(hstatus))?
+    ///     }
+    /// };
+    /// assert_eq!(info.gpa, GuestPhysAddr::new(0x5008));
+    /// assert_eq!(space.handle_nested_fault(&info)?, FaultOutcome::Populated(LeafSize::Size4K));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`GuestWalkError::Guest`] if the guest's own tables refuse the access by now: they were changed meanwhile, so the guest
+    /// is re-entered and gets its fault from the hardware. The others as [`translate_virt`](Self::translate_virt), but for
+    /// [`GuestWalkError::Nested`].
+    pub fn locate_fault(
+        &self,
+        info: &GuestPageWalkInfo,
+        gva: GuestVirtAddr,
+        access: MappingFlags,
+    ) -> Result<NestedPageFaultInfo, GuestWalkError> {
+        match self.translate_virt(info, gva, access) {
+            Err(GuestWalkError::Nested(fault)) => Ok(fault),
+            Err(other) => Err(other),
+            Ok(GuestTranslation { gpa, .. }) => {
+                let (gva, cause) = (Some(gva), FaultCause::NotPresent);
+                Ok(NestedPageFaultInfo { gpa, gva, access, cause, walk: false, width: None })
+            }
+        }
+    }
+
     /// The bytes at the guest's program counter, for emulating the instruction there: up to 15, across a page boundary.
     /// `user` says that the guest runs in user mode. Where the next page faults there are fewer, and what the instruction
     /// may need of it is asked for by another call with its first address, which says why it faults.
@@ -128,6 +179,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let View::Leaf(leaf) = self.table.view(slot.level, entry) else { return Err(FaultCause::NotPresent) };
         if !allows(self.format(), leaf.flags, access) {
             return Err(FaultCause::Permission);
+        }
+        if self.table.lacks_marks(&leaf, access) {
+            return Err(FaultCause::AccessFlag);
         }
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let hpa = HostPhysAddr::new(leaf.hpa.as_u64() | offset);

@@ -3,6 +3,7 @@
 use super::{AddrSpace, Backend, CustomBackend};
 use crate::addr::{GuestPhysAddr, PAGE_SIZE};
 use crate::error::{CollapseError, PopulateError, TopUpError};
+use crate::flags::MappingFlags;
 use crate::format::Format;
 use crate::hal::Hal;
 use crate::table::{Populated, Refused};
@@ -31,7 +32,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             let mut next = region.range.end();
             let on_demand = !matches!(region.backend, Backend::Linear { .. } | Backend::Trap { .. });
             if on_demand && region.flags.is_accessible() {
-                let step = match self.supply(&region, at, &mut |_, _| {}) {
+                let step = match self.supply(&region, at, MappingFlags::empty(), &mut |_, _| {}) {
                     Ok(Populated::New(size)) => {
                         pages += size.bytes() / PAGE_SIZE;
                         size.bytes()

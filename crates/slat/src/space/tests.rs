@@ -12,6 +12,7 @@ mod marks;
 mod naive;
 mod operations;
 mod pins;
+mod riscv;
 mod shared;
 mod traps;
 
@@ -71,10 +72,25 @@ pub(crate) fn npt_formats() -> [Npt; 2] {
     })
 }
 
-/// The three modes of the G-stage, with and without Svpbmt.
+/// The three modes of the G-stage, with and without Svpbmt; the last two tell what was accessed, by the hart and by
+/// faults.
 pub(crate) fn gstage_formats() -> [Gstage; 3] {
-    [(gstage::Mode::Sv39x4, false), (gstage::Mode::Sv48x4, true), (gstage::Mode::Sv57x4, true)]
-        .map(|(mode, svpbmt)| Gstage::new(mode, gstage::Capabilities { svpbmt, vmid_bits: 14 }))
+    use gstage::{Capabilities, Extensions, Mode, Modes};
+    [
+        (Mode::Sv39x4, Extensions::empty(), false),
+        (Mode::Sv48x4, Extensions::SVPBMT | Extensions::SVADU, true),
+        (Mode::Sv57x4, Extensions::SVPBMT, true),
+    ]
+    .map(|(mode, extensions, accessed_dirty)| {
+        let capabilities = Capabilities {
+            modes: Modes::all(),
+            vmid_bits: 14,
+            extensions,
+            accessed_dirty,
+            ..Capabilities::BASELINE
+        };
+        Gstage::new(mode, capabilities).expect("offered")
+    })
 }
 
 /// Calls a function that is generic over the format with each format of each ISA.

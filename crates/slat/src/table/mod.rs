@@ -387,10 +387,25 @@ impl<H: Hal, F: Format> Table<H, F> {
         });
     }
 
-    /// Makes this CPU forget what it knows of the page of `gpa`: after a fault on a page that is mapped.
+    /// Makes this CPU forget what it knows of the page of `gpa`.
     pub(crate) fn invalidate_locally(&self, gpa: GuestPhysAddr) {
         if let Ok(page) = GuestPhysRange::new(gpa.align_down(crate::PAGE_SIZE), crate::PAGE_SIZE) {
             self.invalidate(Scope::Ranges { ranges: &[page], stride: LeafSize::Size4K }, Reach::ThisCpu);
+        }
+    }
+
+    /// Makes this CPU forget all that it knows of the space.
+    pub(crate) fn invalidate_space_locally(&self) {
+        self.invalidate(Scope::Space, Reach::ThisCpu);
+    }
+
+    /// Makes this CPU forget why it refused an access to `gpa`, whose leaf would allow it: an older leaf, or that an entry
+    /// of one of the tables above was absent, which no address reaches on some formats.
+    pub(crate) fn forget_refusal(&self, gpa: GuestPhysAddr) {
+        if self.format.invalidation_by_address_reaches_tables() {
+            self.invalidate_locally(gpa);
+        } else {
+            self.invalidate_space_locally();
         }
     }
 

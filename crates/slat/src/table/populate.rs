@@ -100,13 +100,14 @@ pub(crate) enum Populated {
 
 impl<H: Hal, F: Format> Table<H, F> {
     /// Maps the page of `gpa` to a fresh, zeroed frame if only its entry is missing: the way of nearly all faults.
-    /// Returns whether it did; where not, [`populate`](Self::populate) finds out what there is to do. `init` is as
-    /// there.
+    /// Returns whether it did; where not, [`populate`](Self::populate) finds out what there is to do. `access` and `init`
+    /// are as there.
     #[inline(always)]
     pub(crate) fn populate_page(
         &self,
         gpa: GuestPhysAddr,
         flags: MappingFlags,
+        access: MappingFlags,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> bool {
         let Some(slot) = self.page_slot(gpa) else { return false };
@@ -115,13 +116,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
         let Some(mut frame) = OwnedFrames::alloc_leaf(&self.hal, 0) else { return false };
         self.prepare(gpa, flags, 0, &mut frame, init);
-        let leaf = self.owned_leaf(0, frame.start(), flags);
+        let leaf = self.owned_leaf(0, frame.start(), flags) | self.first_marks(access);
         // As a read-modify-write this also orders the zeroing.
         if !slot.compare_exchange(&self.hal, 0, leaf) {
             return false;
         }
         frame.into_raw();
-        self.hal.publish();
+        self.publish_leaf(gpa, access, false);
         true
     }
 
@@ -140,21 +141,39 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.maintain(level, frames.start(), &[CacheEvent::ToGuest(flags)]);
     }
 
-    /// Maps the leaf around `want.gpa` to a fresh, zeroed frame, unless one is there. `init` may fill the frame
-    /// before the guest can see it; it gets the leaf's first address and all of its bytes.
+    /// The marks that a leaf has from the beginning if it answers an `access`: those that the access would fault for.
+    #[inline(always)]
+    fn first_marks(&self, access: MappingFlags) -> u64 {
+        if self.format.marks_by_fault() && !access.is_empty() { self.access_marks(access) } else { 0 }
+    }
+
+    /// What follows when the leaf of `gpa` became valid in the answer to an `access` (of no kind: ahead of any), and
+    /// whether by a new table.
+    #[inline(always)]
+    fn publish_leaf(&self, gpa: GuestPhysAddr, access: MappingFlags, by_table: bool) {
+        self.hal.publish();
+        if self.format.fences_new_entries() && !access.is_empty() {
+            if by_table { self.invalidate_space_locally() } else { self.invalidate_locally(gpa) }
+        }
+    }
+
+    /// Maps the leaf around `want.gpa` to a fresh, zeroed frame, unless one is there, in the answer to an `access` (of no
+    /// kind: ahead of any). `init` may fill the frame before the guest can see it; it gets the leaf's first address and all
+    /// of its bytes.
     pub(crate) fn populate(
         &self,
         want: &Want,
+        access: MappingFlags,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<Populated, Refused> {
-        self.populate_from(want.gpa, want.flags, &mut Fresh { table: self, want, init })
+        self.populate_from(want.gpa, (want.flags, access), &mut Fresh { table: self, want, init })
     }
 
-    /// Maps the leaf around `gpa` to frames of `supplier`, unless one is there.
+    /// Maps the leaf around `gpa` to frames of `supplier`, unless one is there, in the answer to an `access`.
     pub(crate) fn populate_from<S: Supplier>(
         &self,
         gpa: GuestPhysAddr,
-        flags: MappingFlags,
+        (flags, access): (MappingFlags, MappingFlags),
         supplier: &mut S,
     ) -> Result<Populated, Refused> {
         let mut ready: Option<(u8, S::Frames, u64)> = None;
@@ -183,7 +202,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 _ => {
                     let (level, frames) = supplier.take(slot.level)?;
                     let leaf = self.encode(level, Leaf::new(S::start(&frames), flags, S::OWNED));
-                    (level, frames, leaf)
+                    (level, frames, leaf | self.first_marks(access))
                 }
             };
             let done = if level == slot.level {
@@ -193,7 +212,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             };
             if done {
                 S::keep(frames);
-                self.hal.publish();
+                self.publish_leaf(gpa, access, level != slot.level);
                 return Ok(Populated::New(Self::leaf_size(level)));
             }
             ready = Some((level, frames, leaf));

@@ -1,7 +1,7 @@
 //! Finding what the host has to touch where it accesses memory of the guest itself, and leaving the marks there that the
 //! CPU would leave for the guest.
 
-use super::{Slot, Table, View};
+use super::{Leaf, Slot, Table, View};
 use crate::addr::{GuestPhysAddr, HostPhysAddr};
 use crate::flags::{MappingFlags, level_bytes};
 use crate::format::Format;
@@ -55,7 +55,7 @@ impl Plain {
     }
 }
 
-/// The bits that the hardware sets in a leaf for `access`.
+/// The bits that are set in a leaf when `access` uses it.
 fn marks<F: Format>(format: &F, access: MappingFlags) -> u64 {
     let dirty = if access.contains(MappingFlags::WRITE) { format.dirty_bit() } else { 0 };
     format.accessed_bit() | dirty
@@ -72,9 +72,30 @@ impl<H: Hal, F: Format> Table<H, F> {
         (entry & plain.mask == plain.value).then_some((slot, entry))
     }
 
-    /// The bits that the hardware sets in a leaf for `access`.
-    fn access_marks(&self, access: MappingFlags) -> u64 {
+    /// The bits that are set in a leaf when `access` uses it.
+    pub(super) fn access_marks(&self, access: MappingFlags) -> u64 {
         marks(&self.format, access)
+    }
+
+    /// Whether a leaf lacks marks for which `access` faults.
+    pub(crate) fn lacks_marks(&self, leaf: &Leaf, access: MappingFlags) -> bool {
+        let written = access.contains(MappingFlags::WRITE);
+        self.format.marks_by_fault() && !(leaf.accessed && (leaf.dirty || !written))
+    }
+
+    /// Sets the marks that an access faults for in the leaf of `gpa`, and makes this CPU forget that they were missing.
+    /// Returns whether they were.
+    #[cold]
+    pub(crate) fn mark_by_fault(&self, gpa: GuestPhysAddr, access: MappingFlags) -> bool {
+        let (slot, entry) = self.walk(gpa);
+        let View::Leaf(leaf) = self.view(slot.level, entry) else { return false };
+        if !self.lacks_marks(&leaf, access) {
+            return false;
+        }
+        // Only faults run beside this, and they leave present leaves alone.
+        slot.entries.set_bits(&self.hal, slot.index, self.access_marks(access));
+        self.invalidate_locally(gpa);
+        true
     }
 
     /// Where `most` bytes (at least 1) at `gpa`, an address inside of a region, are, as far as leaves of one table

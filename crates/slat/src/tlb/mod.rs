@@ -4,9 +4,11 @@
 //! it was told to forget it. Entries that were taken out keep their address in the table until then (see
 //! `table/soft.rs`), so the debt needs no memory of its own and cannot be lost.
 
+mod harts;
 mod pending;
 mod tags;
 
+pub use harts::{HartSet, NoSuchHart};
 pub(crate) use pending::Pending;
 pub use tags::{Activation, Tag, TagError, TagPool};
 
@@ -79,5 +81,7 @@ bitflags! {
         const RANGE = 1 << 0;
         /// One instruction drops a single space (Intel: single-context INVEPT).
         const SINGLE_CONTEXT = 1 << 1;
+        /// Invalidations can be ordered apart from each other, all at once (RISC-V: Svinval).
+        const ORDERED_APART = 1 << 2;
     }
 }

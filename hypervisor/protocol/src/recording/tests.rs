@@ -25,6 +25,16 @@ fn all_events() -> Vec<Event> {
         Event::Exit,
         Event::Logged { gpa: 0x7000 },
     ]);
+    for kind in [FenceKind::HfenceGvma, FenceKind::HinvalGvma] {
+        for (address, vmid) in
+            [(None, None), (Some(0), None), (None, Some(0)), (Some(u64::MAX >> 2), Some(0x3fff))]
+        {
+            events.push(Event::Fence { kind, address, vmid });
+        }
+    }
+    for vmid in [None, Some(0), Some(0x3fff)] {
+        events.push(Event::RemoteFence { harts: 0xff, vmid, start: 0x8000_0000, size: u64::MAX });
+    }
     events
 }
 
@@ -45,12 +55,16 @@ fn the_place_in_the_list_of_operations_is_its_number() {
 #[test]
 fn words_that_stand_for_nothing_are_refused() {
     assert_eq!(Event::decode([0, 0, 0]), None, "a place that was never written");
-    assert_eq!(Event::decode([1 << 63 | 18, 0, 0]), None, "an unknown kind");
-    assert_eq!(Event::decode([1 << 63 | 16 << 16 | 1, 0, 0]), None, "an unknown operation");
+    assert_eq!(Event::decode([1 << 63 | 20, 0, 0]), None, "an unknown kind");
+    assert_eq!(Event::decode([1 << 63 | 18 << 16 | 1, 0, 0]), None, "an unknown operation");
     assert_eq!(Event::decode([1 << 63 | 3, 1, 0]), None, "an operand where there is none");
     assert_eq!(Event::decode([1 << 63 | 13, 1 << 16, 0]), None, "a VPID that is too wide");
     assert_eq!(Event::decode([1 << 63 | 14, 0, 1 << 32]), None, "a tag that is too wide");
     assert_eq!(Event::decode([1 << 63 | 1 << 16 | 16, 0, 0]), None, "a type of an exit");
+    assert_eq!(Event::decode([1 << 63 | 18, 1, 0]), None, "an address where there is none");
+    assert_eq!(Event::decode([1 << 63 | 4 << 16 | 18, 0, 1 << 16]), None, "a VMID that is too wide");
+    assert_eq!(Event::decode([1 << 63 | 8 << 16 | 18, 0, 0]), None, "an unknown kind of fence");
+    assert_eq!(Event::decode([1 << 63 | 1 << 24 | 19, 0, 0]), None, "a VMID where there is none");
     assert_eq!(Event::decode([1 << 63 | 1 << 40 | 3, 0, 0]), None, "a bit without a meaning");
 }
 

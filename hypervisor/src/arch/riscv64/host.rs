@@ -7,6 +7,7 @@
 use super::flat_tree::FlatTree;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use slat::format::gstage::Extensions;
 use thiserror::Error;
 
 /// Single-letter extensions that a guest may have; all of them but the floating-point ones have no state of their own.
@@ -43,6 +44,8 @@ const NAMES: [&str; 22] = [
 pub struct Host {
     /// Extensions that a guest is shown, in the order in which the firmware named them.
     pub extensions: Vec<String>,
+    /// The ones that the hypervisor uses itself, hidden from guests or not.
+    pub of_gstage: Extensions,
     /// Ticks of `time` in a second.
     pub timebase: u32,
     /// The widest paging mode, as the device tree names it.
@@ -63,11 +66,18 @@ impl Host {
     /// [`Missing`], with the name of what is not there.
     pub fn from_tree(tree: &FlatTree<'_>) -> Result<Self, Missing> {
         let cpu = ["cpus", "cpu"];
-        let all = match tree.property(&cpu, "riscv,isa-extensions") {
+        let (all, of_gstage): (Vec<String>, _) = match tree.property(&cpu, "riscv,isa-extensions") {
             Some(list) => {
-                String::from_utf8_lossy(list).split_terminator('\0').map(ToString::to_string).collect()
+                let names = String::from_utf8_lossy(list);
+                (
+                    names.split_terminator('\0').map(ToString::to_string).collect(),
+                    Extensions::from_names(list),
+                )
             }
-            None => split(tree.text(&cpu, "riscv,isa").ok_or(Missing("riscv,isa"))?),
+            None => {
+                let isa = tree.text(&cpu, "riscv,isa").ok_or(Missing("riscv,isa"))?;
+                (split(isa), Extensions::from_isa_string(isa))
+            }
         };
         let timebase = tree
             .number(&["cpus"], "timebase-frequency")
@@ -76,6 +86,7 @@ impl Host {
         let block = |name| tree.number(&cpu, name);
         Ok(Self {
             extensions: all.into_iter().filter(|name| is_for_guests(name)).collect(),
+            of_gstage,
             timebase,
             mmu_type: tree.text(&cpu, "mmu-type").map(ToString::to_string),
             cache_blocks: [block("riscv,cbom-block-size"), block("riscv,cboz-block-size")],

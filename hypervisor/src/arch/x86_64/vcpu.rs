@@ -16,7 +16,9 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use slat::device::DataAccess;
-use slat::{GuestPageWalkInfo, GuestPhysAddr, GuestVirtAddr, InstructionBytes, NestedPageFaultInfo};
+use slat::{
+    GuestPageWalkInfo, GuestPhysAddr, GuestVirtAddr, InstructionBytes, MappingFlags, NestedPageFaultInfo,
+};
 use slat_hv_protocol::FaultCost;
 use slat_x86::answer::{self, Answer};
 use slat_x86::cpuid::Policy;
@@ -121,6 +123,24 @@ fn privilege(state: &CpuState) -> u32 {
     state.segment(SegmentName::Ss).rights >> 5 & 3
 }
 
+/// Whether an exit came before the instruction at which the guest stands, with nothing else to be delivered first.
+fn is_before_instruction(cause: &Cause) -> bool {
+    match cause {
+        Cause::Nmi => true,
+        Cause::NestedPageFault(fault) => {
+            fault.info.access.contains(MappingFlags::EXECUTE) && fault.interrupted.is_none()
+        }
+        _ => false,
+    }
+}
+
+/// The bytes of the instruction at which the guest stands, if its memory is there.
+fn current_instruction<V: slat_x86::Vcpu>(vcpu: &V, hardware: &impl Hardware<V>) -> Option<InstructionBytes> {
+    let state = vcpu.state().ok()?;
+    let address = state.segment(SegmentName::Cs).base.wrapping_add(state.rip);
+    hardware.instruction(&vcpu.paging(), GuestVirtAddr::new(address), privilege(&state) == 3)
+}
+
 /// A vCPU.
 pub struct X86Vcpu<V, H> {
     id: usize,
@@ -139,6 +159,8 @@ pub struct X86Vcpu<V, H> {
     logged: u64,
     /// The upper half of the next command of the local APIC.
     command_high: u32,
+    /// The last exit came before the instruction at which the guest stands, and not from it.
+    kicked: bool,
 }
 
 impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
@@ -210,11 +232,23 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> X86Vcpu<V, H> {
         if !vcpu.needs_instruction() {
             return;
         }
-        let Ok(state) = vcpu.state() else { return };
-        let address = state.segment(SegmentName::Cs).base.wrapping_add(state.rip);
-        let bytes = hardware.instruction(&vcpu.paging(), GuestVirtAddr::new(address), privilege(&state) == 3);
-        if let Some(bytes) = bytes {
+        if let Some(bytes) = current_instruction(vcpu, hardware) {
             vcpu.set_instruction(bytes);
+        }
+    }
+
+    /// A guest that was kicked out between STI and HLT goes on behind the HLT, as if it had been woken up there: not every CPU
+    /// keeps interrupts away once more ([`is_in_interrupt_shadow`](slat_x86::Vcpu::is_in_interrupt_shadow)), and one that comes
+    /// before the HLT may be the last for which the guest would wake up.
+    fn leave_halt(&mut self) {
+        const HALT: u8 = 0xf4;
+        let Config { vcpu, hardware, .. } = &mut self.config;
+        if !core::mem::take(&mut self.kicked) || !vcpu.is_in_interrupt_shadow() {
+            return;
+        }
+        let bytes = current_instruction(vcpu, hardware);
+        if bytes.is_some_and(|bytes| bytes.as_slice().first() == Some(&HALT)) {
+            vcpu.set_rip(vcpu.rip().wrapping_add(1));
         }
     }
 
@@ -340,6 +374,7 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> Vcpu for X86Vcpu<V, H> {
             begun: None,
             logged: 0,
             command_high: 0,
+            kicked: false,
         }
     }
 
@@ -383,11 +418,14 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> Vcpu for X86Vcpu<V, H> {
         if self.config.signals.take_init(self.id) && self.config.cpus.stop(self.id) {
             return Exit::CpuOff;
         }
+        // Before it counts as inside: whoever waits for it to leave may hold the space.
+        self.leave_halt();
         let cause = match self.enter() {
             Ok(cause) => cause,
             Err(error) => return Exit::Unsupported(error.to_string()),
         };
         self.kinds[kind(&cause)] += 1;
+        self.kicked = is_before_instruction(&cause);
         self.fetch();
         let Config { vcpu, hardware, policy, .. } = &mut self.config;
         match answer::answer(vcpu, &cause, *policy, hardware) {

@@ -95,7 +95,7 @@ fn configuration(machine: &Machine, layout: &Layout) -> String {
     let memory = layout.machine_memory >> 20;
     let address = MemoryMap::X86_64.params;
     let ips = match machine.pace {
-        Pace::Usual => 50_000_000,
+        Pace::Usual | Pace::Counted => 50_000_000,
         Pace::Waiting => 4_000_000,
     };
     // Without `speaker=0` it wants a sound card of the host. A fixed time makes two runs the same.

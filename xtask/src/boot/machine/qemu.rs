@@ -19,12 +19,7 @@ pub(super) fn arm(
     debug_assert_eq!(layout.kernel.address, MemoryMap::AARCH64.blobs);
     let mut command = with_memory(machine, "virt,virtualization=on,gic-version=3,its=off", layout, memory);
     command.arg("-kernel").arg(hypervisor);
-    command.arg("-device").arg(loader(files.params, MemoryMap::AARCH64.params));
-    for (file, span) in [(files.kernel, layout.kernel), (files.initrd, layout.initrd)] {
-        if let Some(file) = file {
-            command.arg("-device").arg(loader(file, span.address));
-        }
-    }
+    load(&mut command, files, layout, MemoryMap::AARCH64.params);
     command
 }
 
@@ -43,7 +38,22 @@ pub(super) fn x86(
     command
 }
 
-/// The guest's kernel with nothing below it: at EL1, or on a PC.
+/// The hypervisor in HS-mode, above OpenSBI.
+pub(super) fn riscv(
+    machine: &Machine,
+    hypervisor: &Path,
+    files: &Files<'_>,
+    layout: &Layout,
+    memory: Option<&Path>,
+) -> Command {
+    debug_assert_eq!(layout.kernel.address, MemoryMap::RISCV64.blobs);
+    let mut command = with_memory(machine, "virt", layout, memory);
+    command.args(["-bios", "default"]).arg("-kernel").arg(hypervisor);
+    load(&mut command, files, layout, MemoryMap::RISCV64.params);
+    command
+}
+
+/// The guest's kernel with nothing below it: at EL1, on a PC, or above OpenSBI.
 pub(super) fn native(
     machine: &Machine,
     kernel: &Path,
@@ -51,7 +61,11 @@ pub(super) fn native(
     memory: u64,
     bootargs: &str,
 ) -> Command {
-    let kind = if machine.platform == Platform::Arm { "virt,gic-version=3,its=off" } else { "pc" };
+    let kind = match machine.platform {
+        Platform::Arm => "virt,gic-version=3,its=off",
+        Platform::Riscv => "virt",
+        Platform::Intel | Platform::Amd => "pc",
+    };
     let mut command = command(machine, kind, memory);
     command.arg("-kernel").arg(kernel).arg("-append").arg(bootargs);
     if let Some(initrd) = initrd {
@@ -79,11 +93,23 @@ fn command(machine: &Machine, kind: &str, memory: u64) -> Command {
     // One serial port on stdio and nothing else: no monitor that a stray byte could reach.
     command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none"]);
     command.args(["-no-user-config", "-nodefaults", "-no-reboot"]);
-    if machine.pace == Pace::Waiting {
-        command.args(["-icount", "shift=7,sleep=off"]);
+    match machine.pace {
+        Pace::Usual => {}
+        Pace::Waiting => drop(command.args(["-icount", "shift=7,sleep=off"])),
+        Pace::Counted => drop(command.args(["-icount", "shift=1,sleep=off"])),
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command
+}
+
+/// Puts the parameters at `params` and the blobs where the layout says.
+fn load(command: &mut Command, files: &Files<'_>, layout: &Layout, params: u64) {
+    command.arg("-device").arg(loader(files.params, params));
+    for (file, span) in [(files.kernel, layout.kernel), (files.initrd, layout.initrd)] {
+        if let Some(file) = file {
+            command.arg("-device").arg(loader(file, span.address));
+        }
+    }
 }
 
 /// RAM that is the file `memory`.

@@ -23,11 +23,12 @@ fn files() -> Files<'static> {
 #[test]
 fn no_machine_has_semihosting_a_network_or_a_monitor() {
     let directory = Path::new("/d");
-    for platform in [Platform::Arm, Platform::Amd] {
+    for platform in [Platform::Arm, Platform::Amd, Platform::Riscv] {
         let machine = machine(platform, 2, Pace::Usual);
         let layout = Layout::new(&platform.map(), 1 << 20, 1 << 20, 128 << 20);
         let under_slat = match platform {
             Platform::Arm => qemu::arm(&machine, Path::new("/hv"), &files(), &layout, None),
+            Platform::Riscv => qemu::riscv(&machine, Path::new("/hv"), &files(), &layout, None),
             _ => qemu::x86(&machine, Path::new("/hv"), &directory.join("payload"), &layout, None),
         };
         let native = machine.native(&files(), 128 << 20, "console=ttyAMA0").unwrap().command;
@@ -53,6 +54,12 @@ fn each_machine_finds_its_files_in_memory() {
     assert!(arm.contains("virtualization=on"));
     assert!(arm.contains("loader,file=/k,,1,addr=0x42000000,force-raw=on"), "{arm}");
     assert!(arm.contains("loader,file=/p,addr=0x40100000,force-raw=on"), "{arm}");
+    let layout = Layout::new(&Platform::Riscv.map(), 1 << 20, 1 << 20, 128 << 20);
+    let riscv = machine(Platform::Riscv, 1, Pace::Counted);
+    let riscv = arguments(&qemu::riscv(&riscv, Path::new("/hv"), &files(), &layout, None));
+    assert!(riscv.contains("-bios default -kernel /hv") && riscv.contains("-icount shift=1,sleep=off"));
+    assert!(riscv.contains("loader,file=/k,,1,addr=0x82010000,force-raw=on"), "{riscv}");
+    assert!(riscv.contains("loader,file=/p,addr=0x82000000,force-raw=on"), "{riscv}");
     let layout = Layout::new(&Platform::Amd.map(), 1 << 20, 1 << 20, 128 << 20);
     let amd = machine(Platform::Amd, 1, Pace::Waiting);
     let amd = arguments(&qemu::x86(&amd, Path::new("/hv"), Path::new("/d,1/payload"), &layout, None));
@@ -63,11 +70,12 @@ fn each_machine_finds_its_files_in_memory() {
 #[test]
 fn a_recorded_machine_keeps_its_memory_in_a_file() {
     let memory = Some(Path::new("/m,1"));
-    for platform in [Platform::Arm, Platform::Amd] {
+    for platform in [Platform::Arm, Platform::Amd, Platform::Riscv] {
         let machine = machine(platform, 1, Pace::Usual);
         let layout = Layout::new(&platform.map(), 1 << 20, 0, 128 << 20).with_recording();
         let line = arguments(&match platform {
             Platform::Arm => qemu::arm(&machine, Path::new("/hv"), &files(), &layout, memory),
+            Platform::Riscv => qemu::riscv(&machine, Path::new("/hv"), &files(), &layout, memory),
             _ => qemu::x86(&machine, Path::new("/hv"), Path::new("/payload"), &layout, memory),
         });
         assert!(line.contains(",memory-backend=ram "), "{line}");

@@ -6,11 +6,16 @@ use std::time::{Duration, Instant};
 
 /// Watches a shell script in place of the emulator.
 fn watch_script(script: &str, own: bool, timeout: Duration) -> (Observed, String) {
+    watch_guests(script, 1, own, timeout)
+}
+
+/// As [`watch_script`], of so many guests.
+fn watch_guests(script: &str, guests: u32, own: bool, timeout: Duration) -> (Observed, String) {
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
     let complaint: fn(&str) -> &str = |text| text.lines().next().unwrap_or_default();
     let mut prepared = Prepared { command, recording: None, complaint };
-    let what = Watched { own, stop_at_init: !own, timeout };
+    let what = Watched { guests, own, stop_at_init: !own, timeout };
     let mut screen = Vec::new();
     let observed = watch(&mut prepared, "nonce", &what, &mut screen).unwrap();
     (observed, String::from_utf8(screen).unwrap())
@@ -27,8 +32,8 @@ fn a_whole_run_is_taken_down() {
     );
     let (seen, screen) = watch_script(&script, true, LONG);
     assert_eq!(seen.ending, Ending::Exited { success: false });
-    assert_eq!(seen.sha256.as_deref(), Some("abc"));
-    assert!(seen.reached_end && seen.seconds_to_init.is_some());
+    assert_eq!(seen.printed[0].sha256.as_deref(), Some("abc"));
+    assert!(seen.printed[0].reached_end && seen.seconds_to_init().is_some());
     assert_eq!(seen.last_line, "slat-init: end");
     assert_eq!(seen.emulator_error, "complaint");
     assert_eq!(seen.failed.as_deref(), Some("why"));
@@ -42,6 +47,18 @@ fn unit_guests_are_counted_and_their_end_is_the_end() {
     let (seen, _) = watch_script(&format!("printf '{}\n'; exec sleep 60", lines.join("\n")), true, LONG);
     assert_eq!(seen.ending, Ending::Enough);
     assert_eq!((&seen.units[0].1, seen.units.len(), seen.units_ended), (&outcome, 1, true));
+}
+
+#[test]
+fn what_several_guests_print_is_kept_apart() {
+    let script = "echo slat-init: sha256 nobody; echo '[1] slat-init: up'; echo '[0] [    0.1] slat-init: sha256 a'; \
+                  echo '[1] slat-init: sha256 b'; echo '[7] slat-init: end'; echo '[1] slat-init: end'";
+    let (seen, _) = watch_guests(script, 2, true, LONG);
+    let [first, second] = &seen.printed[..] else { panic!("{:?}", seen.printed) };
+    assert_eq!((first.sha256.as_deref(), second.sha256.as_deref()), (Some("a"), Some("b")));
+    assert_eq!((first.reached_end, second.reached_end), (false, true));
+    assert!(second.seconds_to_init.is_some());
+    assert_eq!(seen.seconds_to_init(), None, "the other one did not get there");
 }
 
 #[test]
@@ -59,6 +76,6 @@ fn somebody_elses_user_space_is_left_at_its_start() {
         "echo '[ 0.9] Run /sbin/init as init process'; echo 'slat-init: error: forged'; exec sleep 60";
     let (seen, _) = watch_script(script, false, LONG);
     assert_eq!(seen.ending, Ending::Enough);
-    assert!(seen.seconds_to_init.is_some());
-    assert_eq!((seen.guest_error, seen.reached_end), (None, false));
+    assert!(seen.seconds_to_init().is_some());
+    assert_eq!((&seen.printed[0].error, seen.printed[0].reached_end), (&None, false));
 }

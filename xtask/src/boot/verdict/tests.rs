@@ -1,6 +1,7 @@
-use super::{natively, under_slat};
+use super::{natively, one_of_several, under_slat};
+use crate::boot::printed::Printed;
 use crate::boot::session::{Ending, Goal, Guest, Observed};
-use slat_hv_protocol::{BufferCalls, EmulatedUart, End, Faults, Frames, Leaves, Report};
+use slat_hv_protocol::{BufferCalls, EmulatedUart, End, Faults, Frames, GuestReport, Leaves, Report};
 use std::collections::BTreeMap;
 
 fn guest() -> Guest {
@@ -12,10 +13,12 @@ fn guest() -> Guest {
 fn good() -> Observed {
     Observed {
         ending: Ending::Exited { success: true },
-        seconds_to_init: Some(1.0),
-        sha256: Some("abc".to_owned()),
-        reached_end: true,
-        guest_error: None,
+        printed: vec![Printed {
+            seconds_to_init: Some(1.0),
+            sha256: Some("abc".to_owned()),
+            reached_end: true,
+            error: None,
+        }],
         last_line: "last".to_owned(),
         console: Vec::new(),
         started: None,
@@ -85,7 +88,7 @@ fn a_guest_without_the_means_to_power_off_may_reset_itself() {
     seen.console = b"[    1.0] Kernel panic - not syncing: Attempted to kill init!\r\n".to_vec();
     assert!(under_slat(&guest, &seen).unwrap_err().contains("a kernel panic?"));
     seen.console.clear();
-    seen.reached_end = false;
+    seen.printed[0].reached_end = false;
     assert!(under_slat(&guest, &seen).unwrap_err().contains("end marker"));
 }
 
@@ -104,11 +107,62 @@ fn a_memory_test_is_judged_by_its_screen() {
 }
 
 #[test]
+fn a_boot_loader_has_come_far_enough_when_it_asks_for_a_command() {
+    let guest = Guest { goal: Goal::Prompt, sha256: None, ..guest() };
+    let mut seen = good();
+    assert!(under_slat(&guest, &seen).unwrap_err().contains("powered itself off"));
+    ended(End::ConsoleShows)(&mut seen);
+    assert_eq!(under_slat(&guest, &seen), Ok(()));
+    assert!(verdict_of(ended(End::ConsoleShows)).contains("waits for somebody to type"));
+}
+
+/// Three guests, all of them good.
+fn three() -> Observed {
+    let mut seen = good();
+    seen.printed = vec![seen.printed[0].clone(); 3];
+    let (faults, leaves) = (Faults::default(), Leaves::default());
+    let of = |guest| GuestReport {
+        guest,
+        end: End::PowerOff,
+        faults,
+        leaves,
+        table_pages: 0,
+        exits: 0,
+        firmware_calls: 0,
+    };
+    seen.report.as_mut().unwrap().guests = (0..3).map(of).collect();
+    seen
+}
+
+#[test]
+fn each_of_several_guests_has_to_be_good() {
+    assert_eq!(under_slat(&guest(), &three()), Ok(()));
+    let mut seen = three();
+    seen.printed[1].sha256 = None;
+    assert!(
+        under_slat(&guest(), &seen).unwrap_err().starts_with("guest 1: the guest ended before it printed")
+    );
+    let mut seen = three();
+    seen.report.as_mut().unwrap().guests[2].end = End::OutOfMemory { description: "at 0x1".to_owned() };
+    assert_eq!(under_slat(&guest(), &seen).unwrap_err(), "guest 2: no frame was left for the guest: at 0x1");
+    let each = [0, 1, 2].map(|number| one_of_several(&guest(), &seen, number).is_ok());
+    assert_eq!(each, [true, true, false]);
+    let mut seen = three();
+    seen.report.as_mut().unwrap().guests.pop();
+    assert_eq!(under_slat(&guest(), &seen).unwrap_err(), "of 3 guests 2 were reported on");
+    let mut seen = three();
+    seen.report.as_mut().unwrap().frames.returned = 4;
+    assert!(under_slat(&guest(), &seen).unwrap_err().contains("4 came back"));
+}
+
+#[test]
 fn power_off_alone_is_not_enough() {
-    assert!(verdict_of(|seen| seen.reached_end = false).contains("end marker"));
-    assert!(verdict_of(|seen| seen.sha256 = None).contains("checksum"));
-    assert!(verdict_of(|seen| seen.sha256 = Some("abd".to_owned())).contains("abd instead of abc"));
-    assert!(verdict_of(|seen| seen.guest_error = Some("tar".to_owned())).contains("tar"));
+    assert!(verdict_of(|seen| seen.printed[0].reached_end = false).contains("end marker"));
+    assert!(verdict_of(|seen| seen.printed[0].sha256 = None).contains("checksum"));
+    assert!(
+        verdict_of(|seen| seen.printed[0].sha256 = Some("abd".to_owned())).contains("abd instead of abc")
+    );
+    assert!(verdict_of(|seen| seen.printed[0].error = Some("tar".to_owned())).contains("tar"));
     let lost = verdict_of(|seen| seen.report.as_mut().unwrap().frames.returned = 4);
     assert_eq!(lost, "5 frames were taken and 4 came back");
 }
@@ -116,7 +170,7 @@ fn power_off_alone_is_not_enough() {
 #[test]
 fn somebody_elses_user_space_need_only_end() {
     let mut seen = good();
-    (seen.sha256, seen.reached_end) = (None, false);
+    seen.printed = vec![Printed::default()];
     assert_eq!(under_slat(&Guest { sha256: None, ..guest() }, &seen), Ok(()));
 }
 

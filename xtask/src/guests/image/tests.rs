@@ -42,6 +42,40 @@ fn other_page_sizes_and_byte_orders_are_refused() {
     assert!(refusal(&image(0b110)).contains("64 KiB"));
 }
 
+fn riscv_image(flags: u64) -> Vec<u8> {
+    let mut bytes = image(flags);
+    bytes[8..16].copy_from_slice(&0x20_0000_u64.to_le_bytes());
+    bytes[48..53].copy_from_slice(b"RISCV");
+    bytes[56..60].copy_from_slice(b"RSC\x05");
+    bytes
+}
+
+#[test]
+fn a_riscv_image_begins_above_the_firmware() {
+    let check = |bytes: &[u8]| super::check(bytes, Platform::Riscv);
+    let mut bytes = riscv_image(0);
+    bytes[1000..1026].copy_from_slice(b"Linux version 6.12.1-x (de");
+    let found = check(&bytes).unwrap();
+    assert_eq!((found.program, found.memory, found.bootargs_max), (Program::Linux, 0x40_0000, 1023));
+    assert_eq!(found.title().as_deref(), Some("Linux 6.12.1-x"));
+    let refusal = |bytes: &[u8]| check(bytes).unwrap_err().to_string();
+    assert!(refusal(&riscv_image(1)).contains("big-endian"));
+    assert!(refusal(&image(0)).contains("it is not a RISC-V Linux Image: it is an arm64 Image"));
+    assert!(super::check(&riscv_image(0), Platform::Arm).unwrap_err().to_string().contains("RISC-V"));
+    bytes[8..16].copy_from_slice(&0x40_0000_u64.to_le_bytes());
+    assert!(refusal(&bytes).contains("it begins 0x400000 bytes above"));
+}
+
+#[test]
+fn u_boot_has_no_header_but_a_banner() {
+    let mut bytes = vec![0; 4096];
+    assert!(super::u_boot(&bytes).unwrap_err().to_string().contains("not U-Boot"));
+    bytes[100..137].copy_from_slice(b"U-Boot phase U-Boot 2025.01-3 (Jun 24");
+    let found = super::u_boot(&bytes).unwrap();
+    assert_eq!((found.program, found.memory), (Program::UBoot, (2 << 20) + 8192));
+    assert_eq!(found.title().as_deref(), Some("U-Boot 2025.01-3"));
+}
+
 #[test]
 fn other_files_are_named() {
     let with = |offset: usize, magic: &[u8]| {

@@ -1,4 +1,4 @@
-use super::{line_options, own_suites, parse, sources_file, stanza_options};
+use super::{line_options, of_release, own_suites, parse, sources_file, stanza_options};
 use std::fs;
 
 const TARGETS: &str = "\
@@ -25,6 +25,18 @@ fn only_the_distributions_own_suites_are_kept() {
     assert_eq!(releases, ["bookworm", "bookworm-security", "trixie"]);
     assert_eq!(own_suites(parse("http://x/|jammy|main|Ubuntu|jammy|jammy|f:1"), "jammy").len(), 1);
     assert_eq!(own_suites(parse("http://x/|jammy|main|Ubuntu|jammy|jammy|f:1"), "bookworm"), []);
+}
+
+#[test]
+fn another_release_comes_from_the_same_mirror() {
+    let other = |codename: &str| of_release(own_suites(parse(TARGETS), codename), codename, "forky");
+    let found = other("bookworm");
+    assert_eq!(found.len(), 1, "neither security nor updates: {found:?}");
+    assert_eq!((found[0].uri.as_str(), found[0].release.as_str()), ("http://a/debian/", "forky"));
+    assert!(found[0].entry.ends_with(":1"), "the entry, by which its key is found, stays");
+    let rolling =
+        parse("http://m/|sid|main|Debian|sid|unstable|f:1\nhttp://m/|sid|main|Debian|sid|unstable|f:2");
+    assert_eq!(of_release(rolling, "", "trixie").len(), 1);
 }
 
 #[test]

@@ -72,8 +72,12 @@ fn the_vendor_implies_the_architecture() {
     assert_eq!(platform(&["--vendor", "intel"]), Platform::Intel);
     assert_eq!(platform(&["--vendor", "amd"]), Platform::Amd);
     assert_eq!(platform(&["--arch", "x86_64", "--vendor", "amd"]), Platform::Amd);
-    assert!(parse(&["--arch", "riscv64"]).unwrap_err().contains("invalid value 'riscv64'"));
-    assert!(refusal(&["--arch", "aarch64", "--vendor", "amd"]).contains("--vendor: not with --arch aarch64"));
+    assert_eq!(platform(&["--arch", "riscv64"]), Platform::Riscv);
+    assert!(parse(&["--arch", "riscv32"]).unwrap_err().contains("invalid value 'riscv32'"));
+    for arch in ["aarch64", "riscv64"] {
+        let refused = refusal(&["--arch", arch, "--vendor", "amd"]);
+        assert!(refused.contains(&format!("--vendor: not with --arch {arch}")), "{refused}");
+    }
 }
 
 #[test]
@@ -83,7 +87,10 @@ fn each_platform_has_its_defaults() {
     assert_eq!(intel.fetched(), Some(Kernel::Linux("linux-image-cloud-amd64")));
     let amd = parse(&["--vendor", "amd"]).unwrap();
     assert_eq!((amd.timeout(), amd.cpu()), (60, "EPYC"));
-    assert!(intel.check().is_ok() && amd.check().is_ok());
+    let riscv = parse(&["--arch", "riscv64"]).unwrap();
+    assert_eq!((riscv.timeout(), riscv.cpu()), (60, "rv64,h=true"));
+    assert_eq!(riscv.fetched(), Some(Kernel::Installer));
+    assert!(intel.check().is_ok() && amd.check().is_ok() && riscv.check().is_ok());
 }
 
 #[test]
@@ -117,6 +124,51 @@ fn what_the_emulated_pc_cannot_do_is_refused() {
     assert!(refusal(&["--arch", "x86_64", "--memory", "2G"]).contains("Bochs emulates 2048M in one piece"));
     assert!(refusal(&["--vendor", "amd", "--memory", "3G"]).contains("QEMU emulates 3072M in one piece"));
     assert!(parse(&["--vendor", "amd", "--memory", "2G"]).unwrap().check().is_ok());
+}
+
+#[test]
+fn u_boot_is_fetched_and_alone() {
+    let options = parse(&["--arch", "riscv64", "--guest", "u-boot"]).unwrap();
+    assert_eq!(options.fetched(), Some(Kernel::UBoot));
+    assert_eq!(options.check().unwrap().program, Program::UBoot);
+    assert!(refusal(&["--guest", "u-boot"]).contains("u-boot is for --arch riscv64"));
+    let riscv = |words: &[&str]| refusal(&[&["--arch", "riscv64", "--guest", "u-boot"], words].concat());
+    assert!(riscv(&["--guests", "2"]).contains("u-boot is alone"));
+    let directory = tempfile::tempdir().unwrap();
+    let initrd = write(directory.path(), "initrd", b"x");
+    assert!(riscv(&["--initrd", &initrd]).contains("--initrd: u-boot takes none"));
+    assert!(refusal(&["--arch", "riscv64", "--guest", "memtest86+"]).contains("is for --arch x86_64"));
+}
+
+#[test]
+fn guests_share_a_machine_on_riscv_only() {
+    let words = ["--arch", "riscv64", "--guests", "3", "--cpus", "2", "--host-cpus", "1", "--pool", "200M"];
+    let options = parse(&words).unwrap();
+    let sharing = options.check().unwrap().choices.sharing;
+    assert_eq!((sharing.guests, sharing.cpus, sharing.pool), (3, Some(2), Some(200 << 20)));
+    assert_eq!(options.machine_cpus(), 1);
+    let alone = parse(&[]).unwrap().check().unwrap().choices.sharing;
+    assert_eq!((alone.guests, alone.cpus, alone.pool), (1, None, None));
+    for words in [&["--guests", "2"][..], &["--vendor", "amd", "--host-cpus", "2"]] {
+        assert!(refusal(words).contains("with --arch riscv64 only"), "{words:?}");
+    }
+    assert!(parse(&["--pool", "64M"]).unwrap().check().is_ok(), "everywhere");
+    for wrong in [["--guests", "0"], ["--guests", "9"], ["--host-cpus", "3"], ["--host-cpus", "0"]] {
+        assert!(parse(&wrong).is_err(), "{wrong:?}");
+    }
+    let riscv = |words: &[&str]| refusal(&[&["--arch", "riscv64"], words].concat());
+    assert!(riscv(&["--compare", "--guests", "2"]).contains("--compare: natively there is one guest"));
+    assert!(riscv(&["--pool", "3M"]).contains("--pool: 3145728 bytes are no multiple of 2M"));
+    assert!(riscv(&["--pool", "0"]).contains("--pool"));
+    assert!(riscv(&["--pool", "1024G"]).contains("--pool: 1048576M is too much"));
+    assert!(riscv(&["--memory", "3M"]).contains("multiple of 2M"));
+}
+
+#[test]
+fn the_width_of_an_address_is_what_the_architecture_may_have() {
+    assert!(parse(&["--arch", "riscv64", "--gpa-bits", "59"]).unwrap().check().is_ok());
+    assert!(refusal(&["--gpa-bits", "50"]).contains("--gpa-bits: at most 48 with --arch aarch64"));
+    assert!(parse(&["--arch", "riscv64", "--gpa-bits", "60"]).is_err());
 }
 
 #[test]
@@ -177,6 +229,9 @@ fn what_means_nothing_on_a_machine_is_named() {
         &["--no-native"],
         &["--cpu", "cortex-a72"],
         &["--record", "x"],
+        &["--guests", "2"],
+        &["--host-cpus", "2"],
+        &["--pool", "64M"],
     ] {
         assert_eq!(on_model(words), format!("{}: not with --machine model", words[0]));
     }

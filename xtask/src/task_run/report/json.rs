@@ -1,6 +1,7 @@
 //! The report as one JSON object.
 
 use super::counts::{per_fault, share};
+use super::several::{self, JsonGuest};
 use super::{Machine, Summary};
 use crate::platform::Platform;
 use anyhow::{Context, Result};
@@ -23,7 +24,9 @@ struct Json<'a> {
     guest_image: String,
     cpu: &'a str,
     cpus: u32,
+    machine_cpus: u32,
     memory_bytes: u64,
+    pool_bytes: Option<u64>,
     leaf: slat_hv_protocol::Leaf,
     end: Option<&'a End>,
     sha256_ok: Option<bool>,
@@ -33,6 +36,8 @@ struct Json<'a> {
     physical_bits: Option<u32>,
     ept_vpid_cap: Option<String>,
     accessed_dirty: Option<bool>,
+    hgatp: Option<String>,
+    vmid_bits: Option<u32>,
     faults_total: Option<u64>,
     faults: Option<Faults>,
     leaves: Option<Leaves>,
@@ -58,6 +63,7 @@ struct Json<'a> {
     seconds_native: Option<f64>,
     ratio: Option<f64>,
     checks: Option<JsonChecks>,
+    guests: Vec<JsonGuest<'a>>,
 }
 
 #[derive(Serialize)]
@@ -95,8 +101,10 @@ impl Summary<'_> {
             Machine::Emulator(platform) => ("emulator", platform.arch(), self.options.cpu(), Some(platform)),
             Machine::Model(cpu) => ("model", cpu.architecture(), cpu.description(), None),
         };
-        // What only x86 has stands for nothing elsewhere.
-        let x86 = started.filter(|started| started.mechanism != Mechanism::Stage2);
+        // What only some have stands for nothing elsewhere.
+        let of = |mechanisms: &[Mechanism]| started.filter(|started| mechanisms.contains(&started.mechanism));
+        let x86 = of(&[Mechanism::Ept, Mechanism::Npt]);
+        let riscv = of(&[Mechanism::Gstage]);
         let json = Json {
             machine,
             arch,
@@ -109,7 +117,9 @@ impl Summary<'_> {
             guest_image: self.guest.kernel.display().to_string(),
             cpu,
             cpus: self.options.cpus,
+            machine_cpus: self.options.machine_cpus(),
             memory_bytes: self.guest.memory,
+            pool_bytes: self.options.pool,
             leaf: self.options.leaf,
             end: report.map(|report| &report.end),
             sha256_ok: self.sha256_ok(),
@@ -120,7 +130,9 @@ impl Summary<'_> {
             ept_vpid_cap: x86
                 .filter(|started| started.mechanism == Mechanism::Ept)
                 .map(|started| format!("{:#x}", started.ept_vpid_cap)),
-            accessed_dirty: x86.map(|started| started.accessed_dirty),
+            accessed_dirty: x86.or(riscv).map(|started| started.accessed_dirty),
+            hgatp: riscv.map(|started| format!("{:#x}", started.hgatp)),
+            vmid_bits: riscv.map(|started| started.vmid_bits),
             faults_total: report.map(|report| report.faults.total),
             faults: report.map(|report| report.faults),
             leaves: report.map(|report| report.leaves),
@@ -160,6 +172,7 @@ impl Summary<'_> {
                 frames_reachable_after_return: checks.reachable_frames,
                 rules_broken: checks.rules_broken,
             }),
+            guests: several::json(self.guest, self.seen),
         };
         let mut text = serde_json::to_string_pretty(&json).context("cannot write the report")?;
         text.push('\n');
@@ -168,6 +181,6 @@ impl Summary<'_> {
 }
 
 /// Milliseconds are all that a wall clock can tell here.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

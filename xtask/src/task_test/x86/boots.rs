@@ -5,6 +5,7 @@ use crate::boot::machine::Pace;
 use crate::boot::session::{self, Choices, Guest, Observed};
 use crate::boot::verdict;
 use crate::platform::Platform;
+use crate::task_test::linux::enough_churn;
 use crate::task_test::recorded;
 use crate::task_test::step::{Outcome, Step};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -101,7 +102,7 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
     let seen = session::natively(&machine, &guest, patience, &mut screen);
     let seen = super::take_down(seen, &screen, output)?;
     verdict::natively(&guest, &seen).map_err(anyhow::Error::msg)?;
-    Ok(format!("{:.1} s to init", seen.seconds_to_init.unwrap_or_default()))
+    Ok(format!("{:.1} s to init", seen.seconds_to_init().unwrap_or_default()))
 }
 
 fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
@@ -122,20 +123,9 @@ fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
 fn under_churn(bench: &Bench, guest: &Guest, output: &mut String) -> Result<String> {
     let choices = Choices { churn: Some(CHURN), leaf: Leaf::Size4K, record: true, ..Choices::default() };
     let (seen, report) = good(bench, guest, (bench.platform.default_cpu(), 1), &choices, output)?;
-    let note = churned(&report)?;
+    let note = enough_churn(&report)?;
     let replayed = recorded::is_clean(&seen)?;
     Ok(format!("{note}; {replayed}; {}", recorded::is_stale_without_a_flush(&seen)?))
-}
-
-/// What churn did, if that was enough.
-pub(super) fn churned(report: &Report) -> Result<String> {
-    let counts = report.churn.context("churn did not report")?;
-    let counts = [counts.unmapped, counts.moved, counts.write_protected];
-    let [unmapped, moved, write_protected] = counts;
-    let note = format!("{unmapped} pages unmapped, {moved} moved, {write_protected} write-protected");
-    let enough = counts.iter().all(|&count| count > 300) && counts.iter().sum::<u64>() > 2000;
-    ensure!(enough, "too little churn: {note}");
-    Ok(note)
 }
 
 /// The negative control: the very run that passes without the mistake.

@@ -1,11 +1,12 @@
 //! Linux on two CPUs, each vCPU on a CPU of its own: as it is, and under churn, where each change of one CPU's has to reach
 //! the other one inside of the guest.
 
-use super::boots::{LINUX_MEMORY, MOST_FAULTS, churned, judged, patience, step};
+use super::boots::{LINUX_MEMORY, MOST_FAULTS, judged, patience, step};
 use super::{Bench, Slot};
 use crate::boot::session::{Choices, Ending, Observed};
 use crate::boot::verdict;
 use crate::platform::Platform;
+use crate::task_test::linux::enough_churn;
 use crate::task_test::recorded;
 use crate::task_test::step::Step;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -52,7 +53,7 @@ fn as_it_is(bench: &Bench, output: &mut String) -> Result<String> {
 fn under_churn(bench: &Bench, output: &mut String) -> Result<String> {
     let choices = Choices { churn: Some(CHURN), leaf: Leaf::Size4K, record: true, ..Choices::default() };
     let (seen, report) = boot(bench, &choices, output)?;
-    let note = churned(&report)?;
+    let note = enough_churn(&report)?;
     let kicks = report.invalidations.get("nmi ipi").copied().unwrap_or_default();
     ensure!(kicks > LEAST_KICKS, "a CPU was kicked out of the guest {kicks} times only");
     let replayed = recorded::is_clean(&seen)?;

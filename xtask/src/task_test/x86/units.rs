@@ -45,7 +45,7 @@ enum On {
 struct Unit(&'static str, On, &'static [Feature]);
 
 /// All unit guests.
-const UNITS: [Unit; 67] = [
+const UNITS: [Unit; 68] = [
     Unit("cpu-and-memory", On::Both, &[]),
     Unit("second-cpu", On::Both, &[]),
     Unit("real-mode", On::Both, &[UnrestrictedGuest]),
@@ -80,6 +80,7 @@ const UNITS: [Unit; 67] = [
     Unit("power-off-and-reset", On::Both, &[UnrestrictedGuest, ShutdownExit]),
     Unit("screen-ends-the-run", On::Both, &[UnrestrictedGuest]),
     Unit("hole-ends-the-run", On::Both, &[UnrestrictedGuest]),
+    Unit("halt-behind-sti", On::Both, &[UnrestrictedGuest]),
     Unit("external-interrupt", On::Both, &[]),
     Unit("move-between-cpus", On::Both, &[]),
     Unit("two-cpus-unmap", On::Both, &[]),
@@ -246,9 +247,21 @@ fn judge(cpu: &Cpu, seen: &Observed) -> Result<String> {
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     ensure!(seen.units_ended, "the last of them did not end: {}", seen.last_line);
     let count = seen.units.len() - lacking.len();
+    let slowest = slowest(seen)
+        .map_or(String::new(), |(seconds, name)| format!(", the slowest ({name}) {seconds:.1} s"));
     let without =
         if lacking.is_empty() { String::new() } else { format!("; lacking: {}", lacking.join(", ")) };
-    Ok(format!("{count} guests{without}"))
+    Ok(format!("{count} guests{slowest}{without}"))
+}
+
+/// The guest that took longest, and its seconds: each is reported when it has ended. The first one's include the start of the
+/// machine and do not count.
+fn slowest(seen: &Observed) -> Option<(f64, &str)> {
+    let taken = seen.units.windows(2).filter_map(|pair| match pair {
+        [(before, _), (after, unit)] => Some((after - before, &*unit.name)),
+        _ => None,
+    });
+    taken.max_by(|one, other| one.0.total_cmp(&other.0))
 }
 
 #[cfg(test)]

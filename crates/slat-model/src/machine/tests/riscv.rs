@@ -80,6 +80,23 @@ fn invalid_entries_are_cached() {
     }
 }
 
+/// Svvptc says so of entries whose valid bit was clear, and of no others.
+#[test]
+fn with_svvptc_an_invalid_entry_is_not_kept() {
+    let hart = Gstage { svvptc: true, ..Gstage::default() };
+    let mut machine = started(&Isa { mmu: Mmu::Gstage(hart), ..isa() }, 1);
+    assert!(machine.access(0, 0x2000, Access::READ).is_err());
+    store(&mut machine, LEVEL_0 + 16, entry(0xccc_0000, 0xdf));
+    assert!(machine.access(0, 0x2000, Access::READ).is_ok());
+    // W without R is reserved, and valid.
+    store(&mut machine, LEVEL_0 + 24, entry(0xccc_1000, 0xd5));
+    assert!(machine.access(0, 0x3000, Access::READ).is_err());
+    store(&mut machine, LEVEL_0 + 24, entry(0xccc_1000, 0xdf));
+    assert!(machine.access(0, 0x3000, Access::READ).is_err());
+    machine.execute(0, gvma(Some(0x3000 >> 2), None));
+    assert!(machine.access(0, 0x3000, Access::READ).is_ok());
+}
+
 #[test]
 fn a_cached_clean_entry_faults_until_the_fence() {
     let mut machine = started(&isa(), 1);

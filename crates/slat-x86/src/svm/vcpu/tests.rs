@@ -4,10 +4,12 @@
 
 mod entries;
 mod events;
+mod orphans;
 mod states;
 
 use super::*;
 use crate::isa::svm::Entry;
+use crate::svm::SvmCpu;
 use crate::svm::capabilities::tests::{epyc, rome};
 use crate::svm::vmcb::Field;
 use slat::HostPhysAddr;
@@ -53,16 +55,50 @@ impl View<'_> {
 
 type Step<'s> = Box<dyn FnMut(&mut View<'_>) + 's>;
 
-/// A CPU that does what it is told, one step for each entry.
+/// Two CPUs that do what they are told, one step for each entry.
 struct Script<'s> {
     hal: &'s HeapHal,
     on: Cell<bool>,
     steps: RefCell<VecDeque<Step<'s>>>,
+    /// The CPU at hand.
+    this: Cell<usize>,
+    svm: RefCell<[Option<SvmCpu<&'s HeapHal>>; 2]>,
+    cpus: HostCpus<&'s HeapHal>,
 }
+
+/// Frames of a script: the table, and a save area for each CPU.
+const SCRIPT: usize = 3;
 
 impl<'s> Script<'s> {
     fn new(hal: &'s HeapHal) -> Self {
-        Self { hal, on: Cell::new(true), steps: RefCell::default() }
+        let cpus = HostCpus::new(hal, 2).expect("a frame");
+        let steps = RefCell::default();
+        let script =
+            Self { hal, on: Cell::new(true), steps, this: Cell::new(0), svm: RefCell::default(), cpus };
+        script.turn_on(0);
+        script.turn_on(1);
+        script
+    }
+
+    /// SVM on, on a CPU.
+    fn turn_on(&self, cpu: usize) {
+        // SAFETY: nothing can be turned on here.
+        let on = unsafe { SvmCpu::turn_on(self.hal, &epyc(), &self.cpus, cpu) };
+        self.svm.borrow_mut()[cpu] = Some(on.expect("a frame"));
+    }
+
+    fn turn_off(&self, cpu: usize) {
+        let on = self.svm.borrow_mut()[cpu].take();
+        drop(on);
+    }
+
+    /// Clears up on a CPU.
+    fn reap(&self, cpu: usize) -> bool {
+        self.svm.borrow()[cpu].as_ref().is_some_and(SvmCpu::reap)
+    }
+
+    fn go_to(&self, cpu: usize) {
+        self.this.set(cpu);
     }
 
     fn then(&self, step: impl FnMut(&mut View<'_>) + 's) {
@@ -78,6 +114,10 @@ impl<'s> Script<'s> {
 impl Instructions for &Script<'_> {
     fn is_on(&self) -> bool {
         self.on.get()
+    }
+
+    fn save_area(&self) -> u64 {
+        self.svm.borrow()[self.this.get()].as_ref().map_or(0, |on| on.save_area().as_u64())
     }
 
     unsafe fn enter(&self, entry: &Entry, general: &mut GeneralRegisters) {
@@ -100,7 +140,8 @@ fn vcpu<'t, 'h>(
 ) -> TestVcpu<'t, 'h> {
     let configuration =
         Configuration { capabilities, intercepts: Intercepts::default(), ports: &Intercepted::NONE };
-    let mut vcpu = SvmVcpu::with_instructions(&hal, &configuration, tags, script).expect("frames");
+    let mut vcpu =
+        SvmVcpu::with_instructions(&hal, &configuration, &script.cpus, tags, script).expect("frames");
     vcpu.set_root(0x1000).expect("a good root");
     vcpu
 }

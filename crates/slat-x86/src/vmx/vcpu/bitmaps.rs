@@ -1,6 +1,7 @@
 //! The bitmaps that say which accesses exit: a set bit exits (SDM vol. 3C, "I/O-Bitmap Addresses", "MSR-Bitmap Address").
 
 use crate::frame::Frames;
+use crate::msr;
 use crate::port::Intercepted;
 use slat::Hal;
 
@@ -13,10 +14,12 @@ pub(super) fn fill_msrs<H: Hal>(page: &mut Frames<H>, passes: impl Fn(u32, bool)
     let parts = [(0, false), (0xc000_0000, false), (0, true), (0xc000_0000, true)];
     for (part, (first, write)) in parts.into_iter().enumerate() {
         for word in 0..HALF / 64 {
-            let bits = (0..64).fold(0u64, |bits, bit| {
-                let exits = !passes(first + word * 64 + bit, write);
-                bits | u64::from(exits) << bit
-            });
+            let index = first + word * 64;
+            let bits = if msr::may_pass(index, 64) {
+                (0..64).fold(0u64, |bits, bit| bits | u64::from(!passes(index + bit, write)) << bit)
+            } else {
+                u64::MAX
+            };
             page.set_word(part * 1024 + word as usize * 8, bits);
         }
     }

@@ -10,12 +10,15 @@
 //! nowhere.
 //!
 //! **The CPU knows who is bound to it:** VMPTRST says which VMCS is current. Each function that needs the CPU asks, so that
-//! one that is called on another CPU finds [`RunError::NotBound`] and touches nothing.
+//! one that is called on another CPU finds [`RunError::NotBound`] and touches nothing. Dropped there, the vCPU leaves its VMCS and the
+//! registers to the CPU that has them ([`HostCpus`]).
 //!
 //! **Control registers.** The guest owns all bits of CR0 but NE, which VMX needs set; a change of it exits, changes
 //! what the guest reads, and is carried out by the CPU itself at the second attempt. Of CR4 the guest owns what it may have;
 //! a write of anything else is a general protection exception. On CPUs without unrestricted guests PE and PG are
 //! the host's too, and a guest that clears one gets that exception.
+
+#![expect(unsafe_code, reason = "takes itself apart when it is dropped")]
 
 mod bitmaps;
 mod control;
@@ -36,12 +39,14 @@ use super::field;
 use super::instructions::{Instructions, InveptType, InvvpidType, Processor, VmxError};
 use crate::event::Event;
 use crate::frame::Frames;
+use crate::host_cpus::{Binding, HostCpus, Remains};
 use crate::msr;
 use crate::pending::Pending;
 use crate::port::Intercepted;
 use crate::resident::Resident;
 use crate::state::{CpuState, GeneralRegisters};
 use crate::vcpu::RunError;
+use core::mem::ManuallyDrop;
 use slat::format::ept::Ept;
 use slat::{Hal, HostPhysAddr};
 use thiserror::Error;
@@ -101,21 +106,22 @@ pub enum Activity {
 
 /// A virtual CPU on VMX.
 ///
-/// Dropping it unbinds it, if that happens on the CPU that it is bound to, and gives all its frames back. **If it is dropped
-/// on another CPU while it is bound, its VMCS stays where it is, lost:** that CPU may write to it at any time.
+/// Dropping it unbinds it, if that happens on the CPU that it is bound to, and gives all its frames back. If it is dropped on another
+/// CPU while it is bound, its VMCS and its registers wait for the CPU to clear them up ([`HostCpus`]): that may write to
+/// the VMCS until then.
 #[derive(Debug)]
 pub struct VmxVcpu<H: Hal, P: Instructions = Processor> {
     cpu: P,
     capabilities: Capabilities,
     ept: Ept,
     config: VmxConfig,
-    vmcs: Option<Frames<H>>,
-    msr_bitmap: Frames<H>,
+    cpus: HostCpus<H>,
+    /// The VMCS; as the place, the MSR bitmap. Until the vCPU is dropped.
+    remains: ManuallyDrop<Remains<H>>,
     io_bitmaps: Frames<H>,
     log: Option<Frames<H>>,
     /// Whether what the CPU remembers of the EPT has to go before the next entry.
     owes_flush: bool,
-    resident: Resident<H>,
     /// As they are in the VMCS, once it was written.
     controls: Controls,
     root: Option<EptPointer>,
@@ -131,21 +137,22 @@ pub struct VmxVcpu<H: Hal, P: Instructions = Processor> {
     interrupted: Option<Event>,
     last: Fields,
     windows: (bool, bool),
-    bound: Option<usize>,
+    bound: Option<Binding>,
     last_cpu: Option<usize>,
     initialized: bool,
     launched: bool,
 }
 
 impl<H: Hal + Clone, P: Instructions> VmxVcpu<H, P> {
-    /// A vCPU for guests on tables of `ept`. Takes a frame of `hal` for the VMCS, three for bitmaps, and what the
-    /// extended state needs, twice.
+    /// A vCPU for guests on tables of `ept`, on the CPUs of `cpus`. Takes a frame of `hal` for the VMCS, three for bitmaps,
+    /// and what the extended state needs, twice.
     ///
     /// # Errors
     /// [`NewError`].
     pub fn new(
         hal: &H,
         cpu: P,
+        cpus: &HostCpus<H>,
         capabilities: Capabilities,
         ept: Ept,
         config: VmxConfig,
@@ -171,12 +178,11 @@ impl<H: Hal + Clone, P: Instructions> VmxVcpu<H, P> {
             capabilities,
             ept,
             config,
-            vmcs: Some(vmcs),
-            msr_bitmap,
+            cpus: cpus.clone(),
+            remains: ManuallyDrop::new(Remains { vmcs: Some(vmcs), resident, place: msr_bitmap }),
             io_bitmaps,
             log: None,
             owes_flush: false,
-            resident,
             controls,
             root: None,
             staged: None,
@@ -276,10 +282,12 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
 
     /// Whether the vCPU is bound to this very CPU.
     fn is_here(&self) -> bool {
-        let Some(vmcs) = self.vmcs.as_ref() else { return false };
-        self.bound.is_some()
-            && self.cpu.cr4() & CR4_VMXE != 0
-            && self.cpu.vmptrst() == vmcs.address().as_u64()
+        let Some(vmcs) = self.vmcs() else { return false };
+        self.bound.is_some() && self.cpu.cr4() & CR4_VMXE != 0 && self.cpu.vmptrst() == vmcs.as_u64()
+    }
+
+    fn vmcs(&self) -> Option<HostPhysAddr> {
+        self.remains.vmcs.as_ref().map(Frames::address)
     }
 
     fn here(&self) -> Result<(), RunError> {
@@ -342,9 +350,10 @@ impl<H: Hal, P: Instructions> Drop for VmxVcpu<H, P> {
     fn drop(&mut self) {
         use crate::vcpu::Vcpu;
         self.unbind();
-        if self.bound.is_some() {
-            // Another CPU has it active and may write to it, so it can never be used again.
-            core::mem::forget(self.vmcs.take());
+        // SAFETY: taken once, here, and not used any more.
+        let remains = unsafe { ManuallyDrop::take(&mut self.remains) };
+        if let Some(binding) = self.bound {
+            self.cpus.leave(binding, remains);
         }
     }
 }

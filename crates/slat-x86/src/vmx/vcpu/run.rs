@@ -115,6 +115,13 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
         Ok(Open { interrupts, nmis })
     }
 
+    /// Whether STI or a load of SS keeps interrupts away.
+    pub(super) fn is_shadowed(&self) -> Result<bool, VmxError> {
+        let blocking = read(&self.cpu, field::GUEST_INTERRUPTIBILITY)?;
+        let enabled = read(&self.cpu, field::GUEST_RFLAGS)? & RFLAGS_IF != 0;
+        Ok(enabled && blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0)
+    }
+
     fn write_event(&mut self, event: Event) -> Result<(), VmxError> {
         let cpu = &self.cpu;
         let Interruption { information, error_code, instruction_length } = interruption::encode(event);

@@ -51,7 +51,7 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
         write(cpu, field::EXIT_MSR_LOAD_COUNT, 0)?;
         write(cpu, field::ENTRY_MSR_LOAD_COUNT, 0)?;
         write(cpu, field::ENTRY_INTERRUPTION, 0)?;
-        write(cpu, field::MSR_BITMAP, self.msr_bitmap.address().as_u64())?;
+        write(cpu, field::MSR_BITMAP, self.remains.place.address().as_u64())?;
         write(cpu, field::IO_BITMAP_A, self.io_bitmaps.address().as_u64())?;
         write(cpu, field::IO_BITMAP_B, self.io_bitmaps.address().as_u64() + PAGE_SIZE)?;
         if self.has_vpid() {

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "loads the VMCS and the guest's registers into the CPU")]
 
-use super::super::cpu::{CR4_VMXE, NONE_CURRENT};
+use super::super::cpu::{CR4_VMXE, NONE_CURRENT, identity, reap};
 use super::super::eptp::EptPointer;
 use super::super::field::{self, read, write};
 use super::super::instructions::{Instructions, VmxError};
@@ -36,6 +36,25 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
         Ok(())
     }
 
+    /// Loads the vCPU into CPU `cpu`, the one at hand, where VMX is on and no VMCS current. If that fails it is in no CPU.
+    fn load(&mut self, cpu: usize) -> Result<(), VmxError> {
+        // There is one until the vCPU is dropped.
+        let vmcs = self.vmcs().ok_or(VmxError::Invalid)?;
+        // SAFETY: VMX is on; unbound, the VMCS is active nowhere.
+        unsafe { self.clear(vmcs) }?;
+        self.launched = false;
+        // SAFETY: likewise; from here on only VMX instructions touch the frame.
+        unsafe { self.cpu.vmptrld(vmcs) }?;
+        if let Err(error) = self.write_all(cpu) {
+            // SAFETY: it is active here.
+            let _ = unsafe { self.clear(vmcs) };
+            return Err(error);
+        }
+        // SAFETY: `VmxCpu::on` has prepared this CPU; the MSRs were chosen by its capabilities.
+        unsafe { self.remains.resident.load() };
+        Ok(())
+    }
+
     /// # Safety
     /// VMX is on, and the VMCS is active on this CPU or on none.
     unsafe fn clear(&self, vmcs: HostPhysAddr) -> Result<(), VmxError> {
@@ -52,31 +71,23 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
 impl<H: Hal, P: Instructions> Vcpu for VmxVcpu<H, P> {
     fn bind(&mut self, cpu: usize) -> Result<(), BindError> {
         if let Some(bound) = self.bound {
-            return Err(BindError::Bound(bound));
+            return Err(BindError::Bound(bound.cpu));
         }
         if self.cpu.cr4() & CR4_VMXE == 0 {
             return Err(BindError::Off(cpu));
         }
+        self.cpus.check(cpu, identity(&self.cpu))?;
+        // SAFETY: VMX is on, and this is CPU `cpu`.
+        unsafe { reap(&self.cpu, &self.cpus, cpu) };
         if self.cpu.vmptrst() != NONE_CURRENT {
             return Err(BindError::Occupied(cpu));
         }
-        let Some(vmcs) = self.vmcs.as_ref().map(crate::frame::Frames::address) else {
-            return Err(BindError::Refused(0));
-        };
-        let refused = |error: VmxError| BindError::Refused(error.number());
-        // SAFETY: VMX is on; unbound, the VMCS is active nowhere.
-        unsafe { self.clear(vmcs) }.map_err(refused)?;
-        self.launched = false;
-        // SAFETY: likewise; from here on only VMX instructions touch the frame.
-        unsafe { self.cpu.vmptrld(vmcs) }.map_err(refused)?;
-        if let Err(error) = self.write_all(cpu) {
-            // SAFETY: it is active here.
-            let _ = unsafe { self.clear(vmcs) };
-            return Err(refused(error));
+        let binding = self.cpus.take(cpu)?;
+        if let Err(error) = self.load(cpu) {
+            self.cpus.free(binding);
+            return Err(BindError::Refused(error.number()));
         }
-        // SAFETY: `VmxCpu::on` has prepared this CPU; the MSRs were chosen by its capabilities.
-        unsafe { self.resident.load() };
-        self.bound = Some(cpu);
+        self.bound = Some(binding);
         self.last_cpu = Some(cpu);
         Ok(())
     }
@@ -86,17 +97,19 @@ impl<H: Hal, P: Instructions> Vcpu for VmxVcpu<H, P> {
             return;
         }
         // SAFETY: loaded on this CPU.
-        unsafe { self.resident.unload() };
-        if let Some(vmcs) = self.vmcs.as_ref().map(crate::frame::Frames::address) {
+        unsafe { self.remains.resident.unload() };
+        if let Some(vmcs) = self.vmcs() {
             // SAFETY: it is active here. A VMCS that is current can be cleared, so this does not fail.
             let _ = unsafe { self.clear(vmcs) };
         }
         self.launched = false;
-        self.bound = None;
+        if let Some(binding) = self.bound.take() {
+            self.cpus.free(binding);
+        }
     }
 
     fn bound_to(&self) -> Option<usize> {
-        self.bound
+        self.bound.map(|binding| binding.cpu)
     }
 
     fn set_root(&mut self, root: u64) -> Result<(), RunError> {
@@ -168,6 +181,10 @@ impl<H: Hal, P: Instructions> Vcpu for VmxVcpu<H, P> {
         !self.pending.is_occupied() && self.of_bound(|this| Ok(this.open()?.interrupts))
     }
 
+    fn is_in_interrupt_shadow(&self) -> bool {
+        self.of_bound(Self::is_shadowed)
+    }
+
     fn set_interrupt_window(&mut self, wanted: bool) {
         self.windows.0 = wanted;
     }
@@ -193,11 +210,13 @@ impl<H: Hal, P: Instructions> Vcpu for VmxVcpu<H, P> {
     }
 
     fn xcr0(&self) -> u64 {
-        self.resident.xcr0()
+        self.remains.resident.xcr0(self.is_here())
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        self.resident.set_xcr0(value);
+        if self.bound.is_none() || self.is_here() {
+            self.remains.resident.set_xcr0(value);
+        }
     }
 
     fn paging(&self) -> GuestPageWalkInfo {

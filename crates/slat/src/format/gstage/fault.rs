@@ -7,6 +7,9 @@ use crate::fault::{FaultCause, NestedPageFaultInfo};
 use crate::flags::MappingFlags;
 use thiserror::Error;
 
+/// hstatus.SPVP.
+const HSTATUS_SPVP: u64 = 1 << 8;
+
 // Exception codes of scause.
 const INSTRUCTION: u64 = 20;
 const LOAD: u64 = 21;
@@ -32,7 +35,8 @@ pub struct Trap {
     pub stval: u64,
     /// htval: the guest-physical address, shifted right by 2.
     pub htval: u64,
-    /// htinst.
+    /// htinst; where the hart leaves it 0, what [`transform`](super::transform) makes of the instruction at sepc serves
+    /// as well.
     pub htinst: u64,
 }
 
@@ -94,12 +98,52 @@ impl Trap {
 #[error("scause {0:#x} is no guest-page fault")]
 pub struct NotAGuestPageFault(pub u64);
 
-/// What the guest did. The hardware does not tell a missing translation from a missing permission: the cause is always
-/// [`FaultCause::NotPresent`].
+/// A guest-page fault; its guest-physical address may still have to be found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The guest-physical address, or `None` where htval does not hold it.
+    gpa: Option<GuestPhysAddr>,
+    /// The virtual address of the access.
+    pub gva: GuestVirtAddr,
+    /// What the guest's instruction does: `READ`, `WRITE` or `EXECUTE`.
+    pub original: MappingFlags,
+    /// What was refused: the same, or what the guest's table walk on its behalf did.
+    pub access: MappingFlags,
+    /// Whether the hart says that the walk faulted, and not the access itself.
+    pub walk: bool,
+    /// How many bytes the access moves, where the hart reports that.
+    pub width: Option<AccessWidth>,
+}
+
+impl Fault {
+    /// The complete description, if htval holds the address. `None` means: find it by a walk of the guest's tables, as
+    /// [`AddrSpace::locate_fault`](crate::AddrSpace::locate_fault) does, with [`gva`](Self::gva) and
+    /// [`virtual_access`](Self::virtual_access).
+    #[must_use]
+    pub fn info(&self) -> Option<NestedPageFaultInfo> {
+        let Self { gva, access, walk, width, .. } = *self;
+        let cause = FaultCause::NotPresent;
+        self.gpa.map(|gpa| NestedPageFaultInfo { gpa, gva: Some(gva), access, cause, walk, width })
+    }
+
+    /// What the guest's instruction does, with `USER` if it was in user mode, by hstatus as the trap left it (SPVP, bit 8:
+    /// the mode that the guest was in).
+    #[must_use]
+    pub fn virtual_access(&self, hstatus: u64) -> MappingFlags {
+        let user = if hstatus & HSTATUS_SPVP == 0 { MappingFlags::USER } else { MappingFlags::empty() };
+        self.original | user
+    }
+}
+
+/// What the guest did. The hardware does not tell a missing translation from a missing permission or mark: the cause is
+/// always [`FaultCause::NotPresent`].
+///
+/// A hart may write 0 to htval instead of the address ("Guest-Page Faults"), and then nothing says whether the guest's
+/// table walk faulted: address 0 itself looks the same. Values that no address gives (beyond 62 bits) are taken for 0 too.
 ///
 /// # Errors
 /// [`NotAGuestPageFault`] if the trap is another one.
-pub fn decode_fault(trap: &Trap) -> Result<NestedPageFaultInfo, NotAGuestPageFault> {
+pub fn decode_fault(trap: &Trap) -> Result<Fault, NotAGuestPageFault> {
     let Trap { scause, stval, htval, htinst } = *trap;
     let original = match scause {
         INSTRUCTION => MappingFlags::EXECUTE,
@@ -114,11 +158,12 @@ pub fn decode_fault(trap: &Trap) -> Result<NestedPageFaultInfo, NotAGuestPageFau
     };
     // stval has the two lowest bits, but belongs to the access and not to the walk on its behalf.
     let low = if walk { 0 } else { stval & 3 };
-    Ok(NestedPageFaultInfo {
-        gpa: GuestPhysAddr::new(htval << 2 | low),
-        gva: Some(GuestVirtAddr::new(stval)),
+    let known = htval != 0 && htval >> 62 == 0;
+    Ok(Fault {
+        gpa: known.then(|| GuestPhysAddr::new(htval << 2 | low)),
+        gva: GuestVirtAddr::new(stval),
+        original,
         access,
-        cause: FaultCause::NotPresent,
         walk,
         width: trap.width(),
     })

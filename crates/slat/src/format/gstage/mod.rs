@@ -2,20 +2,33 @@
 //!
 //! The root is four tables side by side, 16 KiB aligned, which widens the guest-physical address by two bits. Every
 //! access is checked as if made in user mode, so U is set on every leaf. Accessed and dirty are set beforehand, so
-//! neither Svade faults nor Svadu updates happen.
+//! neither Svade faults nor Svadu updates happen; or they are clear and tell what the guest has used
+//! ([`Capabilities::accessed_dirty`]). The hypervisor's own sstatus.MXR applies to the guest's accesses too, and is to
+//! be clear: set, it lets pages be read that can only be executed.
+//!
+//! Leaves of 64 KiB (Svnapot) are understood ([`Gstage::reached`]) and not made: sixteen entries that have to change as
+//! one would need a break for every change of a page.
 
+mod capabilities;
 mod fault;
 mod fence;
+mod hgatp;
+mod instruction;
+mod remote;
 
-pub use fault::{NotAGuestPageFault, Trap, decode_fault};
-pub use fence::{Fence, fences};
+pub use capabilities::{Capabilities, ConfigError, Extensions, Mode, Modes};
+pub use fault::{Fault, NotAGuestPageFault, Trap, decode_fault};
+pub use fence::{Fence, Instruction, fences, instructions};
+pub use hgatp::{HgatpError, HgatpProbe, probe_henvcfg};
+pub use instruction::transform;
+pub use remote::{HartMask, RFENCE, RemoteFence, remote_fences};
 
 use super::{CacheEvent, Format, Geometry, Kind};
-use crate::addr::HostPhysAddr;
+use crate::addr::{GuestPhysAddr, HostPhysAddr};
 use crate::error::UnsupportedFlags;
-use crate::flags::{LeafSize, MappingFlags, MemoryType};
+use crate::flags::{LeafSize, MappingFlags, MemoryType, level_bytes};
 use crate::hal::CacheActions;
-use crate::tlb::TableKind;
+use crate::tlb::{TableKind, TlbFeatures};
 
 // "Sv39 page table entry", which the other modes share.
 const VALID: u64 = 1 << 0;
@@ -31,28 +44,16 @@ const PBMT_SHIFT: u32 = 61;
 const PBMT_MASK: u64 = 3 << PBMT_SHIFT;
 const PBMT_NC: u64 = 1;
 const PBMT_IO: u64 = 2;
+const PBMT_RESERVED: u64 = 3;
+/// N: one of sixteen entries that map 64 KiB together, PPN bits 3:0 being 1000 ("Svnapot").
+const NAPOT: u64 = 1 << 63;
+const NAPOT_SIZE: u64 = 0xf << 10;
+const NAPOT_64K: u64 = 8 << 10;
+/// Bits 63:54 hold no address: N, PBMT, and seven that are reserved.
+const UPPER_SHIFT: u32 = 54;
+const RESERVED: u64 = 0x7f << UPPER_SHIFT;
 /// PPN, bits 53:10, holds address bits 55:12.
 const PPN_MASK: u64 = ((1 << 44) - 1) << 10;
-
-/// The mode of hgatp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Three levels, 41-bit guest-physical addresses.
-    Sv39x4,
-    /// Four levels, 50 bits.
-    Sv48x4,
-    /// Five levels, 59 bits.
-    Sv57x4,
-}
-
-/// What of the G-stage a hart offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Svpbmt is there and menvcfg.PBMTE is set: a leaf can choose its memory type.
-    pub svpbmt: bool,
-    /// VMIDLEN: bits of hgatp.VMID that hold what is written, 0 to 14.
-    pub vmid_bits: u32,
-}
 
 /// The G-stage format in one mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +63,43 @@ pub struct Gstage {
 }
 
 impl Gstage {
-    /// The format in `mode` on a hart with `capabilities`. That the hart offers the mode is to be seen by writing
-    /// hgatp and reading it back.
-    #[must_use]
-    pub const fn new(mode: Mode, capabilities: Capabilities) -> Self {
-        Self { mode, capabilities }
+    /// The format in `mode` on a hart with `capabilities`.
+    ///
+    /// # Errors
+    /// [`ConfigError::ModeNotOffered`]; [`ConfigError::VmidBits`] and [`ConfigError::PhysicalBits`] if a value is out of
+    /// range.
+    pub const fn new(mode: Mode, capabilities: Capabilities) -> Result<Self, ConfigError> {
+        let Capabilities { modes, vmid_bits, physical_bits, .. } = capabilities;
+        if !modes.contains(mode.only()) {
+            return Err(ConfigError::ModeNotOffered(mode));
+        }
+        if vmid_bits > 14 {
+            return Err(ConfigError::VmidBits(vmid_bits));
+        }
+        if physical_bits < 32 || physical_bits > 56 {
+            return Err(ConfigError::PhysicalBits(physical_bits));
+        }
+        Ok(Self { mode, capabilities })
+    }
+
+    /// The format in the widest mode of the hart.
+    ///
+    /// # Errors
+    /// As [`narrowest`](Self::narrowest) for a single bit.
+    pub fn widest(capabilities: Capabilities) -> Result<Self, ConfigError> {
+        let mut modes = Mode::ALL.into_iter().rev();
+        let mode = modes.find(|mode| capabilities.modes.contains(mode.only()));
+        Self::new(mode.ok_or(ConfigError::NoModeFor(1))?, capabilities)
+    }
+
+    /// The format in the mode with the fewest levels that translates guest-physical addresses of `gpa_bits` bits.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoModeFor`] if the hart has none; otherwise as [`new`](Self::new).
+    pub fn narrowest(gpa_bits: u32, capabilities: Capabilities) -> Result<Self, ConfigError> {
+        let fits = |mode: &Mode| mode.gpa_bits() >= gpa_bits && capabilities.modes.contains(mode.only());
+        let mode = Mode::ALL.into_iter().find(fits).ok_or(ConfigError::NoModeFor(gpa_bits))?;
+        Self::new(mode, capabilities)
     }
 
     /// The mode.
@@ -74,12 +107,59 @@ impl Gstage {
     pub const fn mode(&self) -> Mode {
         self.mode
     }
+
+    /// What the hart offers.
+    #[must_use]
+    pub const fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// The value of hgatp for the table at `root`, a multiple of 16 KiB, under `vmid`: MODE in bits 63:60, VMID in 57:44, PPN
+    /// in 43:0. (Privileged manual, "Hypervisor Guest Address Translation and Protection Register".)
+    ///
+    /// Writing it orders nothing: see [`fences`] for what has to go along with it.
+    ///
+    /// # Errors
+    /// [`HgatpError`] for a root that is not aligned or too wide, and for a VMID that the hart would cut.
+    pub fn hgatp(&self, root: HostPhysAddr, vmid: u16) -> Result<u64, HgatpError> {
+        hgatp::checked_value(self.mode, self.capabilities.vmid_bits, vmid, root)
+    }
+
+    /// Where `entry`, in a table of `level`, leads for an access to `gpa`, and the bytes of the leaf: those of its level, or
+    /// 64 KiB for an entry of Svnapot, of which this space makes none. `None` if the hart does not take it for a leaf.
+    #[must_use]
+    pub fn reached(&self, level: u8, entry: u64, gpa: GuestPhysAddr) -> Option<(HostPhysAddr, u64)> {
+        let sixteen = entry & NAPOT != 0;
+        if sixteen {
+            let known = self.capabilities.has(Extensions::SVNAPOT) && level == 0;
+            if !known || entry & NAPOT_SIZE != NAPOT_64K {
+                return None;
+            }
+        }
+        // One of the sixteen by itself, at the beginning of what they map together.
+        let one = if sixteen { entry & !(NAPOT | NAPOT_SIZE) } else { entry };
+        if self.kind(level, one) != Kind::Leaf {
+            return None;
+        }
+        let bytes = if sixteen { 1 << 16 } else { level_bytes(level) };
+        let start = self.address(one).as_u64();
+        let aligned = start & (bytes - 1) == 0;
+        aligned.then(|| (HostPhysAddr::new(start | gpa.as_u64() & (bytes - 1)), bytes))
+    }
+
+    /// Whether the hart takes a leaf with these bits 63:54, one of which is set, for one that slat makes: with a memory type
+    /// that exists, and nothing else.
+    #[cold]
+    fn has_memory_type(&self, entry: u64) -> bool {
+        let pbmt = (entry & PBMT_MASK) >> PBMT_SHIFT;
+        entry & (NAPOT | RESERVED) == 0 && pbmt != PBMT_RESERVED && self.capabilities.has(Extensions::SVPBMT)
+    }
 }
 
 impl Default for Gstage {
-    /// Sv39x4, which every hart with a G-stage has, without Svpbmt and without VMIDs.
+    /// Sv39x4, which every hart with a G-stage has, and [nothing else](Capabilities::BASELINE).
     fn default() -> Self {
-        Self { mode: Mode::Sv39x4, capabilities: Capabilities { svpbmt: false, vmid_bits: 0 } }
+        Self { mode: Mode::Sv39x4, capabilities: Capabilities::BASELINE }
     }
 }
 
@@ -90,17 +170,12 @@ impl Format for Gstage {
     const TABLE: TableKind = TableKind::Gstage;
 
     fn geometry(&self) -> Geometry {
-        let levels = match self.mode {
-            Mode::Sv39x4 => 3,
-            Mode::Sv48x4 => 4,
-            Mode::Sv57x4 => 5,
-        };
-        Geometry { levels, gpa_bits: 12 + 9 * u32::from(levels) + 2, root_tables: 4 }
+        Geometry { levels: self.mode.levels(), gpa_bits: self.mode.gpa_bits(), root_tables: 4 }
     }
 
     fn hpa_bits(&self) -> u32 {
         // A PPN has 56 address bits; entries that wait to be freed hold 52, and no machine has more.
-        52
+        self.capabilities.physical_bits.min(52)
     }
 
     fn largest_leaf(&self) -> LeafSize {
@@ -108,7 +183,7 @@ impl Format for Gstage {
     }
 
     fn tag_bits(&self) -> u32 {
-        self.capabilities.vmid_bits.min(14)
+        self.capabilities.vmid_bits
     }
 
     fn check_flags(&self, flags: MappingFlags) -> Result<(), UnsupportedFlags> {
@@ -119,7 +194,7 @@ impl Format for Gstage {
         if flags.permissions() == MappingFlags::USER {
             return refused("USER alone: execution is not separate");
         }
-        if !self.capabilities.svpbmt && flags.contains(MappingFlags::UNCACHED) {
+        if !self.capabilities.has(Extensions::SVPBMT) && flags.contains(MappingFlags::UNCACHED) {
             return refused("without Svpbmt the type is that of the physical memory");
         }
         Ok(())
@@ -127,7 +202,8 @@ impl Format for Gstage {
 
     #[inline]
     fn leaf(&self, _level: u8, hpa: HostPhysAddr, flags: MappingFlags) -> u64 {
-        let mut entry = (hpa.as_u64() >> 2) & PPN_MASK | VALID | USER | ACCESSED | DIRTY;
+        let marks = if self.capabilities.accessed_dirty { 0 } else { ACCESSED | DIRTY };
+        let mut entry = (hpa.as_u64() >> 2) & PPN_MASK | VALID | USER | marks;
         for (flag, bit) in
             [(MappingFlags::READ, READ), (MappingFlags::WRITE, WRITE), (MappingFlags::EXECUTE, EXECUTE)]
         {
@@ -135,7 +211,7 @@ impl Format for Gstage {
                 entry |= bit;
             }
         }
-        let (pbmt, stronger) = match (flags.memory_type(), self.capabilities.svpbmt) {
+        let (pbmt, stronger) = match (flags.memory_type(), self.capabilities.has(Extensions::SVPBMT)) {
             (MemoryType::WriteBack, _) => (0, 0),
             (MemoryType::NonCacheable, true) => (PBMT_NC, 0),
             (MemoryType::Device, true) => (PBMT_IO, 0),
@@ -158,11 +234,41 @@ impl Format for Gstage {
         match (entry & VALID != 0, permissions, level) {
             (false, ..) | (true, WRITE, _) => Kind::Absent,
             (true, 0, 0) => Kind::Absent,
+            // A, D and U, PBMT and N are reserved in a pointer.
+            (true, 0, _) if entry & (USER | ACCESSED | DIRTY) != 0 || entry >> UPPER_SHIFT != 0 => {
+                Kind::Absent
+            }
             (true, 0, _) => Kind::Table,
             // W without R is reserved, with X as well; leaves of 512 GiB and more are not used.
-            (true, _, 0..=2) if permissions != WRITE | EXECUTE => Kind::Leaf,
+            (true, _, 0..=2) if permissions != WRITE | EXECUTE => {
+                if entry >> UPPER_SHIFT == 0 || self.has_memory_type(entry) {
+                    Kind::Leaf
+                } else {
+                    Kind::Absent
+                }
+            }
             _ => Kind::Absent,
         }
+    }
+
+    #[inline]
+    fn accessed_bit(&self) -> u64 {
+        if self.capabilities.accessed_dirty { ACCESSED } else { 0 }
+    }
+
+    #[inline]
+    fn dirty_bit(&self) -> u64 {
+        if self.capabilities.accessed_dirty { DIRTY } else { 0 }
+    }
+
+    #[inline]
+    fn marks_by_fault(&self) -> bool {
+        self.capabilities.accessed_dirty && !self.capabilities.has(Extensions::SVADU)
+    }
+
+    #[inline]
+    fn fences_new_entries(&self) -> bool {
+        self.capabilities.fence_new_entries && !self.capabilities.has(Extensions::SVVPTC)
     }
 
     #[inline]
@@ -186,13 +292,15 @@ impl Format for Gstage {
     }
 
     fn root_register(&self, root: HostPhysAddr, tag: u16) -> u64 {
-        // hgatp: MODE in 63:60, VMID in 57:44, PPN in 43:0.
-        let mode: u64 = match self.mode {
-            Mode::Sv39x4 => 8,
-            Mode::Sv48x4 => 9,
-            Mode::Sv57x4 => 10,
-        };
-        mode << 60 | u64::from(tag & 0x3fff) << 44 | root.as_u64() >> 12
+        hgatp::value(self.mode, tag, root)
+    }
+
+    fn tlb_features(&self) -> TlbFeatures {
+        if self.capabilities.has(Extensions::SVINVAL) {
+            TlbFeatures::ORDERED_APART
+        } else {
+            TlbFeatures::empty()
+        }
     }
 
     fn cache_actions(&self, event: CacheEvent) -> CacheActions {

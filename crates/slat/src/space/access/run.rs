@@ -177,7 +177,10 @@ impl<H: Hal, F: Format, B: CustomBackend, I: Fn(GuestPhysAddr, &mut [u8])> Guest
             match space.answer_fault(gpa, access, &mut |gpa, bytes| (self.init)(gpa, bytes))? {
                 FaultOutcome::Trap(_) => return Err(AccessRefusal::Device),
                 FaultOutcome::Wait => return Err(AccessRefusal::NotYet),
-                FaultOutcome::Populated(_) | FaultOutcome::Spurious | FaultOutcome::Retry => {}
+                FaultOutcome::Populated(_)
+                | FaultOutcome::Spurious
+                | FaultOutcome::Marked
+                | FaultOutcome::Retry => {}
             }
         }
         Err(AccessRefusal::NotYet)

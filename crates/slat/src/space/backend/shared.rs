@@ -211,7 +211,7 @@ impl<H: Hal> Inner<H> {
         let Ok(all) = GuestPhysRange::new(GuestPhysAddr::new(0), self.size) else { return Err(OutOfMemory) };
         let largest = LeafSize::Size2M;
         let want = Want { gpa, region: all, flags: MappingFlags::READ | MappingFlags::WRITE, largest };
-        match self.table.populate(&want, &mut |_, _| {}) {
+        match self.table.populate(&want, MappingFlags::empty(), &mut |_, _| {}) {
             Ok(Populated::New(_) | Populated::Present(_)) => self.kept(offset).ok_or(OutOfMemory),
             // Nothing is ever taken out of this table, and its source is the host alone.
             Ok(Populated::Unsettled) | Err(_) => Err(OutOfMemory),

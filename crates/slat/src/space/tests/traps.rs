@@ -55,7 +55,8 @@ fn a_trap_region_is_checked_like_any_other() {
     let hal = HeapHal::new();
     let wide = Features { pa_bits: 52, vmid_bits: 16, ..Features::BASELINE };
     assert!(Stage2::new(wide, Some(52)).is_err(), "no Arm space is as wide as the limit");
-    let format = Gstage::new(gstage::Mode::Sv57x4, gstage::Capabilities { svpbmt: true, vmid_bits: 14 });
+    let [_, _, format] = gstage_formats();
+    assert_eq!(format.mode(), gstage::Mode::Sv57x4);
     let mut space = AddrSpace::with_format(&hal, format, gpa(0), 1 << 59, 1).expect("a root");
     let limit = 1 << 48;
     let beyond = MapError::BeyondBackend { offset: 0, size: limit + 0x1000, most: limit };

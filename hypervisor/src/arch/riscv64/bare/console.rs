@@ -1,4 +1,4 @@
-//! The serial port, which the firmware set up, and what guests write to it.
+//! The serial port, which the firmware set up.
 //!
 //! Invariant: while a hart has claimed it no other one writes, so that a line is never cut by another line of the
 //! hypervisor's, nor, with several guests, by one of another guest.
@@ -6,9 +6,6 @@
 #![expect(unsafe_code, reason = "drives the 16550")]
 
 use crate::arch::riscv64::platform::UART;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt;
 use spin::{Mutex, MutexGuard};
 
@@ -49,7 +46,8 @@ impl Console {
         self.wait_for(TRANSMIT_EMPTY);
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    /// Writes `bytes` as they are.
+    pub(super) fn send(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.wait_for(TRANSMIT_READY);
             write(TRANSMIT, byte);
@@ -62,52 +60,6 @@ impl fmt::Write for Console {
         self.send(text.as_bytes());
         Ok(())
     }
-}
-
-/// Most bytes of a line of a guest's that are kept until the line is complete.
-const LINE_MAX: usize = 1024;
-
-/// What a guest's firmware does with what the guest prints.
-pub(super) struct GuestConsole {
-    /// What stands in front of each of its lines; `None` for the only guest, whose characters pass through at once.
-    prefix: Option<String>,
-    line: Mutex<Vec<u8>>,
-}
-
-impl GuestConsole {
-    /// The console of `guest`, which is the only one if `alone`.
-    pub(super) fn new(guest: usize, alone: bool) -> Self {
-        Self { prefix: (!alone).then(|| format!("[{guest}] ")), line: Mutex::new(Vec::new()) }
-    }
-
-    /// Prints `text`.
-    pub(super) fn print(&self, text: &[u8]) {
-        let Some(prefix) = &self.prefix else {
-            Console::claim().send(text);
-            return;
-        };
-        let mut line = self.line.lock();
-        for &byte in text {
-            match byte {
-                b'\r' => {}
-                b'\n' => send_line(prefix, &mut line),
-                byte => {
-                    line.push(byte);
-                    if line.len() == LINE_MAX {
-                        send_line(prefix, &mut line);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn send_line(prefix: &str, line: &mut Vec<u8>) {
-    let mut console = Console::claim();
-    console.send(prefix.as_bytes());
-    console.send(line);
-    console.send(b"\r\n");
-    line.clear();
 }
 
 fn read(offset: u64) -> u8 {

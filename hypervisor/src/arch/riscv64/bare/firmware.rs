@@ -5,7 +5,7 @@
 use super::console::Console;
 use crate::arch::riscv64::sbi::Machine;
 use core::arch::asm;
-use sbi_spec::{base, hsm, srst, time};
+use sbi_spec::{base, hsm, rfnc, spi, srst, time};
 
 /// An error of the firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +23,44 @@ pub(super) fn start_hart(hart: usize) -> Result<(), SbiError> {
     call(hsm::EID_HSM, hsm::HART_START, arguments).map(drop)
 }
 
+/// Interrupts the harts in `mask`.
+pub(super) fn send_interrupts(mask: u64) -> Result<(), SbiError> {
+    call(spi::EID_SPI, spi::SEND_IPI, [mask, 0, 0, 0, 0]).map(drop)
+}
+
 /// The next interrupt of this hart's timer is at `time`.
 pub(super) fn set_timer(time: u64) -> Result<(), SbiError> {
     call(time::EID_TIME, time::SET_TIMER, [time, 0, 0, 0, 0]).map(drop)
+}
+
+/// The harts in `mask` execute FENCE.I.
+pub(super) fn remote_fence_i(mask: u64) -> Result<(), SbiError> {
+    call(rfnc::EID_RFNC, rfnc::REMOTE_FENCE_I, [mask, 0, 0, 0, 0]).map(drop)
+}
+
+/// The harts in `mask` execute HFENCE.VVMA for the VMID of this hart's hgatp: of these addresses (all of them if none are
+/// given), and of one address space of the guest's if one is named.
+pub(super) fn remote_hfence_vvma(
+    mask: u64,
+    range: Option<(u64, u64)>,
+    asid: Option<u16>,
+) -> Result<(), SbiError> {
+    let (start, size) = range.unwrap_or((0, u64::MAX));
+    let (function, asid) = match asid {
+        Some(asid) => (rfnc::REMOTE_HFENCE_VVMA_ASID, asid.into()),
+        None => (rfnc::REMOTE_HFENCE_VVMA, 0),
+    };
+    call(rfnc::EID_RFNC, function, [mask, 0, start, size, asid]).map(drop)
+}
+
+/// The harts in `mask` execute HFENCE.GVMA for `vmid`: for `size` bytes from guest-physical `start` on, or everything if both are 0.
+pub(super) fn remote_hfence_gvma_vmid(mask: u64, start: u64, size: u64, vmid: u16) -> Result<(), SbiError> {
+    call(rfnc::EID_RFNC, rfnc::REMOTE_HFENCE_GVMA_VMID, [mask, 0, start, size, vmid.into()]).map(drop)
+}
+
+/// The same for all VMIDs.
+pub(super) fn remote_hfence_gvma(mask: u64, start: u64, size: u64) -> Result<(), SbiError> {
+    call(rfnc::EID_RFNC, rfnc::REMOTE_HFENCE_GVMA, [mask, 0, start, size, 0]).map(drop)
 }
 
 /// What the machine is.

@@ -1,7 +1,8 @@
 //! The harts' part: start, parameters, the run, the report, the end.
 //!
 //! Each hart has a stack of its own; interrupts are never taken in HS-mode. The hart that the firmware starts sets everything
-//! up. Every way out ends in one line of `slat-hv-protocol` on the serial port, then power-off.
+//! up and starts the others; then all of them serve the guests. What they share is never freed. Every way out ends in one line of
+//! `slat-hv-protocol` on the serial port, then power-off.
 
 #![expect(unsafe_code, reason = "takes over memory that the linker script and the parameters describe")]
 
@@ -10,11 +11,15 @@ mod console;
 mod failure;
 mod firmware;
 mod float;
+mod guest;
+mod harts;
 mod maintenance;
 mod recording;
 mod registers;
 mod switch;
 mod timer;
+#[cfg(feature = "unit-guests")]
+mod unit;
 mod vcpu;
 
 pub use failure::fail;
@@ -23,27 +28,35 @@ use super::device_tree::{self, Description};
 use super::flat_tree::{self, FlatTree};
 use super::host::Host;
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
+use super::platform;
+use crate::console_text::ConsoleText;
 use crate::cpus::{Cpus, Entry};
 use crate::guest::Content;
+use crate::guests::Guests;
 use crate::params;
 use crate::pool::Pool;
-use crate::run::{Job, Left, Machine};
+use crate::run::{Job, Machine, Port, Reclaim};
+use crate::schedule::Scheduler;
+use crate::uart16550::Uart16550;
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use buddy_system_allocator::LockedHeap;
-use console::{Console, GuestConsole};
+use console::Console;
 use core::arch::asm;
 use core::fmt::Write as _;
+use guest::Shared;
+use harts::ThisHart;
 use maintenance::Counted;
-use registers::{read_register, write_register};
-use slat::format::gstage::{Capabilities, Gstage, Mode};
+use slat::format::gstage::{Capabilities, Extensions, Gstage};
 use slat::format::{Format as _, Geometry};
-use slat::{AddrSpace, GuestPhysAddr, HostPhysAddr};
+use slat::isa::riscv64 as isa;
+use slat::{AddrSpace, GuestPhysAddr, TagPool};
 use slat_hv_protocol::{
-    End, Mechanism, MemoryMap, Message, PARAMS_MAX, Params, Span, Started, decode_params, encode_message,
+    GuestReport, Mechanism, MemoryMap, Message, PARAMS_MAX, Params, Span, Started, decode_params,
+    encode_message,
 };
 use spin::Once;
 use vcpu::{Config, Features, RiscvVcpu};
@@ -51,8 +64,8 @@ use vcpu::{Config, Features, RiscvVcpu};
 /// Where everything lies.
 const MEMORY_MAP: MemoryMap = MemoryMap::RISCV64;
 
-/// VMID of the only guest.
-const VMID: u16 = 1;
+/// Slices of time in a second, where there are more virtual CPUs than harts.
+const SLICES_PER_SECOND: u64 = 100;
 
 /// Most bytes of the firmware's device tree.
 const HOST_TREE_MAX: usize = 1 << 20;
@@ -64,14 +77,13 @@ static HEAP: LockedHeap<32> = LockedHeap::empty();
 static NONCE: Once<String> = Once::new();
 
 /// What the harts share, as soon as it is there.
-static SHARED: Once<Shared> = Once::new();
+static RUN: Once<Run> = Once::new();
 
-struct Shared {
-    machine: Machine<'static, &'static Pool<Counted>, Gstage>,
+struct Run {
+    guests: Guests<'static, &'static Pool<Counted>, Gstage, RiscvVcpu>,
+    /// What the vCPUs of each guest share.
+    shared: Vec<&'static Shared>,
     pool: &'static Pool<Counted>,
-    cpus: &'static Cpus,
-    root: u64,
-    config: Config,
 }
 
 unsafe extern "C" {
@@ -89,32 +101,44 @@ fn this_hart() -> usize {
 }
 
 /// First Rust of the hypervisor, on the hart that the firmware has chosen.
-extern "C" fn start(_hart: usize, tree: usize) -> ! {
+extern "C" fn start(hart: usize, tree: usize) -> ! {
     let (start, end) = (&raw const heap_start as usize, &raw const heap_end as usize);
     // SAFETY: the linker script gives this memory to nobody else, and this runs once.
     unsafe { HEAP.lock().init(start, end - start) };
     match set_up(tree) {
-        Ok((shared, entry)) => run(0, shared, entry),
+        Ok(run) => serve(hart, run),
         Err(reason) => finish(&Message::Failed { reason }),
     }
 }
 
 /// First Rust on a hart that was started.
 extern "C" fn start_hart(hart: usize) -> ! {
-    match SHARED.get().and_then(|shared| Some((shared, shared.cpus.begin(hart)?))) {
-        Some((shared, entry)) => run(hart, shared, entry),
+    #[cfg(feature = "unit-guests")]
+    if RUN.get().is_none() {
+        unit::serve();
+    }
+    match RUN.get() {
+        Some(run) => serve(hart, run),
         None => fail(format_args!("hart {hart} was started, and nobody asked for it")),
     }
 }
 
-/// Runs vCPU `cpu` from `entry` on until it leaves the guest.
-fn run(cpu: usize, shared: &Shared, entry: Entry) -> ! {
+/// Runs guests on this hart until all have ended.
+fn serve(hart: usize, run: &Run) -> ! {
     timer::enable();
-    let mut vcpu = RiscvVcpu::new(cpu, shared.config);
-    vcpu.setup(shared.root, GuestPhysAddr::new(entry.address), entry.argument);
-    match shared.machine.run(cpu, &mut vcpu) {
-        Left::Ended(end) => finish(&close(shared, end)),
-        Left::Stopped | Left::Off => firmware::stop(),
+    let tell = |report: GuestReport| {
+        if let Some(shared) = run.shared.get(report.guest as usize) {
+            shared.end_console();
+        }
+        say(&Message::GuestEnded(Box::new(report)));
+    };
+    match run.guests.serve(hart, &mut ThisHart, |_, root| root, tell) {
+        Some(Ok(total)) => {
+            let report = total.report(run.pool, run.pool.maintenance().counts());
+            finish(&Message::Ended(Box::new(report)))
+        }
+        Some(Err(reason)) => finish(&Message::Failed { reason }),
+        None => firmware::stop(),
     }
 }
 
@@ -124,100 +148,154 @@ fn finish(message: &Message) -> ! {
     firmware::system_off()
 }
 
-fn set_up(tree: usize) -> Result<(&'static Shared, Entry), String> {
+fn set_up(tree: usize) -> Result<&'static Run, String> {
     let params = read_params()?;
     NONCE.call_once(|| params.nonce.clone());
     params::check(&params, &MEMORY_MAP).map_err(|error| format!("bad parameters: {error}"))?;
+    #[cfg(feature = "unit-guests")]
+    unit::run(&params);
+    let params: &Params = Box::leak(Box::new(params));
 
     // Before the pool has any frame: the firmware may have put its device tree there.
     let host = read_host(tree)?;
-    let features = Features { sstc: timer::find() && host.has("sstc"), float: host.has("d") };
-    let (kernel, initrd) = (blob(params.kernel), blob(params.initrd));
-    let header = Header::parse(kernel).map_err(|error| error.to_string())?;
-    let layout = Layout::new(header, params.kernel.size, params.initrd.size, params.guest_memory)
-        .map_err(|error| error.to_string())?;
-    let device_tree = build_device_tree(&params, &layout, &host)?;
-    let mut content = Content::default();
-    content.add(layout.device_tree, device_tree.leak());
-    content.add(layout.kernel, kernel);
-    content.add(layout.initrd, initrd);
-
     if params.recording.size != 0 {
         // SAFETY: the parameters give this memory to the recording; it was checked to lie apart from everything else.
         unsafe { recording::start(params.recording) };
     }
+    let harts = params.host_cpus.unwrap_or(params.cpus) as usize;
     let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.
-    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };
+    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake, harts)) };
     let pool: &Pool<Counted> = Box::leak(Box::new(pool));
-    let format = choose_format(params.gpa_bits)?;
-    let size = 1 << format.geometry().gpa_bits;
-    let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, VMID)
-        .map_err(|error| error.to_string())?;
-    let root = space.root_register();
+    // Each level more is more for every walk: as few as guest RAM needs.
+    let ram_end = MEMORY_MAP.guest_ram + params.guest_memory;
+    let format = choose_format(params.gpa_bits.unwrap_or(64 - ram_end.leading_zeros()), host.of_gstage)?;
 
-    let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
-    let cpus: &Cpus = Box::leak(Box::new(Cpus::new(params.cpus as usize, ram, power_on)));
-    let job = Job {
-        ram: MEMORY_MAP.guest_ram,
-        memory: params.guest_memory,
-        content,
-        devices: &[],
-        leaf: params.leaf,
-        large_leaves_suit: false,
-        on_fault: params.on_fault,
-        churn: params.churn,
-        uart: None,
-        screen: None,
-        skip_copies: false,
+    let each = params.cpus as usize;
+    let count = params.guests as usize;
+    let scheduler: &Scheduler = Box::leak(Box::new(Scheduler::new(count, each, harts, harts::kick)));
+    // Nobody needs to be preempted where everybody has a hart of his own, nor must a wait be seen.
+    let crowded = count.saturating_mul(each) > harts;
+    let slice = if crowded { u64::from(host.timebase) / SLICES_PER_SECOND } else { timer::NEVER };
+    let builder = Builder {
+        params,
+        pool,
+        format,
+        scheduler,
+        harts,
+        trap_wait: params.churn.is_some() || crowded,
+        features: Features { sstc: timer::find() && host.has("sstc"), float: host.has("d") },
+        reclaim: Box::leak(Box::default()),
+        host: &host,
     };
-    let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
-    // With several CPUs none may sleep inside the guest: the run could end without it.
-    let config = Config {
-        trap_wait: params.churn.is_some() || cpus.count() > 1,
-        cpus,
-        requests: params.page_requests,
-        console: Box::leak(Box::new(GuestConsole::new(0, true))),
-        machine: firmware::machine(),
-        features,
-    };
-    say(&Message::Started(started(&format, root, &host)));
-    let shared = SHARED.call_once(|| Shared { machine, pool, cpus, root, config });
-    Ok((shared, Entry { address: layout.kernel, argument: layout.device_tree }))
+    let guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;
+    let root = guests.first().map_or(0, |guest| guest.root);
+    say(&Message::Started(started(&format, root)));
+    let tags = TagPool::new(pool, format.tag_bits(), harts).map_err(|error| error.to_string())?;
+    let shared = guests.iter().map(|guest| guest.shared).collect();
+    let machines = guests.into_iter().map(|guest| (guest.machine, guest.vcpus));
+    let guests = Guests::new(scheduler, each, slice, tags, machines);
+    let run = RUN.call_once(|| Run { guests, shared, pool });
+    run.guests.start();
+    harts::start_others(harts)?;
+    Ok(run)
 }
 
-/// Starts the hart on which vCPU `cpu` will run.
-fn power_on(cpu: usize) -> bool {
-    firmware::start_hart(cpu).is_ok()
+/// A guest before its start.
+struct NewGuest {
+    machine: Machine<'static, &'static Pool<Counted>, Gstage>,
+    vcpus: Vec<RiscvVcpu>,
+    shared: &'static Shared,
+    /// hgatp, without a VMID.
+    root: u64,
 }
 
-/// Ends the run on all harts and gives everything back.
-fn close(shared: &Shared, end: End) -> Message {
-    let Shared { machine, pool, .. } = shared;
-    // Taking the guest's memory away is what gets the other harts out of it: no mistake may be made in that.
-    pool.maintenance().make_no_more_mistakes();
-    let outcome = match machine.close(end, || {}) {
-        Ok(outcome) => outcome,
-        Err(reason) => return Message::Failed { reason },
-    };
-    let report = outcome.report(pool, pool.maintenance().counts());
-    Message::Ended(Box::new(report))
+/// What guests are made from.
+struct Builder<'a> {
+    params: &'static Params,
+    pool: &'static Pool<Counted>,
+    format: Gstage,
+    scheduler: &'static Scheduler,
+    harts: usize,
+    trap_wait: bool,
+    features: Features,
+    reclaim: &'static Reclaim,
+    host: &'a Host,
 }
 
-/// The format in the widest mode that the harts have, or in the one of `gpa_bits`.
-fn choose_format(gpa_bits: Option<u32>) -> Result<Gstage, String> {
-    let modes = [Mode::Sv57x4, Mode::Sv48x4, Mode::Sv39x4];
-    let formats = modes.map(|mode| Gstage::new(mode, Capabilities { svpbmt: false, vmid_bits: 14 }));
-    let offered = formats.into_iter().filter(|format| {
-        let value = format.root_register(HostPhysAddr::new(0), 0);
-        write_register!("hgatp", value);
-        let found = read_register!("hgatp") == value;
-        write_register!("hgatp", 0);
-        found
-    });
-    let mut wanted = offered.filter(|format| gpa_bits.is_none_or(|bits| format.geometry().gpa_bits == bits));
-    wanted.next().ok_or_else(|| format!("the harts have no G-stage of {gpa_bits:?} bits"))
+impl Builder<'_> {
+    /// Guest `number`, with its content in place and nothing of it mapped.
+    fn guest(&self, number: u32) -> Result<NewGuest, String> {
+        let Self { params, pool, format, scheduler, .. } = *self;
+        let several = params.guests > 1;
+        let (kernel, initrd) = (blob(params.kernel), blob(params.initrd));
+        let header = Header::parse(kernel).map_err(|error| error.to_string())?;
+        let layout = Layout::new(header, params.kernel.size, params.initrd.size, params.guest_memory)
+            .map_err(|error| error.to_string())?;
+        let bootargs = match several {
+            true => format!("{} slat.guest={number}", params.bootargs),
+            false => params.bootargs.clone(),
+        };
+        let device_tree = build_device_tree(params, &bootargs, &layout, header.is_flat, self.host)?;
+        let mut content = Content::default();
+        content.add(layout.device_tree, device_tree.leak());
+        content.add(layout.kernel, kernel);
+        content.add(layout.initrd, initrd);
+
+        let size = 1 << format.geometry().gpa_bits;
+        // The tag is given when a hart first enters the space.
+        let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, 0)
+            .map_err(|error| error.to_string())?;
+        let root = space.root_register();
+        let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
+        let first = number as usize * params.cpus as usize;
+        let entry = Entry { address: layout.kernel, argument: layout.device_tree };
+        let power_on = move |cpu| {
+            scheduler.start(first + cpu);
+            true
+        };
+        let cpus: &Cpus = Box::leak(Box::new(Cpus::in_slices(params.cpus as usize, ram, entry, power_on)));
+        let job = Job {
+            ram: MEMORY_MAP.guest_ram,
+            memory: params.guest_memory,
+            content,
+            devices: &[],
+            leaf: params.leaf,
+            large_leaves_suit: true,
+            on_fault: params.on_fault,
+            churn: params.churn,
+            // Linux prints through the firmware.
+            uart: header.is_flat.then_some(platform::EMULATED_UART),
+            screen: None,
+            skip_copies: false,
+        };
+        let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
+        let machine = machine.with_port(Port::Uart16550(Uart16550::default()));
+        let machine = if several { machine.sharing(number, self.reclaim) } else { machine };
+        let harts = (1 << self.harts) - 1;
+        let end_text = params.until_console.clone().and_then(ConsoleText::new);
+        let shared = Shared::new(several.then_some(number), cpus, scheduler, first, harts, end_text);
+        let shared: &Shared = Box::leak(Box::new(shared));
+        let config = Config {
+            trap_wait: self.trap_wait,
+            shared,
+            requests: params.page_requests,
+            machine: firmware::machine(),
+            features: self.features,
+        };
+        let vcpus = (0..cpus.count()).map(|cpu| RiscvVcpu::new(cpu, config)).collect();
+        Ok(NewGuest { machine, vcpus, shared, root })
+    }
+}
+
+/// The format in the mode with the fewest levels that has guest-physical addresses of `gpa_bits` bits.
+fn choose_format(gpa_bits: u32, extensions: Extensions) -> Result<Gstage, String> {
+    let configurable = Extensions::SSTC | Extensions::SVPBMT | Extensions::SVADU;
+    let has_henvcfg = extensions.intersects(configurable);
+    let henvcfg = if has_henvcfg { isa::probe_henvcfg() } else { 0 };
+    let capabilities = Capabilities::new(isa::probe_hgatp(), extensions, henvcfg);
+    Gstage::narrowest(gpa_bits, capabilities).map_err(|error| error.to_string())
 }
 
 fn read_params() -> Result<Params, String> {
@@ -254,11 +332,18 @@ fn blob(span: Span) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(start, span.size as usize) }
 }
 
-fn build_device_tree(params: &Params, layout: &Layout, host: &Host) -> Result<Vec<u8>, String> {
+fn build_device_tree(
+    params: &Params,
+    bootargs: &str,
+    layout: &Layout,
+    serial: bool,
+    host: &Host,
+) -> Result<Vec<u8>, String> {
     let blob = device_tree::build(&Description {
         memory: params.guest_memory,
-        bootargs: &params.bootargs,
+        bootargs,
         initrd: Span { address: layout.initrd, size: params.initrd.size },
+        serial,
         cpus: params.cpus as usize,
         host,
     })
@@ -269,7 +354,17 @@ fn build_device_tree(params: &Params, layout: &Layout, host: &Host) -> Result<Ve
     Ok(blob)
 }
 
-fn started(format: &Gstage, root: u64, host: &Host) -> Started {
+fn started(format: &Gstage, root: u64) -> Started {
+    let named = [
+        (Extensions::SVPBMT, "Svpbmt"),
+        (Extensions::SVNAPOT, "Svnapot"),
+        (Extensions::SVINVAL, "Svinval"),
+        (Extensions::SVADE, "Svade"),
+        (Extensions::SVADU, "Svadu"),
+        (Extensions::SVVPTC, "Svvptc"),
+        (Extensions::SSTC, "Sstc"),
+    ];
+    let capabilities = format.capabilities();
     let Geometry { levels, gpa_bits, root_tables } = format.geometry();
     Started {
         gpa_bits,
@@ -277,7 +372,13 @@ fn started(format: &Gstage, root: u64, host: &Host) -> Started {
         root_tables: root_tables.into(),
         mechanism: Mechanism::Gstage,
         hgatp: root,
-        features: host.extensions.iter().filter(|name| name.starts_with('s')).cloned().collect(),
+        vmid_bits: format.tag_bits(),
+        accessed_dirty: capabilities.accessed_dirty,
+        features: named
+            .iter()
+            .filter(|(bit, _)| capabilities.has(*bit))
+            .map(|(_, name)| name.to_string())
+            .collect(),
         ..Started::default()
     }
 }

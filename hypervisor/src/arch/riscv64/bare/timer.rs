@@ -3,14 +3,21 @@
 
 #![expect(unsafe_code, reason = "clears a bit of sip")]
 
-use super::firmware;
-use super::registers::{probe_register, write_register};
+use super::registers::{probe_register, read_register, write_register};
+use super::{firmware, this_hart};
 use crate::arch::riscv64::registers::interrupt;
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use slat_hv_protocol::CPUS_MAX;
+
+/// A time that never comes.
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// Whether the timer is a register (Sstc) that the firmware lets this program use.
 static HAS_REGISTER: AtomicBool = AtomicBool::new(false);
+
+/// When the slice of time that each hart gives is over.
+static SLICES: [AtomicU64; CPUS_MAX] = [const { AtomicU64::new(NEVER) }; CPUS_MAX];
 
 /// Looks what there is; to be called before anything else here. Whether a guest may have a timer register too.
 pub(super) fn find() -> bool {
@@ -21,11 +28,16 @@ pub(super) fn find() -> bool {
 
 /// Both interrupts of this hart may end a wait from now on, and come out of guests.
 pub(super) fn enable() {
-    stop();
+    set(NEVER);
     write_register!("sie", interrupt::SOFTWARE | interrupt::TIMER);
 }
 
-/// The timer fires at `time`, and not before.
+/// What time it is.
+pub(super) fn now() -> u64 {
+    read_register!("time")
+}
+
+/// The timer fires at `time`, and not before; it is not pending until then.
 pub(super) fn set(time: u64) {
     if HAS_REGISTER.load(Ordering::Relaxed) {
         write_register!("stimecmp", time);
@@ -35,9 +47,26 @@ pub(super) fn set(time: u64) {
     }
 }
 
-/// The timer does not fire any more, and is not pending.
-pub(super) fn stop() {
-    set(u64::MAX);
+/// The slice of time that this hart gives is over at `time`, when the timer fires.
+pub(super) fn preempt_at(time: u64) {
+    if let Some(slice) = SLICES.get(this_hart()) {
+        slice.store(time, Ordering::Relaxed);
+    }
+    set(time);
+}
+
+/// The timer fires at `time` or when the slice is over, whatever comes first.
+pub(super) fn set_within_slice(time: u64) {
+    set(time.min(slice()));
+}
+
+/// Whether the slice is over.
+pub(super) fn is_slice_over() -> bool {
+    now() >= slice()
+}
+
+fn slice() -> u64 {
+    SLICES.get(this_hart()).map_or(NEVER, |slice| slice.load(Ordering::Relaxed))
 }
 
 /// The software interrupt is not pending any more.

@@ -4,30 +4,32 @@
 //! Address Translation and Protection Register"); vsatp comes last, and goes first. **Floating point:** a guest's
 //! registers come into the hart by its first use of one after a switch, which is an illegal instruction until then (FS is
 //! off, and illegal instructions are not delegated); they leave it with the guest, if they have changed. Vectors are hidden.
-//! **Translations of the guest's own tables** are told apart by VMID and ASID, and ASIDs are each hart's own: a hart that has run another
-//! vCPU of the guest since, or a vCPU that comes from another hart, forgets them first.
 
 #![expect(unsafe_code, reason = "executes fences")]
 
-use super::console::GuestConsole;
+use super::firmware::{self, SbiError};
 use super::float::FloatRegisters;
+use super::guest::Shared;
+use super::maintenance::{fence_here, note_hart};
 use super::recording::record;
 use super::registers::{SystemRegisters, read_register, write_register};
 use super::switch::{self, Registers};
-use super::{firmware, timer};
+use super::this_hart;
+use super::timer::{self, NEVER};
 use crate::arch::riscv64::exception::{self, Before, Exception};
 use crate::arch::riscv64::exit::{self, Cause};
+use crate::arch::riscv64::maintenance::vmid;
 use crate::arch::riscv64::registers::{
     HCOUNTEREN, HEDELEG, HIDELEG, henvcfg, hstatus, interrupt, sstatus, without_float,
 };
-use crate::arch::riscv64::sbi::{self, Answer, Call, Machine};
-use crate::cpus::Cpus;
+use crate::arch::riscv64::sbi::{self, Answer, Call, Harts, Machine};
 use crate::requests;
 use crate::vcpu::{BufferAnswer, BufferCall, Event, Exit, Vcpu};
 use alloc::format;
 use core::arch::asm;
 use slat::device::DataAccess;
-use slat::format::gstage::{Trap, decode_fault};
+use slat::format::gstage::{Fence, Trap, decode_fault, transform};
+use slat::guest::GuestPageWalkInfo;
 use slat::{GuestPhysAddr, MappingFlags, NestedPageFaultInfo};
 use slat_hv_protocol::recording::Event as Recorded;
 
@@ -37,20 +39,15 @@ const A1: usize = 11;
 const A6: usize = 16;
 const A7: usize = 17;
 
-/// A time that never comes.
-const NEVER: u64 = u64::MAX;
-
 /// What a guest's CPU is to be like.
 #[derive(Clone, Copy)]
 pub(super) struct Config {
     /// Whether waiting for interrupts leads to an exit.
     pub(super) trap_wait: bool,
-    /// The guest's CPUs, which it turns on and off through its firmware.
-    pub(super) cpus: &'static Cpus,
+    /// What it shares with the guest's other CPUs.
+    pub(super) shared: &'static Shared,
     /// Whether the guest may ask for changes of its pages.
     pub(super) requests: bool,
-    /// Where its firmware prints.
-    pub(super) console: &'static GuestConsole,
     /// What its firmware tells of the machine.
     pub(super) machine: Machine,
     /// What the harts have.
@@ -86,6 +83,8 @@ pub(super) struct RiscvVcpu {
     timer: u64,
     hgatp: u64,
     config: Config,
+    /// The hart on which it was bound last.
+    hart: Option<usize>,
     bound: bool,
     asked: Asked,
     /// scause and its companions at the last exit.
@@ -112,14 +111,20 @@ impl Vcpu for RiscvVcpu {
             timer: NEVER,
             hgatp: 0,
             config,
+            hart: None,
             bound: false,
             asked: Asked::Own,
             last: Trap::default(),
         }
     }
 
-    /// SBI, "Function: HART start": a0 is the number of the hart, a1 the argument; everything else is undefined.
+    /// SBI, "Function: HART start": a0 is the number of the hart, a1 the argument, satp and sstatus.SIE are 0; everything else is
+    /// undefined.
     fn set_entry(&mut self, entry: GuestPhysAddr, argument: u64) {
+        // Whatever was sent to it before it was started.
+        self.config.shared.take_interrupt(self.id);
+        self.registers.sstatus = sstatus::SPP | sstatus::UXL_64;
+        (self.system, self.vsatp, self.timer) = (SystemRegisters::INITIAL, 0, NEVER);
         self.registers.pc = entry.as_u64();
         self.registers.x = [0; 32];
         self.set_register(A0, self.id as u64);
@@ -136,8 +141,12 @@ impl Vcpu for RiscvVcpu {
         write_register!("hcounteren", HCOUNTEREN);
         write_register!("htimedelta", 0);
         write_register!("vsatp", 0);
+        let is_new = note_hart(self.hgatp);
         record(Recorded::Load { root: self.hgatp });
         write_register!("hgatp", self.hgatp);
+        if is_new {
+            fence_here(Fence { address: None, vmid: Some(vmid(self.hgatp)) });
+        }
         let timer = if self.config.features.sstc { henvcfg::STCE } else { 0 };
         write_register!("henvcfg", henvcfg::CBIE | henvcfg::CBCFE | henvcfg::CBZE | timer);
         self.system.restore();
@@ -145,7 +154,11 @@ impl Vcpu for RiscvVcpu {
         if self.config.features.sstc {
             write_register!("vstimecmp", self.timer);
         }
-        forget_stage_1();
+        let hart = Some(this_hart());
+        if !self.config.shared.returns(self.id, self.hart) {
+            forget_stage_1();
+        }
+        self.hart = hart;
         self.bound = true;
     }
 
@@ -171,9 +184,16 @@ impl Vcpu for RiscvVcpu {
     }
 
     fn run(&mut self) -> Exit {
+        if self.config.shared.takes_end() {
+            return Exit::ConsoleShows;
+        }
         self.raise_timer();
+        if self.config.shared.take_interrupt(self.id) {
+            self.set_pending(interrupt::VS_SOFTWARE, true);
+        }
         record(Recorded::Enter);
         switch::enter(&mut self.registers);
+        record(Recorded::Exit);
         self.last = Trap {
             scause: read_register!("scause"),
             stval: read_register!("stval"),
@@ -189,7 +209,7 @@ impl Vcpu for RiscvVcpu {
             }
             Cause::VirtualInstruction if exit::is_wait(self.last.stval, self.is_supervisor()) => {
                 self.registers.pc = self.registers.pc.wrapping_add(4);
-                Exit::Wait
+                if self.has_interrupt() { Exit::Answered } else { Exit::Wait }
             }
             Cause::IllegalInstruction if self.wants_float() => {
                 self.float.restore();
@@ -205,9 +225,11 @@ impl Vcpu for RiscvVcpu {
                 self.deliver(Exception { code, value: self.last.stval });
                 Exit::Refused
             }
+            Cause::Timer if timer::is_slice_over() => Exit::Preempted,
+            // The guest's own, which it gets before it goes on.
             Cause::Timer => {
-                timer::stop();
-                Exit::Preempted
+                timer::set_within_slice(NEVER);
+                Exit::Answered
             }
             Cause::Software => {
                 timer::acknowledge_software();
@@ -236,6 +258,14 @@ impl Vcpu for RiscvVcpu {
         self.last.data_access()
     }
 
+    fn wants_instruction(&self) -> Option<(GuestPageWalkInfo, bool)> {
+        (self.last.htinst == 0).then(|| (paging(), !self.is_supervisor()))
+    }
+
+    fn give_instruction(&mut self, bytes: &[u8]) {
+        self.last.htinst = transform(bytes).unwrap_or(0);
+    }
+
     fn advance(&mut self) {
         // Whoever carries an instruction out had it from htinst, which tells its length.
         let length = self.last.instruction_length().unwrap_or(4);
@@ -246,19 +276,23 @@ impl Vcpu for RiscvVcpu {
         if !self.has_interrupt() {
             timer::set(self.next_timer().unwrap_or(NEVER));
             firmware::wait_for_interrupt();
-            timer::stop();
+            timer::set_within_slice(NEVER);
             timer::acknowledge_software();
         }
     }
 
+    /// A timer whose interrupt the guest has not enabled does not end a wait.
     fn next_timer(&self) -> Option<u64> {
-        let timer =
-            if self.bound && self.config.features.sstc { read_register!("vstimecmp") } else { self.timer };
-        (timer != NEVER).then_some(timer)
+        let (timer, enabled) = match (self.bound, self.config.features.sstc) {
+            (true, true) => (read_register!("vstimecmp"), read_register!("vsie")),
+            (true, false) => (self.timer, read_register!("vsie")),
+            (false, _) => (self.timer, self.system.vsie),
+        };
+        (timer != NEVER && enabled & interrupt::TIMER != 0).then_some(timer)
     }
 
     fn write_console(&mut self, text: &[u8]) {
-        self.config.console.print(text);
+        self.config.shared.print(text);
     }
 
     fn answer_request(&mut self, done: bool) {
@@ -303,11 +337,11 @@ impl RiscvVcpu {
         if self.config.features.sstc || self.timer == NEVER {
             return;
         }
-        if read_register!("time") >= self.timer {
+        if timer::now() >= self.timer {
             self.timer = NEVER;
             self.set_pending(interrupt::VS_TIMER, true);
         } else {
-            timer::set(self.timer);
+            timer::set_within_slice(self.timer);
         }
     }
 
@@ -328,22 +362,29 @@ impl RiscvVcpu {
 
     /// Whether an interrupt is pending that the guest has enabled.
     fn has_interrupt(&self) -> bool {
-        let (pending, enabled, due) = if self.bound {
-            (read_register!("hip"), read_register!("hie"), false)
+        let (pending, enabled, timer) = if self.bound {
+            // vsip and vsie are these, moved by one place.
+            (read_register!("hip"), read_register!("hie"), NEVER)
         } else {
-            // Its bits are one place below those of hvip.
-            (self.system.hvip, self.system.vsie << 1, self.timer <= read_register!("time"))
+            (self.system.hvip, self.system.vsie << 1, self.timer)
         };
-        let timer = if due { interrupt::VS_TIMER } else { 0 };
-        (pending | timer) & enabled & HIDELEG != 0
+        let due = if timer <= timer::now() { interrupt::VS_TIMER } else { 0 };
+        let sent = if self.config.shared.is_interrupted(self.id) { interrupt::VS_SOFTWARE } else { 0 };
+        (pending | due | sent) & enabled & HIDELEG != 0
     }
 
     fn guest_page_fault(&mut self) -> Exit {
         match decode_fault(&self.last) {
-            Ok(info) => {
-                record(recorded(&info));
-                Exit::NestedPageFault(info)
-            }
+            Ok(fault) => match fault.info() {
+                Some(info) => {
+                    record(recorded(&info));
+                    Exit::NestedPageFault(info)
+                }
+                None => {
+                    let access = fault.virtual_access(self.registers.hstatus);
+                    Exit::UnlocatedFault(paging(), fault.gva, access)
+                }
+            },
             Err(reason) => self.unsupported(&format!("{reason}")),
         }
     }
@@ -355,7 +396,7 @@ impl RiscvVcpu {
             function: x[A6],
             arguments: [x[A0], x[A1], x[A1 + 1], x[A1 + 2], x[A1 + 3]],
         };
-        let answer = sbi::answer(&call, self.id, self.config.cpus, &self.config.machine);
+        let answer = sbi::answer(&call, self.id, self.config.shared.cpus, &self.config.machine);
         let (mut error, mut value) = (0, 0);
         let exit = match answer {
             Answer::Return { error: code, value: more } => {
@@ -371,17 +412,22 @@ impl RiscvVcpu {
                 Exit::FirmwareCall
             }
             Answer::SendInterrupts(harts) => {
-                if harts.contains(self.id) {
-                    self.set_pending(interrupt::VS_SOFTWARE, true);
+                self.config.shared.interrupt(harts, self.id);
+                Exit::FirmwareCall
+            }
+            Answer::Fence(harts, fence) => {
+                // A CPU of the guest may have left translations on any hart, this one included.
+                forget_stage_1();
+                let others = Harts(harts.0 & !(1 << self.id));
+                let done =
+                    if others == Harts(0) { Ok(()) } else { self.config.shared.fence_elsewhere(fence) };
+                if let Err(SbiError(code)) = done {
+                    error = code as u64;
                 }
                 Exit::FirmwareCall
             }
-            Answer::Fence(..) => {
-                forget_stage_1();
-                Exit::FirmwareCall
-            }
             Answer::Print { character, legacy } => {
-                self.config.console.print(&[character]);
+                self.config.shared.print(&[character]);
                 if legacy {
                     value = self.registers.x[A1];
                 }
@@ -402,6 +448,7 @@ impl RiscvVcpu {
                 error = requests::UNKNOWN;
                 Exit::FirmwareCall
             }
+            Answer::Wait if self.has_interrupt() => Exit::FirmwareCall,
             Answer::Wait => Exit::Suspend,
             Answer::CpuOff => Exit::CpuOff,
             Answer::PowerOff => Exit::PowerOff,
@@ -432,6 +479,11 @@ impl RiscvVcpu {
         let Trap { scause, stval, htval, .. } = self.last;
         Exit::Unsupported(format!("{what} (scause {scause:#x}, stval {stval:#x}, htval {htval:#x})"))
     }
+}
+
+/// The bound guest's own translation.
+fn paging() -> GuestPageWalkInfo {
+    GuestPageWalkInfo::riscv(read_register!("vsatp"), read_register!("vsstatus"), read_register!("henvcfg"))
 }
 
 /// This hart forgets what it derived from the bound guest's own tables, and what it fetched.

@@ -25,6 +25,8 @@ fn the_hypervisor_extension_and_vectors_are_hidden() {
     assert_eq!(host.isa(), "rv64imafdc_zicsr_zifencei_zba_sstc_svinval");
     assert_eq!((host.timebase, host.mmu_type.as_deref()), (10_000_000, Some("riscv,sv48")));
     assert_eq!(host.cache_blocks, [None, Some(64)]);
+    let of_gstage = Extensions::H | Extensions::SSTC | Extensions::SVPBMT | Extensions::SVINVAL;
+    assert_eq!(host.of_gstage, of_gstage);
     assert!(host.has("d") && host.has("sstc") && !host.has("h") && !host.has("svpbmt"));
 }
 

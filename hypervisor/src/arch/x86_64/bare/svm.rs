@@ -11,9 +11,9 @@ use slat::format::Format as _;
 use slat::format::npt::Npt;
 use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{CPUS_MAX, Mechanism, Started};
-use slat_x86::GeneralRegisters;
 use slat_x86::isa::svm::{Entry, Instructions, Native};
 use slat_x86::svm::{Capabilities, Configuration, SvmCpu, SvmVcpu};
+use slat_x86::{GeneralRegisters, HostCpus};
 use spin::Mutex;
 
 /// SVM of one CPU.
@@ -33,6 +33,10 @@ impl Instructions for Recorded {
         Native.is_on()
     }
 
+    fn save_area(&self) -> u64 {
+        Native.save_area()
+    }
+
     unsafe fn enter(&self, entry: &Entry, general: &mut GeneralRegisters) {
         let Entry { root, asid, tlb_control, .. } = *entry;
         let event = Event::Vmrun { tlb_control: tlb_control as u8 };
@@ -47,6 +51,7 @@ pub(in crate::arch::x86_64) struct Svm {
     host: Host,
     /// What the CPUs offer: all of them the same.
     pub(in crate::arch::x86_64) capabilities: Capabilities,
+    cpus: HostCpus<Host>,
     on: [Mutex<Option<On>>; CPUS_MAX],
     /// The ASIDs, for the vCPUs of all CPUs.
     tags: Arc<TagPool<Host>>,
@@ -74,8 +79,9 @@ impl Vendor for Svm {
         let format =
             Npt::new(capabilities.npt(true), capabilities.levels).map_err(|error| error.to_string())?;
         let tags = TagPool::new(host, format.tag_bits(), CPUS_MAX).map_err(|error| error.to_string())?;
+        let cpus = HostCpus::new(host, CPUS_MAX).map_err(|error| error.to_string())?;
         let on = [const { Mutex::new(None) }; CPUS_MAX];
-        Ok(Self { host, capabilities, on, tags: Arc::new(tags) })
+        Ok(Self { host, capabilities, cpus, on, tags: Arc::new(tags) })
     }
 
     fn turn_on(&self, cpu: usize) -> Result<(), String> {
@@ -86,7 +92,7 @@ impl Vendor for Svm {
         }
         // SAFETY: the hypervisor runs at privilege level 0, one thread for each CPU, and never with CR0.TS or EM set; all CPUs
         // are the same.
-        let on = unsafe { SvmCpu::turn_on(self.host, &self.capabilities) };
+        let on = unsafe { SvmCpu::turn_on(self.host, &self.capabilities, &self.cpus, cpu) };
         *place = Some(On(on.map_err(|error| error.to_string())?));
         Ok(())
     }
@@ -155,7 +161,7 @@ impl Vendor for Svm {
         };
         let tags = Arc::clone(&self.tags);
         let instructions = Recorded { host: self.host };
-        SvmVcpu::with_instructions(&self.host, &configuration, tags, instructions)
+        SvmVcpu::with_instructions(&self.host, &configuration, &self.cpus, tags, instructions)
             .map_err(|error| error.to_string())
     }
 }

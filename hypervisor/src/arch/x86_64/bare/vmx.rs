@@ -13,6 +13,7 @@ use slat::format::Format as _;
 use slat::format::ept::{ConfigError, Ept};
 use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{CPUS_MAX, Mechanism, Started};
+use slat_x86::HostCpus;
 use slat_x86::vmx::{Capabilities, Processor, VmxConfig, VmxCpu, VmxVcpu};
 use spin::Mutex;
 
@@ -28,6 +29,7 @@ pub(in crate::arch::x86_64) struct Vmx {
     host: Host,
     /// What the CPUs offer: all of them the same.
     pub(in crate::arch::x86_64) capabilities: Capabilities,
+    cpus: HostCpus<Host>,
     on: [Mutex<Option<Operation>>; CPUS_MAX],
     next_vpid: AtomicU16,
 }
@@ -58,8 +60,9 @@ impl Vmx {
             interrupt_exits: intercepts.interrupts,
             ports: intercepts.ports,
         };
-        let mut vcpu = VmxVcpu::new(&self.host, Recorded::new(self.host), self.capabilities, format, config)
-            .map_err(|error| error.to_string())?;
+        let recorded = Recorded::new(self.host);
+        let vcpu = VmxVcpu::new(&self.host, recorded, &self.cpus, self.capabilities, format, config);
+        let mut vcpu = vcpu.map_err(|error| error.to_string())?;
         if intercepts.log_modifications && self.capabilities.modification_log() {
             vcpu.enable_log(self.host).map_err(|error| error.to_string())?;
         }
@@ -75,8 +78,9 @@ impl Vendor for Vmx {
 
     fn detect(host: Host) -> Result<Self, String> {
         let capabilities = Capabilities::read(&Processor).map_err(|error| error.to_string())?;
+        let cpus = HostCpus::new(host, CPUS_MAX).map_err(|error| error.to_string())?;
         let on = [const { Mutex::new(None) }; CPUS_MAX];
-        Ok(Self { host, capabilities, on, next_vpid: AtomicU16::new(1) })
+        Ok(Self { host, capabilities, cpus, on, next_vpid: AtomicU16::new(1) })
     }
 
     fn turn_on(&self, cpu: usize) -> Result<(), String> {
@@ -86,7 +90,7 @@ impl Vendor for Vmx {
             return Err(format!("VMX is on on CPU {cpu}"));
         }
         // SAFETY: the hypervisor runs at privilege level 0, one thread for each CPU, and never with CR0.TS or EM set.
-        let on = unsafe { VmxCpu::on(self.host, Processor, &self.capabilities) };
+        let on = unsafe { VmxCpu::on(self.host, Processor, &self.capabilities, &self.cpus, cpu) };
         *place = Some(Operation(on.map_err(|error| error.to_string())?));
         Ok(())
     }

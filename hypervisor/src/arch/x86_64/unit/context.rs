@@ -6,6 +6,7 @@ use crate::arch::x86_64::bare::{Cpus, beside, mask_interrupts, this_cpu};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::ops::Deref;
 use slat::{AddrSpace, AllocOptions, FaultOutcome, GuestPhysAddr, LeafSize, MappingFlags, PAGE_SIZE};
 use slat_x86::{CpuState, Exit, Vcpu as _};
@@ -236,10 +237,8 @@ impl<V: Vendor> Space<V> {
         const LEAF: u64 = 0x87;
         self.load(gpa, &(gpa + PAGE_SIZE + TABLE).to_le_bytes())?;
         self.load(gpa + PAGE_SIZE, &(gpa + 2 * PAGE_SIZE + TABLE).to_le_bytes())?;
-        for index in 0..512 {
-            self.load(gpa + 2 * PAGE_SIZE + 8 * index, &(index << 21 | LEAF).to_le_bytes())?;
-        }
-        Ok(())
+        let leaves: Vec<u8> = (0..512).flat_map(|index: u64| (index << 21 | LEAF).to_le_bytes()).collect();
+        self.load(gpa + 2 * PAGE_SIZE, &leaves)
     }
 
     /// Enters the guest once, with the maintenance that an entry owes.
@@ -263,7 +262,12 @@ impl<V: Vendor> Space<V> {
         loop {
             match self.enter(vcpu)? {
                 Exit::NestedPageFault(fault) => match self.space.handle_nested_fault(&fault.info) {
-                    Ok(FaultOutcome::Populated(_) | FaultOutcome::Spurious | FaultOutcome::Retry) => {}
+                    Ok(
+                        FaultOutcome::Populated(_)
+                        | FaultOutcome::Spurious
+                        | FaultOutcome::Marked
+                        | FaultOutcome::Retry,
+                    ) => {}
                     outcome => return Err(format!("{}: {outcome:?}", fault.info)),
                 },
                 Exit::Nmi => {}

@@ -26,6 +26,7 @@ struct Double {
     injected: Vec<Delivered>,
     needs: bool,
     instruction: Option<InstructionBytes>,
+    shadow: bool,
 }
 
 impl slat_x86::Vcpu for Double {
@@ -94,6 +95,9 @@ impl slat_x86::Vcpu for Double {
     }
     fn takes_interrupts(&self) -> bool {
         true
+    }
+    fn is_in_interrupt_shadow(&self) -> bool {
+        self.shadow
     }
     fn set_interrupt_window(&mut self, _: bool) {}
     fn set_nmi_window(&mut self, _: bool) {}
@@ -434,6 +438,36 @@ fn an_instruction_is_fetched_where_its_length_is_not_known() {
     vcpu.run();
     assert_eq!(bench.asked.take(), Some((GuestVirtAddr::new(0x11_0000), true)));
     assert!(vcpu.config.vcpu.instruction.is_some());
+}
+
+/// Between STI and HLT: the interrupt for which it wakes up must not come before the HLT.
+#[test]
+fn a_halt_that_a_kick_came_before_is_over() {
+    let fetch = |interrupted| {
+        let Cause::NestedPageFault(mut fault) = fault(interrupted) else { panic!("a fault") };
+        fault.info.access = MappingFlags::EXECUTE;
+        Cause::NestedPageFault(fault)
+    };
+    let pending = Some(Delivered::ExternalInterrupt(0x30));
+    let cases = [
+        (Cause::Nmi, true, 0xf4, true),
+        (fetch(None), true, 0xf4, true),
+        (Cause::Nmi, true, 0x90, false),
+        (Cause::Nmi, false, 0xf4, false),
+        // It comes from the instruction, or another event comes first.
+        (Cause::Halt, true, 0xf4, false),
+        (fault(None), true, 0xf4, false),
+        (fetch(pending), true, 0xf4, false),
+    ];
+    for (number, (cause, shadow, opcode, skipped)) in cases.into_iter().enumerate() {
+        let bench = Bench { code: RefCell::new(Some(std::vec![opcode])), ..Bench::default() };
+        let mut vcpu = vcpu(&bench, [cause, Cause::Nmi]);
+        vcpu.run();
+        vcpu.config.vcpu.shadow = shadow;
+        let rip = vcpu.program_counter();
+        vcpu.run();
+        assert_eq!(vcpu.program_counter() - rip, u64::from(skipped), "case {number}");
+    }
 }
 
 #[test]

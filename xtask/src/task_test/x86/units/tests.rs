@@ -1,4 +1,4 @@
-use super::{BOCHS, Cpu, Expected, On, QEMU, UNITS, intel, judge, refused};
+use super::{BOCHS, Cpu, Expected, On, QEMU, UNITS, intel, judge, refused, slowest};
 use crate::boot::machine::bochs_model;
 use crate::boot::session::Observed;
 use slat_hv_protocol::UnitOutcome;
@@ -50,6 +50,16 @@ fn a_cpu_that_lacks_less_than_expected_is_a_complaint() {
     let cpu = &intel("lynnfield", &[super::UnrestrictedGuest]);
     let run = |seen: &mut Observed| seen.units.iter_mut().for_each(|unit| unit.1.lacking = None);
     assert!(complaint(cpu, run).contains("should lack"));
+}
+
+#[test]
+fn the_slowest_guest_is_named() {
+    let unit =
+        |name: &str| UnitOutcome { name: name.to_owned(), failure: None, lacking: None, frames_lost: 0 };
+    let units =
+        vec![(3.0, unit("first")), (3.25, unit("second")), (4.25, unit("third")), (4.5, unit("last"))];
+    assert_eq!(slowest(&Observed { units, ..Observed::new() }), Some((1.0, "third")));
+    assert_eq!(slowest(&Observed::new()), None);
 }
 
 #[test]

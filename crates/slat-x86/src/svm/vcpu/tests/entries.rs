@@ -25,9 +25,11 @@ fn with_flush_by_asid_only_the_guests_own_translations_go() {
     assert_eq!(run(&mut vcpu, false), entry(TlbControl::ThisAsid));
     // Another CPU, and back.
     vcpu.unbind();
+    script.go_to(1);
     vcpu.bind(1).expect("free");
     assert_eq!(run(&mut vcpu, false), entry(TlbControl::Everything));
     vcpu.unbind();
+    script.go_to(0);
     vcpu.bind(0).expect("free");
     assert_eq!(run(&mut vcpu, false), entry(TlbControl::ThisAsid));
     vcpu.unbind();
@@ -100,6 +102,7 @@ fn another_cpu_has_kept_nothing() {
     let (tags, script) = (pool(&hal, 2), Script::new(&hal));
     let mut vcpu = vcpu(&hal, &rome(), &tags, &script);
     for (cpu, clean) in [(0, 0), (0, 0x7ff), (1, 0), (1, 0x7ff), (0, 0)] {
+        script.go_to(cpu);
         vcpu.bind(cpu).expect("free");
         script.then(move |view| {
             assert_eq!(view.get(fields::CLEAN), clean, "on CPU {cpu}");
@@ -166,13 +169,16 @@ fn a_vcpu_runs_only_where_it_is_bound() {
     let (tags, script) = (pool(&hal, 2), Script::new(&hal));
     let configuration =
         Configuration { capabilities: &rome(), intercepts: Intercepts::default(), ports: &Intercepted::NONE };
-    let mut vcpu = SvmVcpu::with_instructions(&&hal, &configuration, &tags, &script).expect("frames");
+    let mut vcpu =
+        SvmVcpu::with_instructions(&&hal, &configuration, &script.cpus, &tags, &script).expect("frames");
     assert_eq!(vcpu.run(false), Err(RunError::NotBound));
     script.on.set(false);
     assert_eq!(vcpu.bind(0), Err(BindError::Off(0)));
     script.on.set(true);
     assert_eq!(vcpu.bind(2), Err(BindError::Tag(TagError::NoSuchCpu { cpu: 2, cpus: 2 })));
+    assert_eq!(vcpu.bind(1), Err(BindError::Elsewhere(1)));
     assert_eq!(vcpu.bound_to(), None);
+    script.go_to(1);
     vcpu.bind(1).expect("free");
     assert_eq!(
         (vcpu.bound_to(), vcpu.bind(0), vcpu.bind(1)),
@@ -182,12 +188,25 @@ fn a_vcpu_runs_only_where_it_is_bound() {
     for bad in [1, 0x800, 1 << 40, !0xfff] {
         assert_eq!(vcpu.set_root(bad), Err(RunError::BadRoot(bad)));
     }
+    vcpu.set_root(0x1000).expect("a good root");
+    // On another CPU it can neither be used nor taken along.
+    script.go_to(0);
+    assert_eq!(vcpu.run(false), Err(RunError::NotBound));
+    vcpu.unbind();
+    assert_eq!((vcpu.bound_to(), vcpu.bind(0)), (Some(1), Err(BindError::Bound(1))));
+    script.go_to(1);
+    assert_eq!(run(&mut vcpu, false).asid, 1);
+    // And another vCPU has to wait.
+    let mut other =
+        SvmVcpu::with_instructions(&&hal, &configuration, &script.cpus, &tags, &script).expect("frames");
+    assert_eq!(other.bind(1), Err(BindError::Occupied(1)));
     vcpu.unbind();
     vcpu.unbind();
     assert_eq!(vcpu.bound_to(), None);
-    drop(vcpu);
+    other.bind(1).expect("free");
+    drop((vcpu, other));
     drop(tags);
-    assert_eq!(hal.in_use(), 0);
+    assert_eq!(hal.in_use(), SCRIPT);
 }
 
 #[test]
@@ -200,12 +219,13 @@ fn every_frame_goes_back_when_one_is_missing() {
     // VMCB, host's half, maps, two areas.
     for allowed in 0..5 {
         hal.fail_after(Some(allowed));
-        let refused = SvmVcpu::with_instructions(&&hal, &configuration, &tags, &script);
+        let refused = SvmVcpu::with_instructions(&&hal, &configuration, &script.cpus, &tags, &script);
         assert_eq!(refused.err(), Some(OutOfMemory), "{allowed}");
         assert_eq!(hal.in_use(), before);
     }
     hal.fail_after(None);
-    let vcpu = SvmVcpu::with_instructions(&&hal, &configuration, &tags, &script).expect("frames");
+    let vcpu =
+        SvmVcpu::with_instructions(&&hal, &configuration, &script.cpus, &tags, &script).expect("frames");
     assert_eq!(hal.in_use(), before + 9);
     drop(vcpu);
     assert_eq!(hal.in_use(), before);

@@ -55,7 +55,9 @@ fn bad_events_are_refused() {
     assert!(!vcpu.takes_interrupts());
     assert_eq!(vcpu.inject(Event::ExternalInterrupt(0x31)), refused(BadEvent::Masked));
     vcpu.inject(Event::GENERAL_PROTECTION).expect("good");
+    assert!(!vcpu.is_in_interrupt_shadow());
     vcpu.vmcb.set(fields::INTERRUPT_SHADOW, 1);
+    assert!(vcpu.is_in_interrupt_shadow());
     vcpu.bind(0).expect("free");
     script.then(|view| {
         assert_eq!(view.get(fields::EVENT_INJECTION), 0x8000_0b0d);

@@ -1,23 +1,11 @@
-use super::{HLT, bound, on, pointer, set, unbound, with_vcpu};
+use super::{HLT, bound, cpus, on, pointer, set, unbound, with_vcpu};
 use crate::exit::Exit;
-use crate::frame::Frames;
 use crate::state::{CpuState, General};
 use crate::vcpu::{BindError, RunError, Vcpu};
 use crate::vmx::capabilities::tests::{LYNNFIELD, TIGERLAKE};
 use crate::vmx::double::{Double, Executed};
 use crate::vmx::{InveptType, InvvpidType, NewError, SetupError, VmxError, VmxVcpu, field};
 use slat::test_util::HeapHal;
-use slat::{Hal as _, HostPhysAddr};
-
-fn vmcs_of(vcpu: &super::TestVcpu<'_>) -> HostPhysAddr {
-    vcpu.vmcs.as_ref().map(Frames::address).expect("a VMCS")
-}
-
-#[expect(unsafe_code, reason = "gives a frame back in the name of one who must not")]
-fn give_back(hal: &HeapHal, frame: HostPhysAddr) {
-    // SAFETY: taken from this host; the CPUs that could write to it are gone.
-    unsafe { hal.dealloc_frames(frame, 1) };
-}
 
 #[test]
 fn the_first_entry_launches_and_the_next_resume() {
@@ -41,11 +29,12 @@ fn the_first_entry_launches_and_the_next_resume() {
 #[test]
 fn a_cpu_that_it_comes_to_drops_what_it_remembers() {
     let (hal, cpu) = (HeapHal::new(), Double::new(TIGERLAKE));
-    let first = on(&hal, &cpu);
+    let cpus = cpus(&hal);
+    let first = on(&hal, &cpu, &cpus);
     cpu.go_to(1);
-    let second = on(&hal, &cpu);
+    let second = on(&hal, &cpu, &cpus);
     cpu.go_to(0);
-    let mut vcpu = bound(&hal, &cpu, &CpuState::long_mode(0x1000, 0x2000));
+    let mut vcpu = bound(&hal, &cpu, &cpus, &CpuState::long_mode(0x1000, 0x2000));
     cpu.exit(HLT, &[]);
     assert_eq!(vcpu.run(false), Ok(Exit::Halt));
     assert_eq!(vcpu.bind(0), Err(BindError::Bound(0)));
@@ -72,41 +61,55 @@ fn a_cpu_that_it_comes_to_drops_what_it_remembers() {
     assert_eq!(vcpu.run(false), Ok(Exit::Halt));
     let eptp = pointer(&cpu, 0x9000).raw();
     assert_eq!(cpu.executed(), [Executed::Invept(InveptType::SingleContext(eptp)), Executed::Launch]);
-    // Dropped elsewhere while bound: the VMCS stays where it is, everything else comes back.
-    let lost = vmcs_of(&vcpu);
-    cpu.go_to(0);
     drop(vcpu);
-    assert_eq!((cpu.active(), hal.in_use()), (1, 3));
-    drop(first);
-    cpu.go_to(1);
+    assert_eq!((cpu.active(), hal.in_use()), (0, 3));
     drop(second);
-    assert_eq!((cpu.active(), hal.in_use()), (0, 1));
-    give_back(&hal, lost);
+    cpu.go_to(0);
+    drop(first);
+    drop(cpus);
+    assert_eq!(hal.in_use(), 0);
 }
 
 #[test]
 fn binding_needs_a_cpu_that_is_on_and_free() {
     let (hal, cpu) = (HeapHal::new(), Double::new(TIGERLAKE));
-    let mut vcpu = unbound(&hal, &cpu);
+    let cpus = cpus(&hal);
+    let mut vcpu = unbound(&hal, &cpu, &cpus);
     assert_eq!(vcpu.bind(0), Err(BindError::Off(0)));
     assert_eq!(vcpu.run(false), Err(RunError::NotBound));
-    let vmx = on(&hal, &cpu);
+    let vmx = on(&hal, &cpu, &cpus);
+    // A CPU of another number, or of none; one that somebody else has turned on.
+    cpu.go_to(1);
+    let second = on(&hal, &cpu, &cpus);
+    assert_eq!(vcpu.bind(0), Err(BindError::Elsewhere(0)));
+    assert_eq!(vcpu.bind(2), Err(BindError::Elsewhere(2)));
+    drop(second);
+    let others = super::cpus(&hal);
+    let second = on(&hal, &cpu, &others);
+    assert_eq!(vcpu.bind(1), Err(BindError::Off(1)));
+    drop((second, others));
+    cpu.go_to(0);
     cpu.refuse(Some(VmxError::Valid(11)));
     assert_eq!(vcpu.bind(0), Err(BindError::Refused(11)));
     cpu.refuse(None);
     vcpu.bind(0).expect("bind");
-    let mut other = unbound(&hal, &cpu);
+    let mut other = unbound(&hal, &cpu, &cpus);
     assert_eq!(other.bind(0), Err(BindError::Occupied(0)));
     assert_eq!(vcpu.run(false), Err(RunError::NoRoot));
     // VMX goes off under a bound vCPU: the CPU is clean, and the vCPU of no use any more.
-    let lost = vmcs_of(&vcpu);
     drop(vmx);
     assert_eq!(cpu.active(), 0);
     assert_eq!(vcpu.run(false), Err(RunError::NotBound));
+    // On again, with another one.
+    let vmx = on(&hal, &cpu, &cpus);
+    other.bind(0).expect("bind");
+    assert_eq!((vcpu.run(false), vcpu.bind(0)), (Err(RunError::NotBound), Err(BindError::Bound(0))));
     drop(vcpu);
+    assert_eq!((other.bound_to(), cpu.active()), (Some(0), 1));
     drop(other);
-    assert_eq!(hal.in_use(), 1);
-    give_back(&hal, lost);
+    drop(vmx);
+    drop(cpus);
+    assert_eq!(hal.in_use(), 0);
 }
 
 #[test]
@@ -114,16 +117,18 @@ fn every_frame_comes_back_when_one_is_lacking() {
     let cpu = Double::new(TIGERLAKE);
     for successes in 0..16 {
         let hal = HeapHal::new();
+        let cpus = cpus(&hal);
         hal.fail_after(Some(successes));
         let capabilities = cpu.capabilities();
         let format = slat::format::ept::Ept::new(capabilities.ept(true), 4).expect("four levels");
-        match VmxVcpu::new(&&hal, &cpu, capabilities, format, Default::default()) {
+        match VmxVcpu::new(&&hal, &cpu, &cpus, capabilities, format, Default::default()) {
             Ok(vcpu) => {
                 assert!(successes >= 5);
                 drop(vcpu);
             }
             Err(error) => assert_eq!((error, successes < 5), (NewError::OutOfMemory, true)),
         }
+        drop(cpus);
         assert_eq!(hal.in_use(), 0);
     }
 }
@@ -154,7 +159,8 @@ fn a_state_goes_in_and_comes_out() {
 #[test]
 fn without_unrestricted_guests_a_guest_has_paging() {
     let (hal, cpu) = (HeapHal::new(), Double::new(LYNNFIELD));
-    let mut vcpu = unbound(&hal, &cpu);
+    let cpus = cpus(&hal);
+    let mut vcpu = unbound(&hal, &cpu, &cpus);
     let root = pointer(&cpu, 0x9000);
     for state in [CpuState::real_mode(0, 0), CpuState::protected_mode(0)] {
         assert_eq!(vcpu.setup(root, &state), Err(SetupError::NoUnrestrictedGuest));

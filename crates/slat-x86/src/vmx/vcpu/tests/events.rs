@@ -120,10 +120,11 @@ fn interrupts_are_taken_when_the_guest_takes_them() {
         set(cpu, RFLAGS, 0x202);
         for blocked in [1, 2] {
             set(cpu, INTERRUPTIBILITY, blocked);
-            assert!(!vcpu.takes_interrupts());
+            assert!(!vcpu.takes_interrupts() && vcpu.is_in_interrupt_shadow());
             assert_eq!(vcpu.inject(event), masked);
         }
         set(cpu, INTERRUPTIBILITY, 0);
+        assert!(!vcpu.is_in_interrupt_shadow());
         assert!(vcpu.takes_interrupts());
         assert_eq!(vcpu.inject(event), Ok(()));
         // One at a time.

@@ -92,8 +92,10 @@ fn the_log_is_told_from_the_latest_entry_on() {
         [512, 511, 1, 0]
     );
     let (hal, cpu) = (HeapHal::new(), Double::new(TIGERLAKE));
-    let vmx = super::on(&hal, &cpu);
-    let mut vcpu = super::bound(&hal, &cpu, &CpuState::long_mode(0, 0));
+    let haswell = Double::new(HASWELL);
+    let cpus = super::cpus(&hal);
+    let vmx = super::on(&hal, &cpu, &cpus);
+    let mut vcpu = super::bound(&hal, &cpu, &cpus, &CpuState::long_mode(0, 0));
     assert_eq!(vcpu.drain_log().map(Iterator::count), Ok(0), "there is none");
     vcpu.enable_log(&hal).expect("offered");
     vcpu.enable_log(&hal).expect("twice is once");
@@ -118,10 +120,9 @@ fn the_log_is_told_from_the_latest_entry_on() {
     assert_eq!(vcpu.run(false), Err(RunError::BadRoot(0x901e)));
     drop(vcpu);
     drop(vmx);
-    assert_eq!(hal.in_use(), 0);
-    let haswell = Double::new(HASWELL);
-    assert_eq!(unbound(&hal, &haswell).enable_log(&hal), Err(LogError::NotOffered));
-    let mut vcpu = unbound(&hal, &cpu);
+    assert_eq!(hal.in_use(), 1);
+    assert_eq!(unbound(&hal, &haswell, &cpus).enable_log(&hal), Err(LogError::NotOffered));
+    let mut vcpu = unbound(&hal, &cpu, &cpus);
     hal.fail_after(Some(0));
     assert_eq!(vcpu.enable_log(&hal), Err(LogError::OutOfMemory));
 }

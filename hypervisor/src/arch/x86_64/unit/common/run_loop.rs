@@ -4,6 +4,7 @@
 use super::exits;
 use crate::arch::x86_64::bare::physical::Physical;
 use crate::arch::x86_64::bare::vendor::{Intercepts, Vendor};
+use crate::arch::x86_64::bare::{end_of_interrupt, interrupt_self, kick};
 use crate::arch::x86_64::ports;
 use crate::arch::x86_64::unit::context::Context;
 use crate::arch::x86_64::unit::{Failure, UnitGuest, ensure, ensure_eq, failed, guest_code, nothing};
@@ -14,17 +15,20 @@ use crate::run::{Job, Left, Machine, Outcome, Screen};
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
 use alloc::string::String;
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicBool, Ordering};
 use slat::format::Format as _;
 use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{Churn, End, FaultPolicy, Leaf};
 use slat_x86::cpuid::Policy;
 
-pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 4] {
+pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 5] {
     [
         UnitGuest { name: "debug-port-and-hypercalls", needs: no_paging, run: debug_port_and_hypercalls },
         UnitGuest { name: "power-off-and-reset", needs: may_shut_down, run: power_off_and_reset },
         UnitGuest { name: "screen-ends-the-run", needs: no_paging, run: screen_ends_the_run },
         UnitGuest { name: "hole-ends-the-run", needs: no_paging, run: hole_ends_the_run },
+        UnitGuest { name: "halt-behind-sti", needs: no_paging, run: halt_behind_sti },
     ]
 }
 
@@ -196,6 +200,89 @@ fn hole_ends_the_run<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
         return Err(alloc::format!("{:?} instead of a fault", outcome.end));
     };
     ensure!(description.contains("PC 0x10000: write of GPA 0x800000"), "{description}");
+    Ok(())
+}
+
+// Executes STI as the last byte of a page; the handler of interrupt 0x41 counts, and notes where it returns to.
+guest_code!(
+    falling_asleep,
+    ".code32",
+    "mov esp, 0x40000",
+    // All that the delivery needs is there: under SVM Bochs tells nothing of an interrupt whose delivery faulted.
+    "push 0",
+    "mov dword ptr [0x30000], 0",
+    "lgdt [0x10100]",
+    "lidt [0x10108]",
+    "mov byte ptr [0x11fff], 0xfb",
+    "mov eax, 0x11fff",
+    "jmp eax",
+    ".org guest_falling_asleep + 0x80",
+    "inc dword ptr [0x30000]",
+    "mov eax, [esp]",
+    "mov [0x30004], eax",
+    "iretd",
+    ".org guest_falling_asleep + 0x100",
+    ".word 0x1f",
+    ".long 0x10120",
+    ".org guest_falling_asleep + 0x108",
+    // Only the gate of 0x41 is behind the code.
+    ".word 0x20f",
+    ".long 0x10140 - 8 * 0x41",
+    ".org guest_falling_asleep + 0x120",
+    ".quad 0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff",
+    ".quad 0x00018e0000100080",
+);
+// On the next page, which is not there yet.
+guest_code!(
+    asleep,
+    ".code32",
+    "hlt",
+    // A CPU that keeps interrupts away once more still does.
+    "nop",
+    "cli",
+    "cmp dword ptr [0x30000], 1",
+    "jne 3f",
+    "cmp dword ptr [0x30004], 0x12001",
+    "jb 3f",
+    "mov dx, 0x604",
+    "mov ax, 0x2000",
+    "out dx, ax",
+    // Behind its RAM, by where the handler returned to.
+    "3:",
+    "mov eax, [0x30004]",
+    "mov [eax + 0x800000], eax",
+);
+
+/// An interrupt that waits while the guest is outside, between STI and HLT, wakes it up: it does not come before the HLT, which
+/// nothing would end then.
+fn halt_behind_sti<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
+    const VECTOR: u8 = 0x41;
+    /// How long a guest that sleeps on is left alone.
+    const PATIENCE: u32 = 20_000_000;
+    let mut job = job(falling_asleep(), None);
+    job.content.add(CODE + 0x2000, asleep());
+    let awake = AtomicBool::new(false);
+    let wake = || {
+        let slept = !(0..PATIENCE).any(|_| {
+            spin_loop();
+            awake.load(Ordering::Acquire)
+        });
+        while !awake.load(Ordering::Acquire) {
+            kick(0);
+            (0..1000).for_each(|_| spin_loop());
+        }
+        slept
+    };
+    interrupt_self(VECTOR);
+    let here = || {
+        let outcome = run(context, falling_asleep(), job, false);
+        awake.store(true, Ordering::Release);
+        outcome
+    };
+    let (slept, outcome) = context.beside(wake, here)?;
+    end_of_interrupt();
+    ensure!(!slept, "the guest sleeps on");
+    ensure_eq!(outcome?.end, End::PowerOff, "end");
     Ok(())
 }
 

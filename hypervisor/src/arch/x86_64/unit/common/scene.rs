@@ -3,6 +3,7 @@
 use crate::arch::x86_64::bare::Vendor;
 use crate::arch::x86_64::unit::context::{Context, Space};
 use crate::arch::x86_64::unit::{Failure, failed, guest_code};
+use alloc::vec::Vec;
 use slat::format::Format;
 use slat::{GuestPhysAddr, TableKind};
 use slat_x86::isa::common;
@@ -71,13 +72,12 @@ pub(super) fn memory<V: Vendor>(context: &Context<V>, code: &[u8]) -> Result<Spa
     space.load(HANDLER, handler())?;
     space.load(HANDLER_WITH_ERROR_CODE, handler_with_error_code())?;
     space.load_identity_tables(TABLES)?;
-    for vector in 0..=LAST_VECTOR {
-        let handler = match vector {
-            8 | 10..=14 | 17 | 21 => HANDLER_WITH_ERROR_CODE,
-            _ => HANDLER,
-        };
-        space.load(IDT + 16 * vector, &gate(handler))?;
-    }
+    let handler_of = |vector| match vector {
+        8 | 10..=14 | 17 | 21 => HANDLER_WITH_ERROR_CODE,
+        _ => HANDLER,
+    };
+    let gates: Vec<u8> = (0..=LAST_VECTOR).flat_map(|vector| gate(handler_of(vector))).collect();
+    space.load(IDT, &gates)?;
     // Null, null, 64-bit code, data.
     for (place, descriptor) in (0..).zip([0, 0, 0x00af_9b00_0000_ffff_u64, 0x00cf_9300_0000_ffff]) {
         space.load(GDT + 8 * place, &descriptor.to_le_bytes())?;

@@ -37,6 +37,8 @@ guest_code!(stay, "2:", "pause", "jmp 2b");
 
 /// Turns of a loop from one kick to the next.
 const KICK_EVERY: u32 = 5_000;
+/// Turns of a loop from one start-up IPI to the next.
+const SEND_EVERY: u32 = 500;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 fn halt(space: &Space<Vmx>, vcpu: &mut Vcpu) -> Result<(), Failure> {
@@ -121,23 +123,31 @@ pub(super) fn drops(context: &Context<Vmx>) -> Result<(), Failure> {
 /// A start-up IPI for a vCPU that waits for one.
 pub(super) fn start_up_ipi(context: &Context<Vmx>) -> Result<(), Failure> {
     let (space, state) = stage(context, format_of(context)?, stay())?;
-    let done = AtomicBool::new(false);
-    let work = || {
+    let (waits, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let wait = || {
         let mut vcpu = context.vcpu(&space, &state)?;
-        let waits = vcpu.set_activity(Activity::WaitForStartUp).map_err(|error| failed("activity", error))?;
-        ensure!(waits, "the CPU offers waiting");
+        let set = vcpu.set_activity(Activity::WaitForStartUp).map_err(|error| failed("activity", error))?;
+        ensure!(set, "the CPU offers waiting");
+        waits.store(true, Ordering::Release);
         let exit = space.enter(&mut vcpu);
-        done.store(true, Ordering::Release);
         // A CPU that waits for a start-up IPI takes no NMIs; Bochs 2.7 forgets at the exit that this is over.
         Processor.end_nmi();
         ensure_eq!(exit?, Exit::StartUp(0x9f), "exit");
         ensure_eq!(vcpu.rip(), CODE, "RIP");
         Ok(())
     };
-    // One that comes before the entry is lost.
+    let work = || {
+        let waited = wait();
+        done.store(true, Ordering::Release);
+        waited
+    };
+    // One that comes before the entry is lost, and Bochs writes a line about each.
     let here = || {
         while !done.load(Ordering::Acquire) {
-            start_up(1, 0x9f);
+            if waits.load(Ordering::Acquire) {
+                start_up(1, 0x9f);
+            }
+            (0..SEND_EVERY).for_each(|_| core::hint::spin_loop());
         }
     };
     context.beside_on(work, here)?.0
