@@ -8,6 +8,7 @@ pub mod exit;
 pub mod flat_tree;
 pub mod host;
 pub mod image;
+pub mod maintenance;
 pub mod platform;
 pub mod registers;
 pub mod sbi;

@@ -1,30 +1,94 @@
-//! The machine's TLB maintenance, counted.
+//! The machine's TLB maintenance, counted: fences of this hart, and of those that have run the space, by the firmware.
+//!
+//! **In a recording** a fence of this hart stands before it is executed, one of other harts after the firmware's call has returned: so that
+//! there is never more maintenance in it than there was.
 
 #![expect(unsafe_code, reason = "executes fences")]
 
 use super::guest::all_forgotten;
 use super::recording::record;
+use super::{fail, firmware, this_hart};
+use crate::arch::riscv64::maintenance::{RemoteFence, Step, steps, vmid};
 use crate::arch::riscv64::platform::RAM_ADDRESS;
 use crate::pool::Maintenance;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
-use slat::format::gstage::fences;
+use core::sync::atomic::{AtomicU64, Ordering};
+use slat::format::gstage::Fence;
 use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation, Scope};
 use slat_hv_protocol::Mistake;
-use slat_hv_protocol::recording::Event;
+use slat_hv_protocol::recording::{Event, FenceKind};
 use spin::Mutex;
+
+/// The harts that have had a VMID in hgatp, a bit each, by the lowest bits of the VMID: once there, a hart stays, and a fence too many
+/// does no harm.
+static RAN: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+
+/// To be called before this hart writes hgatp: from now on it is told of changes of this VMID's space. Whether it was not until now:
+/// then it has to forget all of the VMID after having written hgatp, because nothing else orders its walks behind this.
+///
+/// **Whoever is not told sees the change:** the hart is noted, then there is a fence, then it walks; the other one stores, then there is
+/// a fence, then it looks who is noted.
+pub(super) fn note_hart(hgatp: u64) -> bool {
+    let hart = 1 << this_hart();
+    let ran = &RAN[usize::from(vmid(hgatp)) % RAN.len()];
+    let is_new = ran.load(Ordering::Relaxed) & hart == 0;
+    if is_new {
+        ran.fetch_or(hart, Ordering::SeqCst);
+    }
+    // SAFETY: a fence.
+    unsafe { asm!("fence rw, rw", options(nostack)) };
+    is_new
+}
+
+/// The harts that may remember something under this VMID, or under any.
+fn harts(vmid: Option<u16>) -> u64 {
+    // SAFETY: a fence.
+    unsafe { asm!("fence rw, rw", options(nostack)) };
+    match vmid {
+        Some(vmid) => RAN[usize::from(vmid) % RAN.len()].load(Ordering::SeqCst),
+        None => RAN.iter().fold(0, |harts, ran| harts | ran.load(Ordering::SeqCst)),
+    }
+}
+
+/// Executes a fence on this hart.
+pub(super) fn fence_here(fence: Fence) {
+    let Fence { address, vmid } = fence;
+    record(Event::Fence { kind: FenceKind::HfenceGvma, address, vmid });
+    slat::isa::riscv64::fence(fence);
+}
+
+/// Has the other harts that need it execute a fence; `false` if there are none.
+fn fence_there(RemoteFence { start, size, vmid }: RemoteFence) -> bool {
+    let others = harts(vmid) & !(1 << this_hart());
+    if others == 0 {
+        return false;
+    }
+    let fenced = match vmid {
+        Some(vmid) => firmware::remote_hfence_gvma_vmid(others, start, size, vmid),
+        None => firmware::remote_hfence_gvma(others, start, size),
+    };
+    if let Err(error) = fenced {
+        // Whatever goes on now may use what is gone.
+        fail(format_args!("the firmware does not fence harts {others:#x}: {error:?}"));
+    }
+    record(Event::RemoteFence { harts: others as u8, vmid, start, size });
+    true
+}
 
 /// Executes what the library asks for, with the mistake that the run asks for.
 pub(super) struct Counted {
     mistake: Mistake,
+    /// Harts of the machine.
+    harts: usize,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counted {
     /// Nothing counted yet.
-    pub(super) fn new(mistake: Mistake) -> Self {
-        Self { mistake, counts: Mutex::new(BTreeMap::new()) }
+    pub(super) fn new(mistake: Mistake, harts: usize) -> Self {
+        Self { mistake, harts, counts: Mutex::new(BTreeMap::new()) }
     }
 
     /// Instructions executed, by mnemonic.
@@ -39,9 +103,17 @@ impl Maintenance for Counted {
         if invalidation.scope == Scope::AllSpaces {
             all_forgotten();
         }
-        for fence in fences(invalidation).filter(|_| self.mistake != Mistake::NoTlbi) {
-            *self.counts.lock().entry("hfence.gvma").or_default() += 1;
-            slat::isa::riscv64::fence(fence);
+        for step in steps(invalidation, self.mistake) {
+            let done = match step {
+                Step::Here(fence) => {
+                    fence_here(fence);
+                    true
+                }
+                Step::There(fence) => fence_there(fence),
+            };
+            if done {
+                *self.counts.lock().entry(step.name()).or_default() += 1;
+            }
         }
         record(Event::Invalidated);
     }
@@ -54,6 +126,13 @@ impl Maintenance for Counted {
         if maintenance.actions.contains(CacheActions::INVALIDATE_INSTRUCTIONS) {
             // SAFETY: a fence.
             unsafe { asm!("fence.i", options(nostack)) };
+            // Any hart may fetch from there as soon as the page is mapped, and be in the guest already.
+            let others = ((1 << self.harts) - 1) & !(1 << this_hart());
+            if others != 0 {
+                if let Err(error) = firmware::remote_fence_i(others) {
+                    fail(format_args!("the firmware does not fence harts {others:#x}: {error:?}"));
+                }
+            }
         }
     }
 

@@ -12,12 +12,12 @@ use alloc::string::String;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU8, Ordering};
 use slat::format::Format as _;
-use slat::format::gstage::{Fence, Gstage, Mode, fences};
+use slat::format::gstage::{Extensions, Fence, Gstage, Mode, fences};
 use slat::{
     AddrSpace, AllocOptions, CacheMaintenance, GuestPhysAddr, HostPhysRange, Invalidation, LeafSize,
     MappingFlags, PAGE_SIZE,
 };
-use slat_hv_protocol::recording::{Event, FenceKind};
+use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{Mechanism, Mistake, Params, Started};
 
 /// The failure `$message` unless `$condition` holds.
@@ -130,12 +130,7 @@ impl Maintenance for Fenced {
     }
 }
 
-/// Executes a fence on this hart, and records it.
-pub(super) fn fence(fence: Fence) {
-    let Fence { address, vmid } = fence;
-    record(Event::Fence { kind: FenceKind::HfenceGvma, address, vmid });
-    slat::isa::riscv64::fence(fence);
-}
+pub(super) use super::super::maintenance::fence_here as fence;
 
 /// The machine.
 pub(super) struct Bench {
@@ -147,11 +142,11 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(params: &Params) -> Result<Self, String> {
-        let fenced = Fenced { right: Counted::new(Mistake::None), fencing: AtomicU8::new(0) };
+        let harts = params.host_cpus.unwrap_or(params.cpus) as usize;
+        let fenced = Fenced { right: Counted::new(Mistake::None, harts), fencing: AtomicU8::new(0) };
         // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image, and all memory is
         // mapped one to one. The pool of the unit guest before is not used any more.
         let pool = unsafe { Pool::new(params.pool, true, fenced) };
-        let harts = params.host_cpus.unwrap_or(params.cpus) as usize;
         Ok(Self { host: Box::leak(Box::new(pool)), harts })
     }
 
@@ -190,7 +185,7 @@ impl Bench {
             Mode::Sv48x4 => 50,
             Mode::Sv57x4 => 59,
         };
-        let format: Gstage = choose_format(Some(bits))?;
+        let format: Gstage = choose_format(bits, Extensions::H)?;
         let size = 1 << format.geometry().gpa_bits;
         let space = AddrSpace::with_format(self.host, format, GuestPhysAddr::new(0), size, vmid);
         Ok(Space(space.map_err(|error| failed("a space", error))?))

@@ -93,7 +93,11 @@ fn illegal_instructions(bench: &Bench) -> Result<(), Failure> {
     let space = scene(bench, for_nobody())?;
     let loaded = Loaded::new(&space);
     let mut guest = Guest::new(CODE, &[0, 0, 0]);
-    ensure_eq!((guest.run().scause, guest.argument(2)), (CALL, FOR_NOBODY), "the end, and how many were refused");
+    ensure_eq!(
+        (guest.run().scause, guest.argument(2)),
+        (CALL, FOR_NOBODY),
+        "the end, and how many were refused"
+    );
     drop(loaded);
     Ok(())
 }

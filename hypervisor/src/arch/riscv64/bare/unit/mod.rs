@@ -6,6 +6,11 @@
 //!
 //! To add one: a function and a line in one of the tables.
 
+#![expect(
+    unsafe_code,
+    reason = "guest code is assembly, found by its address; takes over the memory of the recording"
+)]
+
 mod bench;
 mod code;
 mod faults;
@@ -38,8 +43,15 @@ struct UnitGuest {
 const TABLES: [&[UnitGuest]; 5] =
     [probes::GUESTS, reused::GUESTS, faults::GUESTS, instructions::GUESTS, second::GUESTS];
 
-/// Runs those that are asked for, and ends the machine.
-pub(super) fn run(params: &Params) -> ! {
+/// Runs those that are asked for, and ends the machine; returns if none are.
+pub(super) fn run(params: &Params) {
+    if params.unit_guests.is_empty() {
+        return;
+    }
+    if params.recording.size != 0 {
+        // SAFETY: the parameters give this memory to the recording; it was checked to lie apart from everything else.
+        unsafe { super::recording::start(params.recording) };
+    }
     let known = || TABLES.into_iter().flatten();
     let names = &params.unit_guests;
     if let Some(name) = names.iter().find(|name| *name != "all" && known().all(|guest| guest.name != **name))

@@ -1,7 +1,7 @@
 //! Probes from HS-mode: what a hart still uses after a change, with and without its fence.
 
 use super::bench::{Bench, Fencing, POISON, RAM, Space, ensure, ensure_eq, fence};
-use super::guest::{LOAD, Loaded, STORE, decoded, read, read_code, write};
+use super::guest::{LOAD, Loaded, STORE, decoded, read, write};
 use super::{Failure, UnitGuest, failed};
 use slat::format::gstage::{Fence, Trap};
 use slat::{GuestPhysAddr, LeafSize, MappingFlags, PAGE_SIZE};
@@ -28,7 +28,6 @@ pub(super) const GUESTS: &[UnitGuest] = &[
     UnitGuest { name: "hlv-retired-table-by-address", run: |bench| retired(bench, Fencing::ByAddress) },
     UnitGuest { name: "hlv-split-and-collapse", run: split_and_collapse },
     UnitGuest { name: "hlv-populate-and-relax", run: populated_and_relaxed },
-    UnitGuest { name: "hlv-execute-only", run: execute_only },
 ];
 
 /// A space with pages at the target, whose first word is [`VALUE`].
@@ -174,21 +173,6 @@ fn populated_and_relaxed(bench: &Bench) -> Result<(), Failure> {
         ensure!(write(gpa, VALUE).is_ok(), "the page still is read-only");
         ensure_eq!(space.word(gpa)?, VALUE, "what the host finds");
     }
-    drop(loaded);
-    Ok(())
-}
-
-/// A page that can only be executed can be fetched from, and neither read nor written.
-fn execute_only(bench: &Bench) -> Result<(), Failure> {
-    let mut space = scene(bench)?;
-    space.protect_page(TARGET, MappingFlags::EXECUTE.union(MappingFlags::USER))?;
-    let loaded = Loaded::new(&space);
-    ensure_eq!(value(read_code(TARGET))?, VALUE & 0xffff, "as code");
-    refused(read(TARGET), LOAD)?;
-    refused(write(TARGET, 0), STORE)?;
-    space.protect_page(TARGET, MappingFlags::READ)?;
-    ensure_eq!(value(read(TARGET))?, VALUE, "as data");
-    refused(read_code(TARGET), LOAD)?;
     drop(loaded);
     Ok(())
 }
