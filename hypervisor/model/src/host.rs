@@ -4,7 +4,7 @@
 
 use crate::mnemonic::mnemonic;
 use crate::turn::World;
-use slat::{CacheMaintenance, HostPhysAddr, Invalidation, PAGE_SIZE, TableKind};
+use slat::{CacheMaintenance, HostPhysAddr, Invalidation, PAGE_SIZE, Scope, TableKind};
 use slat_check::maintenance;
 use slat_check::platform::{Platform, arm_instruction};
 use slat_hv::arch::aarch64::maintenance::{Step, narrowed, steps};
@@ -25,9 +25,10 @@ const SLACK: u64 = 4 << 20;
 /// As large and as aligned as any format's root.
 const ROOT: u64 = 16 * PAGE_SIZE;
 
-/// The machine's RAM: the pool, and behind it a root without entries.
-pub(crate) fn ram(guest_memory: u64) -> (Ram, Span) {
-    let size = (guest_memory + guest_memory / 512 + SLACK).next_multiple_of(ROOT);
+/// The machine's RAM: the pool of this size, or as large as guests with so much memory all together can need, and behind it a root
+/// without entries.
+pub(crate) fn ram(guest_memory: u64, pool: Option<u64>) -> (Ram, Span) {
+    let size = pool.unwrap_or(guest_memory + guest_memory / 512 + SLACK).next_multiple_of(ROOT);
     (Ram::new(FIRST_FRAME, size + ROOT), Span { address: FIRST_FRAME, size })
 }
 
@@ -40,6 +41,8 @@ pub(crate) struct Hardware<P> {
     /// A root without entries, for invalidating under a tag whose table is not loaded.
     empty_root: u64,
     mistake: Mistake,
+    /// A mistake too: when tags get new owners nobody drops anything.
+    keeps_old_tags: bool,
     /// Whether the mistake is made no more.
     corrected: AtomicBool,
     counts: Mutex<BTreeMap<String, u64>>,
@@ -48,6 +51,9 @@ pub(crate) struct Hardware<P> {
 impl<P: Platform> Hardware<P> {
     fn plan(&self, invalidation: &Invalidation<'_>, here: usize) -> Vec<(usize, Instruction)> {
         let corrected = self.corrected.load(Ordering::Relaxed);
+        if self.keeps_old_tags && invalidation.scope == Scope::AllSpaces {
+            return vec![];
+        }
         let mistake = if corrected { Mistake::None } else { self.mistake };
         let invalidation = &narrowed(*invalidation, mistake);
         if matches!(mistake, Mistake::None | Mistake::LocalTlbi) {
@@ -122,7 +128,7 @@ impl<P: Platform> Hardware<P> {
         ram: Ram,
         memory: Span,
         cpus: usize,
-        mistake: Mistake,
+        (mistake, keeps_old_tags): (Mistake, bool),
     ) -> Pool<Self> {
         let hardware = Self {
             platform,
@@ -131,6 +137,7 @@ impl<P: Platform> Hardware<P> {
             cpus,
             empty_root: memory.address + memory.size,
             mistake,
+            keeps_old_tags,
             corrected: AtomicBool::new(false),
             counts: Mutex::default(),
         };

@@ -9,10 +9,14 @@
 //! hypervisor or in the guest. In the guest a seeded draw decides whose access comes next; the turn passes when a CPU
 //! leaves the guest, waits or goes off. While the hypervisor changes a table the other CPUs go on too, between any two of its
 //! stores. So a run is a function of its [`Settings`], and two CPUs are never in the hypervisor at the same time.
+//!
+//! Several guests ([`Settings::guests`]) run in the loop of [`slat_hv::guests`]: slices of time, more vCPUs than CPUs, and more
+//! spaces than tags, so that what a CPU remembers of one guest must not be found by another one.
 
 mod checks;
 mod cpu;
 pub mod guest;
+mod guests;
 mod host;
 mod mnemonic;
 mod run;

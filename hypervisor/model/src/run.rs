@@ -3,10 +3,11 @@
 use crate::checks::Checks;
 use crate::cpu::{self, Cpu};
 use crate::guest::{self, CONSOLE, EMULATED, MOST_CPUS, Map, Memory, Plan};
+use crate::guests;
 use crate::host::{self, FIRST_FRAME, Hardware};
 use crate::turn::{Thread, World, let_others_go_on};
 use crate::vcpu::{Config, ModelVcpu};
-use crate::world::{MemoryTypes, State};
+use crate::world::{Guest, MemoryTypes, State};
 use slat::format::Geometry;
 use slat::{AddrSpace, GuestPhysAddr, MappingFlags};
 use slat_check::platform::{Platform, memory};
@@ -15,7 +16,7 @@ use slat_hv::guest::Content;
 use slat_hv::pool::Pool;
 use slat_hv::run::{Job, Left, Machine};
 use slat_hv::vcpu::Vcpu;
-use slat_hv_protocol::{Churn, End, FaultPolicy, Leaf, Mistake, Report, Started};
+use slat_hv_protocol::{Churn, End, FaultPolicy, GUESTS_MAX, Leaf, Mistake, Report, Started};
 use slat_model::{Policy, Root};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,9 +31,15 @@ const LEFT_BEHIND: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 /// What is to be run.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// CPUs of the machine and of the guest, 1 to [`MOST_CPUS`].
+    /// CPUs of each guest, 1 to [`MOST_CPUS`]; of the machine too unless `harts` has another number.
     pub cpus: usize,
-    /// Bytes of guest RAM: a multiple of 2 MiB between [`guest::LEAST_MEMORY`] and [`guest::MOST_MEMORY`].
+    /// Guests at once, 1 to [`GUESTS_MAX`]. Several share the CPUs in slices of time, and so few tags that these change hands.
+    pub guests: usize,
+    /// CPUs of the machine, where guests share them in slices of time.
+    pub harts: Option<usize>,
+    /// Bytes of the pool of frames, where that is not as much as all guests can need.
+    pub pool: Option<u64>,
+    /// Bytes of RAM of each guest: a multiple of 2 MiB between [`guest::LEAST_MEMORY`] and [`guest::MOST_MEMORY`].
     pub memory: u64,
     /// The largest leaf of guest RAM.
     pub leaf: Leaf,
@@ -40,6 +47,8 @@ pub struct Settings {
     pub churn: Option<Churn>,
     /// A mistake to make in TLB maintenance. Those that only Arm has are no maintenance at all elsewhere.
     pub mistake: Mistake,
+    /// A mistake too: when tags get new owners no CPU drops what it knows.
+    pub keeps_old_tags: bool,
     /// Seed of what the guest does, and of whose turn it is.
     pub seed: u64,
     /// What TLBs keep, and which of several results an access gets.
@@ -55,13 +64,13 @@ pub struct Observed {
     pub report: Result<Report, String>,
     /// What the checks found.
     pub checks: Checks,
-    /// What the guest printed.
+    /// What the guest printed; several have a number before each line.
     pub console: Vec<u8>,
     /// Stores of the guest in the serial port that the hypervisor emulates.
     pub emulated_stores: u64,
     /// Seconds until the guest had booted, if it did.
     pub seconds_to_up: Option<f64>,
-    /// The guest's image as it was loaded.
+    /// The guest's image as it was loaded; of several guests the first one's.
     pub image: Vec<u8>,
     /// The same as the guest read it.
     pub image_read: Vec<u8>,
@@ -96,74 +105,52 @@ pub fn run(cpu: Cpu, settings: Settings) -> Result<Observed, String> {
 /// # Panics
 /// As [`run`].
 pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, String> {
-    let Settings { cpus: count, memory: guest_memory, leaf, churn, mistake, seed, policy } = settings;
-    if !(1..=MOST_CPUS).contains(&count) {
-        return Err(format!("the number of CPUs must be 1 to {MOST_CPUS}"));
-    }
-    if !(guest::LEAST_MEMORY..=guest::MOST_MEMORY).contains(&guest_memory) || guest_memory % (2 << 20) != 0 {
-        return Err("the guest's memory must be a multiple of 2 MiB that the model can hold".to_owned());
-    }
+    check(&settings)?;
+    let Settings { cpus: count, memory: guest_memory, mistake, seed, policy, .. } = settings;
+    let several = settings.guests > 1;
+    let in_slices = several || settings.harts.is_some();
+    let harts = settings.harts.unwrap_or(count);
     let map = Map::new(guest_memory, count);
-    let (device_tree, image) =
-        (guest::image(&map.device_tree, seed ^ 1), guest::image(&map.kernel, seed ^ 2));
-    let loaded = [(map.device_tree.start, device_tree.as_slice()), (map.kernel.start, image.as_slice())];
-    let mut content = Content::default();
-    loaded.iter().for_each(|(gpa, bytes)| content.add(*gpa, bytes));
+    let images: Vec<_> = (0..settings.guests as u64)
+        .map(|number| {
+            let seed = seed ^ number << 32;
+            Loaded {
+                device_tree: guest::image(&map.device_tree, seed ^ 1),
+                kernel: guest::image(&map.kernel, seed ^ 2),
+            }
+        })
+        .collect();
 
-    let (ram, pool) = host::ram(guest_memory);
+    let (ram, pool) = host::ram(guest_memory * settings.guests as u64, settings.pool);
     let frames = ((pool.address + pool.size - FIRST_FRAME) / 8) as usize;
     ram.words()[..frames].iter().for_each(|word| word.store(LEFT_BEHIND, Ordering::Relaxed));
     let rules = platform.rules();
     let rw = MappingFlags::READ | MappingFlags::WRITE;
     let types = MemoryTypes { ram: memory(&rules, rw), device: memory(&rules, rw | MappingFlags::DEVICE) };
-    let plan = Plan::new(map.clone(), count, seed);
-    let account = Memory::new(&map, &loaded);
-    let machine = slat_model::Machine::new(platform.mmu(), ram.clone(), count, policy);
-    let world = Arc::new(World::new(State::new(machine, types, plan, account, seed, count)));
-
-    let host = Hardware::pool(platform, world.clone(), ram, pool, count, mistake);
-    let size = 1 << platform.geometry().gpa_bits;
-    let space = AddrSpace::with_format(&host, platform, GuestPhysAddr::new(0), size, TAG)
-        .map_err(|error| error.to_string())?;
-    let root = platform.root(space.root_register(), TAG);
-    // A CPU comes up when it is its turn.
-    let cpus = Cpus::new(count, map.ram.clone(), |_| true);
-    let devices = [CONSOLE];
-    let job = Job {
-        ram: map.ram.start,
-        memory: guest_memory,
-        content,
-        devices: &devices,
-        leaf,
-        large_leaves_suit: false,
-        on_fault: FaultPolicy::Stop,
-        churn,
-        uart: Some(EMULATED),
-        screen: None,
-        skip_copies: false,
-    };
-    let machine = Machine::new(space, &cpus, job).map_err(|error| error.to_string())?;
-    let config = Config { world: world.clone(), platform, cpus: &cpus };
-    let shared = Shared { machine, pool: &host, root, config, entry: map.kernel.start };
-
-    let report = thread::scope(|scope| {
-        let threads: Vec<_> = (0..count)
-            .map(|cpu| {
-                scope.spawn({
-                    let shared = &shared;
-                    move || shared.cpu(cpu)
-                })
-            })
-            .collect();
-        let ended: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        let ended =
-            ended.into_iter().map(|joined| joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        ended.flatten().next()
+    let guests = images.iter().enumerate().map(|(number, image)| {
+        let plan = Plan::new(map.clone(), count, seed ^ (number as u64) << 40);
+        Guest::new(plan, Memory::new(&map, &image.pieces(&map)), several.then_some(number as u32))
     });
-    let report = report.unwrap_or_else(|| Err("no CPU ended the run".to_owned()));
+    let machine = slat_model::Machine::new(platform.mmu(), ram.clone(), harts, policy);
+    let state = State::new(machine, types, guests.collect(), count, seed, harts, in_slices);
+    let world = Arc::new(World::new(state));
+    let mistakes = (mistake, settings.keeps_old_tags);
+    let host = Hardware::pool(platform, world.clone(), ram, pool, harts, mistakes);
+    let scene = Scene { platform, world: world.clone(), host: &host, map, images: &images, settings, harts };
+
+    let report = if in_slices { guests::run(&scene)? } else { run_pinned(&scene)? };
     let Geometry { levels, gpa_bits, root_tables } = platform.geometry();
     Ok(world.with(|state| {
         state.take_reports();
+        for (number, (guest, image)) in state.guests.iter().zip(&images).enumerate().skip(1) {
+            let ended_well = report
+                .as_ref()
+                .is_ok_and(|report| report.guests.get(number).is_none_or(|guest| guest.end == End::PowerOff));
+            if ended_well && guest.image != image.kernel {
+                let what = || format!("guest {number} has read another image than was loaded for it");
+                state.checks.note(|checks| &mut checks.stale_reads, what);
+            }
+        }
         Observed {
             started: Started {
                 gpa_bits,
@@ -176,10 +163,107 @@ pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, 
             console: std::mem::take(&mut state.console),
             emulated_stores: state.emulated_stores,
             seconds_to_up: state.seconds_to_up,
-            image_read: std::mem::take(&mut state.image),
-            image: image.clone(),
+            image_read: std::mem::take(&mut state.guests[0].image),
+            image: images[0].kernel.clone(),
         }
     }))
+}
+
+fn check(settings: &Settings) -> Result<(), String> {
+    let Settings { cpus, guests, harts, pool, memory, .. } = *settings;
+    if !(1..=MOST_CPUS).contains(&cpus) || !(1..=MOST_CPUS).contains(&harts.unwrap_or(cpus)) {
+        return Err(format!("the number of CPUs must be 1 to {MOST_CPUS}"));
+    }
+    if !(1..=GUESTS_MAX).contains(&guests) {
+        return Err(format!("the number of guests must be 1 to {GUESTS_MAX}"));
+    }
+    let fits = memory.checked_mul(guests as u64).is_some_and(|all| all <= guest::MOST_MEMORY);
+    if memory < guest::LEAST_MEMORY || !fits || memory % (2 << 20) != 0 {
+        return Err("the guest's memory must be a multiple of 2 MiB that the model can hold".to_owned());
+    }
+    if pool.is_some_and(|pool| !(1 << 20..=2 * guest::MOST_MEMORY).contains(&pool)) {
+        return Err("the pool must have 1 MiB or more, and as much as the model can hold".to_owned());
+    }
+    Ok(())
+}
+
+/// What is loaded for a guest.
+pub(crate) struct Loaded {
+    device_tree: Vec<u8>,
+    kernel: Vec<u8>,
+}
+
+impl Loaded {
+    fn pieces(&self, map: &Map) -> [(u64, &[u8]); 2] {
+        [(map.device_tree.start, self.device_tree.as_slice()), (map.kernel.start, self.kernel.as_slice())]
+    }
+}
+
+/// Everything that a run begins with.
+pub(crate) struct Scene<'a, P: Platform> {
+    pub(crate) platform: P,
+    pub(crate) world: Arc<World>,
+    pub(crate) host: &'a Pool<Hardware<P>>,
+    pub(crate) map: Map,
+    images: &'a [Loaded],
+    pub(crate) settings: Settings,
+    /// CPUs of the machine.
+    pub(crate) harts: usize,
+}
+
+impl<'a, P: Platform> Scene<'a, P> {
+    /// A space under this tag, in which nothing is mapped.
+    pub(crate) fn space(&self, tag: u16) -> Result<AddrSpace<&'a Pool<Hardware<P>>, P>, String> {
+        let size = 1 << self.platform.geometry().gpa_bits;
+        AddrSpace::with_format(self.host, self.platform, GuestPhysAddr::new(0), size, tag)
+            .map_err(|error| error.to_string())
+    }
+
+    /// What guest `number` is.
+    pub(crate) fn job(&self, number: usize) -> Job<'a> {
+        let mut content = Content::default();
+        self.images[number].pieces(&self.map).iter().for_each(|(gpa, bytes)| content.add(*gpa, bytes));
+        Job {
+            ram: self.map.ram.start,
+            memory: self.settings.memory,
+            content,
+            devices: &[CONSOLE],
+            leaf: self.settings.leaf,
+            large_leaves_suit: false,
+            on_fault: FaultPolicy::Stop,
+            churn: self.settings.churn,
+            uart: Some(EMULATED),
+            screen: None,
+            skip_copies: false,
+        }
+    }
+}
+
+/// Runs one guest whose CPUs are the machine's.
+fn run_pinned<P: Platform>(scene: &Scene<'_, P>) -> Result<Result<Report, String>, String> {
+    let Scene { platform, world, host, map, harts, .. } = scene;
+    let space = scene.space(TAG)?;
+    let root = platform.root(space.root_register(), TAG);
+    // A CPU comes up when it is its turn.
+    let cpus = Cpus::new(*harts, map.ram.clone(), |_| true);
+    let machine = Machine::new(space, &cpus, scene.job(0)).map_err(|error| error.to_string())?;
+    let config = Config { world: world.clone(), platform: *platform, cpus: &cpus, first: 0 };
+    let shared = Shared { machine, pool: host, root, config, entry: map.kernel.start };
+    let report = thread::scope(|scope| {
+        let threads: Vec<_> = (0..*harts)
+            .map(|cpu| {
+                scope.spawn({
+                    let shared = &shared;
+                    move || shared.cpu(cpu)
+                })
+            })
+            .collect();
+        let ended: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        let ended =
+            ended.into_iter().map(|joined| joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        ended.flatten().next()
+    });
+    Ok(report.unwrap_or_else(|| Err("no CPU ended the run".to_owned())))
 }
 
 /// What the CPUs' threads share.

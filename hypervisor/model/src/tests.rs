@@ -6,10 +6,14 @@ use slat_model::Policy;
 fn settings() -> Settings {
     Settings {
         cpus: 2,
+        guests: 1,
+        harts: None,
+        pool: None,
         memory: 16 << 20,
         leaf: Leaf::Auto,
         churn: Some(Churn { seed: 1, per_exit: 6, limit: 600 }),
         mistake: Mistake::None,
+        keeps_old_tags: false,
         seed: 1,
         policy: Policy::Everything,
     }
@@ -132,7 +136,97 @@ fn what_the_model_cannot_hold_is_refused() {
         Settings { memory: 14 << 20, ..settings() },
         Settings { memory: (16 << 20) + 4096, ..settings() },
         Settings { memory: 1 << 40, ..settings() },
+        Settings { guests: 0, ..settings() },
+        Settings { guests: 9, ..settings() },
+        Settings { guests: 8, memory: 128 << 20, ..settings() },
+        Settings { harts: Some(0), ..settings() },
+        Settings { pool: Some(0), ..settings() },
+        Settings { pool: Some(u64::MAX), ..settings() },
     ] {
         assert!(run(Cpu::Amd, wrong).is_err(), "{wrong:?}");
+    }
+}
+
+fn several() -> Settings {
+    Settings { guests: 3, harts: Some(2), cpus: 2, ..settings() }
+}
+
+/// A run of several guests in which everything must be as it should.
+fn all_good(cpu: Cpu, settings: Settings) -> Observed {
+    let observed = run(cpu, settings).expect("the run begins");
+    assert_eq!(observed.checks.verdict(), Ok(()), "{cpu:?}, {settings:?}");
+    let report = observed.report.as_ref().expect("everybody leaves");
+    assert_eq!(report.end, End::PowerOff, "{cpu:?}, {settings:?}");
+    assert_eq!(report.frames.taken, report.frames.returned);
+    assert_eq!(observed.image, observed.image_read);
+    let console = String::from_utf8_lossy(&observed.console);
+    for guest in 0..settings.guests {
+        let last = format!("[{guest}] it has read everything again, and goes off\r\n");
+        assert!(settings.guests == 1 || console.contains(&last), "{console}");
+    }
+    assert_eq!(report.uart.accesses, observed.emulated_stores);
+    observed
+}
+
+#[test]
+fn several_guests_share_cpus_and_tags_on_every_cpu() {
+    for cpu in Cpu::ALL {
+        let all = [(5, 2, 1, true), (3, 2, 2, true), (4, 1, 1, false), (1, 1, 3, true)];
+        // What neither tags nor formats have a part in is looked at once.
+        for (guests, harts, cpus, churn) in all.into_iter().take(if cpu == Cpu::Riscv { 4 } else { 2 }) {
+            let churn = settings().churn.filter(|_| churn);
+            let settings = Settings { guests, harts: Some(harts), cpus, churn, ..settings() };
+            let report = all_good(cpu, settings).report.expect("seen above");
+            assert_eq!(report.guests.len(), if guests > 1 { guests } else { 0 });
+            let ends = report.guests.iter().all(|guest| guest.end == End::PowerOff);
+            assert!(ends && report.exits_by_cpu.len() == cpus, "{report:?}");
+            let drawn = report.churn.map(|churn| churn.unmapped + churn.moved + churn.write_protected);
+            assert_eq!(drawn, churn.map(|_| 600 * guests as u64));
+        }
+    }
+}
+
+#[test]
+fn a_run_of_several_guests_is_a_function_of_its_settings_too() {
+    let same = |settings| {
+        let [first, second] = [(); 2].map(|()| all_good(Cpu::Arm, settings).report);
+        assert_eq!(first, second);
+        first
+    };
+    let settings = Settings { guests: 2, ..several() };
+    assert_ne!(same(settings), same(Settings { seed: 2, ..settings }));
+}
+
+#[test]
+fn of_guests_with_more_memory_than_there_is_some_end_and_nobody_else_is_touched() {
+    for cpu in Cpu::ALL {
+        // Each of them touches one page in each 2 MiB at least, and its image; with 2 MiB at a time, all of its memory.
+        let settings = Settings { pool: Some(41 << 20), leaf: Leaf::Size2M, ..several() };
+        let observed = run(cpu, settings).expect("the run begins");
+        assert_eq!(observed.checks.verdict(), Ok(()), "{cpu:?}");
+        let report = observed.report.expect("everybody leaves");
+        assert_eq!(report.frames.taken, report.frames.returned);
+        let (well, starved): (Vec<_>, Vec<_>) =
+            report.guests.iter().partition(|guest| guest.end == End::PowerOff);
+        assert!(well.len() == 2 && starved.len() == 1, "{:?}", report.guests);
+        let End::OutOfMemory { description } = &starved[0].end else { panic!("{:?}", starved[0].end) };
+        assert!(description.starts_with(&format!("guest {}: ", starved[0].guest)), "{description}");
+        assert_eq!(report.end, starved[0].end);
+    }
+}
+
+#[test]
+fn what_several_guests_see_of_each_other_by_a_mistake_is_noticed() {
+    for cpu in Cpu::ALL {
+        bad(cpu, Settings { mistake: Mistake::LocalTlbi, guests: 2, ..several() });
+        let settings = Settings { keeps_old_tags: true, guests: 5, cpus: 1, ..several() };
+        if cpu == Cpu::Intel {
+            // What comes from EPT is told apart by the table's address, not by a tag.
+            all_good(cpu, settings);
+            continue;
+        }
+        let checks = bad(cpu, settings);
+        let seen = checks.stale_reads + checks.stale_translations;
+        assert!(seen > 0, "{cpu:?}: {checks:?}");
     }
 }

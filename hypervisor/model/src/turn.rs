@@ -10,6 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Most actions in a row of one CPU while there are others.
 const ROW: u64 = 16;
 
+/// In slices, one in so many draws is the end of one: often, so that tags change hands.
+const SLICE: u64 = 48;
+
 /// The machine, the guest, and the turn.
 pub(crate) struct World {
     state: Mutex<State>,
@@ -55,6 +58,10 @@ impl World {
                 state.enter_hypervisor(cpu);
                 return trap;
             }
+            if let Some(trap) = interrupt(&mut state, cpu) {
+                state.enter_hypervisor(cpu);
+                return trap;
+            }
             let next = draw(&mut state).unwrap_or(cpu);
             let row = 1 + if state.cpus.len() > 1 { state.random.below(ROW) } else { 0 };
             if state.cpus[next].status == Status::Guest {
@@ -74,6 +81,11 @@ impl World {
         }
     }
 
+    /// Makes `cpu` leave its guest, or not sleep.
+    pub(crate) fn kick(&self, cpu: usize) {
+        self.lock().cpus[cpu].kicked = true;
+    }
+
     /// Waits for an interrupt, which comes when it is `cpu`'s turn again.
     pub(crate) fn sleep(&self, cpu: usize) {
         let mut state = self.lock();
@@ -82,6 +94,7 @@ impl World {
             state = self.pass(state, cpu, next);
         }
         state.cpus[cpu].status = Status::Hypervisor;
+        state.cpus[cpu].kicked = false;
     }
 
     /// Tells a CPU to begin.
@@ -132,6 +145,17 @@ impl World {
     }
 }
 
+/// In slices, an interrupt that makes `cpu` leave its guest.
+fn interrupt(state: &mut State, cpu: usize) -> Option<Trap> {
+    if !state.in_slices {
+        return None;
+    }
+    if std::mem::take(&mut state.cpus[cpu].kicked) {
+        return Some(Trap::Kick);
+    }
+    state.random.one_in(SLICE).then_some(Trap::Timer)
+}
+
 /// One of the CPUs that could have the turn, if there is one.
 fn draw(state: &mut State) -> Option<usize> {
     let is_ready = |status| matches!(status, Status::Guest | Status::Starting | Status::Asleep);
@@ -141,6 +165,11 @@ fn draw(state: &mut State) -> Option<usize> {
         [only] => Some(only),
         _ => Some(state.random.choose(&ready)),
     }
+}
+
+/// The CPU of this thread.
+pub(crate) fn here() -> usize {
+    HERE.with_borrow(|here| here.as_ref().map_or(0, |(_, cpu)| *cpu))
 }
 
 /// Lets other CPUs go on until it is this thread's turn again: what a CPU does that waits for all others.

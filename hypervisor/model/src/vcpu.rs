@@ -1,7 +1,7 @@
 //! The vCPU: takes the guest's turns, and tells why the guest has left as the hardware would.
 
 use crate::guest::Action;
-use crate::turn::World;
+use crate::turn::{World, here};
 use crate::world::Trap;
 use slat::GuestPhysAddr;
 use slat::device::{AccessWidth, DataAccess};
@@ -17,11 +17,17 @@ pub(crate) struct Config<'a, P> {
     pub(crate) world: Arc<World>,
     pub(crate) platform: P,
     pub(crate) cpus: &'a Cpus,
+    /// Number of the guest's first vCPU among all.
+    pub(crate) first: usize,
 }
 
 /// A vCPU.
 pub(crate) struct ModelVcpu<'a, P> {
+    /// Its number in the guest, and among all vCPUs.
+    number: usize,
     id: usize,
+    /// The CPU that it is bound to.
+    cpu: usize,
     config: Config<'a, P>,
     root: Option<Root>,
     /// The last address that it left the guest at.
@@ -33,7 +39,7 @@ impl<'a, P: Platform> Vcpu for ModelVcpu<'a, P> {
     type Root = Root;
 
     fn new(id: usize, config: Self::Config) -> Self {
-        Self { id, config, root: None, pc: 0 }
+        Self { number: id, id: config.first + id, cpu: 0, config, root: None, pc: 0 }
     }
 
     fn set_entry(&mut self, entry: GuestPhysAddr, _argument: u64) {
@@ -46,15 +52,21 @@ impl<'a, P: Platform> Vcpu for ModelVcpu<'a, P> {
     }
 
     fn bind(&mut self) {
-        self.config.world.with(|state| state.load(self.id, self.root));
+        self.cpu = here();
+        self.config.world.with(|state| {
+            state.cpus[self.cpu].vcpu = self.id;
+            state.load(self.cpu, self.root);
+        });
     }
 
     fn unbind(&mut self) {
-        self.config.world.with(|state| state.load(self.id, None));
+        self.config.world.with(|state| state.load(self.cpu, None));
     }
 
     fn run(&mut self) -> Exit {
-        match self.config.world.run(self.id) {
+        match self.config.world.run(self.cpu) {
+            Trap::Timer => Exit::Preempted,
+            Trap::Kick => Exit::Kicked,
             Trap::Fault(fault, gva) => {
                 self.pc = gva;
                 match self.config.platform.decode_fault(&fault.syndrome, gva) {
@@ -63,7 +75,7 @@ impl<'a, P: Platform> Vcpu for ModelVcpu<'a, P> {
                 }
             }
             Trap::Call(Action::Start(cpu)) => self.start(cpu),
-            Trap::Call(Action::Off) if self.config.cpus.stop(self.id) => Exit::CpuOff,
+            Trap::Call(Action::Off) if self.config.cpus.stop(self.number) => Exit::CpuOff,
             Trap::Call(Action::Call) => Exit::FirmwareCall,
             Trap::Call(Action::PowerOff) => Exit::PowerOff,
             Trap::Call(_) => Exit::Wait,
@@ -92,8 +104,13 @@ impl<'a, P: Platform> Vcpu for ModelVcpu<'a, P> {
         self.config.world.with(|state| state.stored(self.id));
     }
 
+    /// An interrupt comes when it is its turn again.
+    fn next_timer(&self) -> Option<u64> {
+        Some(0)
+    }
+
     fn wait(&mut self) {
-        self.config.world.sleep(self.id);
+        self.config.world.sleep(self.cpu);
     }
 
     fn answer_request(&mut self, _done: bool) {}
@@ -108,9 +125,11 @@ impl<P: Platform> ModelVcpu<'_, P> {
     /// As the firmware's CPU_ON. A CPU that is still about to go off is asked for again after a while, as Linux does.
     fn start(&mut self, cpu: usize) -> Exit {
         let Config { world, cpus, .. } = &self.config;
-        let entry = Entry { address: world.with(|state| state.second_entry()), argument: cpu as u64 };
+        let entry = Entry { address: world.with(|state| state.second_entry(self.id)), argument: cpu as u64 };
         if cpus.start(cpu, entry).is_ok() {
-            world.power_on(cpu);
+            if !cpus.are_in_slices() {
+                world.power_on(cpu);
+            }
             return Exit::FirmwareCall;
         }
         world.with(|state| state.repeat(self.id, Action::Start(cpu)));

@@ -1,9 +1,12 @@
-//! The machine and the guest on it: what one access does, and all that is checked about it.
+//! The machine and the guests on it: what one access does, and all that is checked about it.
+//!
+//! A CPU of the machine runs one vCPU at a time: always the same one, or with several guests the one that it was given last.
 
 use crate::checks::Checks;
 use crate::guest::{Action, CONSOLE, EMULATED, Memory, Plan, Program};
 use slat::PAGE_SIZE;
 use slat_check::random::Random;
+use slat_hv::console::Lines;
 use slat_model::{
     Access, BarrierAccess, Domain, Fault, Instruction, Machine, Memory as MemoryType, Ram, Root, Source,
     Translation,
@@ -14,6 +17,10 @@ use std::time::Instant;
 /// Why a CPU left the guest.
 #[derive(Clone, Debug)]
 pub(crate) enum Trap {
+    /// Its slice of time is over.
+    Timer,
+    /// Another CPU kicked it.
+    Kick,
     /// A fault at the second level, of the access to this address.
     Fault(Box<Fault>, u64),
     /// Something that only the hypervisor can do.
@@ -35,16 +42,44 @@ pub(crate) enum Status {
     Asleep,
 }
 
-/// A CPU of the guest.
-pub(crate) struct GuestCpu {
+/// A CPU of the machine.
+pub(crate) struct HostCpu {
     pub(crate) status: Status,
+    /// The vCPU that it runs.
+    pub(crate) vcpu: usize,
+    /// Why it has left the guest, until its own thread takes notice.
+    pub(crate) trap: Option<Trap>,
+    /// It was kicked and has not noticed yet.
+    pub(crate) kicked: bool,
+}
+
+/// A CPU of a guest.
+struct GuestCpu {
+    guest: usize,
+    /// Its number in the guest.
+    number: usize,
     /// It was started before.
-    pub(crate) again: bool,
+    again: bool,
     program: Program,
     /// What it is about to do.
     next: Option<Action>,
-    /// Why it has left the guest, until its own thread takes notice.
-    pub(crate) trap: Option<Trap>,
+}
+
+/// A guest: what it does, and what it should find in its memory.
+pub(crate) struct Guest {
+    plan: Plan,
+    memory: Memory,
+    /// The bytes of its image as it read them.
+    pub(crate) image: Vec<u8>,
+    lines: Lines,
+    up: bool,
+}
+
+impl Guest {
+    /// One that has not begun; with a number if there are several.
+    pub(crate) fn new(plan: Plan, memory: Memory, number: Option<u32>) -> Self {
+        Self { plan, memory, image: Vec::new(), lines: Lines::new(number), up: false }
+    }
 }
 
 /// What memory is like to the guest, by the format's manual.
@@ -61,9 +96,11 @@ pub(crate) struct State {
     types: MemoryTypes,
     /// Arm, where one CPU's stores are ordered before another's by barriers, which the model knows, or locks, which it does not.
     orders_by_barrier: bool,
-    plan: Plan,
-    memory: Memory,
-    pub(crate) cpus: Vec<GuestCpu>,
+    pub(crate) guests: Vec<Guest>,
+    vcpus: Vec<GuestCpu>,
+    pub(crate) cpus: Vec<HostCpu>,
+    /// vCPUs are not pinned: they run in slices of time.
+    pub(crate) in_slices: bool,
     /// The CPU that runs.
     pub(crate) turn: Option<usize>,
     /// The CPU that was in the hypervisor last.
@@ -73,8 +110,6 @@ pub(crate) struct State {
     pub(crate) console: Vec<u8>,
     /// Stores that the hypervisor carried out in the emulated serial port.
     pub(crate) emulated_stores: u64,
-    /// The bytes of the guest's image as it read them.
-    pub(crate) image: Vec<u8>,
     begin: Instant,
     pub(crate) seconds_to_up: Option<f64>,
     /// The run is over, well or with a panic.
@@ -83,37 +118,40 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// CPU 0 in the hypervisor, the others off.
+    /// `each` vCPUs of each guest on so many CPUs: CPU 0 in the hypervisor, and the others off, or in slices about to begin.
     pub(crate) fn new(
         machine: Machine,
         types: MemoryTypes,
-        plan: Plan,
-        memory: Memory,
+        guests: Vec<Guest>,
+        each: usize,
         seed: u64,
         cpus: usize,
+        in_slices: bool,
     ) -> Self {
-        let off = |_| GuestCpu {
-            status: Status::Off,
+        let vcpu = |id: usize| GuestCpu {
+            guest: id / each,
+            number: id % each,
             again: false,
             program: Box::new(std::iter::empty()),
             next: None,
-            trap: None,
         };
+        let status = if in_slices { Status::Starting } else { Status::Off };
+        let cpu = |vcpu| HostCpu { status, vcpu, trap: None, kicked: false };
         let mut state = Self {
             ram: machine.ram().clone(),
             orders_by_barrier: matches!(types.ram, MemoryType::Stage2 { .. }),
             machine,
             types,
-            plan,
-            memory,
-            cpus: (0..cpus).map(off).collect(),
+            vcpus: (0..guests.len() * each).map(vcpu).collect(),
+            guests,
+            cpus: (0..cpus).map(cpu).collect(),
+            in_slices,
             turn: Some(0),
             last: 0,
             random: Random::new(seed),
             checks: Checks::default(),
             console: Vec::new(),
             emulated_stores: 0,
-            image: Vec::new(),
             begin: Instant::now(),
             seconds_to_up: None,
             finished: false,
@@ -123,17 +161,24 @@ impl State {
         state
     }
 
-    /// A CPU that comes up finds its program at its entry.
-    pub(crate) fn enter_program(&mut self, cpu: usize) {
-        let GuestCpu { again, program, next, .. } = &mut self.cpus[cpu];
-        *program = if cpu == 0 { self.plan.boot() } else { self.plan.second(cpu, *again) };
+    /// A vCPU that comes up finds its program at its entry.
+    pub(crate) fn enter_program(&mut self, vcpu: usize) {
+        let GuestCpu { guest, number, again, program, next } = &mut self.vcpus[vcpu];
+        let plan = &self.guests[*guest].plan;
+        *program = if *number == 0 { plan.boot() } else { plan.second(*number, *again) };
         *next = None;
         *again = true;
     }
 
-    /// Where the guest's other CPUs begin.
-    pub(crate) fn second_entry(&self) -> u64 {
-        self.plan.second_entry()
+    /// Where the other CPUs of a vCPU's guest begin.
+    pub(crate) fn second_entry(&self, vcpu: usize) -> u64 {
+        self.guests[self.vcpus[vcpu].guest].plan.second_entry()
+    }
+
+    /// The guest of the vCPU that a CPU runs.
+    fn guest(&mut self, cpu: usize) -> &mut Guest {
+        let guest = self.vcpus[self.cpus[cpu].vcpu].guest;
+        &mut self.guests[guest]
     }
 
     /// The CPU loads this table, or none.
@@ -165,7 +210,14 @@ impl State {
     /// Frames go back: no CPU may reach them any more.
     pub(crate) fn returned(&mut self, frames: Range<u64>) {
         for frame in frames.step_by(PAGE_SIZE as usize) {
-            if let Some((cpu, reach)) = self.machine.reaches(frame..frame + PAGE_SIZE) {
+            let frame_and = frame..frame + PAGE_SIZE;
+            // What a CPU remembers under a tag of an earlier generation it drops before it enters anybody.
+            let reached = match self.in_slices {
+                true => (0..self.cpus.len())
+                    .find_map(|cpu| Some((cpu, self.machine.cached_now(cpu, frame_and.clone())?))),
+                false => self.machine.reaches(frame_and),
+            };
+            if let Some((cpu, reach)) = reached {
                 self.checks.note(
                     |checks| &mut checks.reachable_frames,
                     || format!("CPU {cpu} reaches frame {frame:#x}, which went back: {reach:x?}"),
@@ -198,7 +250,7 @@ impl State {
             return;
         }
         let cpu = self.random.below(self.cpus.len() as u64) as usize;
-        let GuestCpu { status, trap, .. } = &self.cpus[cpu];
+        let HostCpu { status, trap, .. } = &self.cpus[cpu];
         if cpu != here && *status == Status::Guest && trap.is_none() {
             self.step(cpu, false);
         }
@@ -206,19 +258,23 @@ impl State {
 
     /// The next action of a CPU in the guest; it may end in a trap. `settled`: the hypervisor is in the middle of nothing.
     pub(crate) fn step(&mut self, cpu: usize, settled: bool) {
-        let guest = &mut self.cpus[cpu];
-        let action = guest.next.take().or_else(|| guest.program.next()).unwrap_or(Action::Wait);
+        let vcpu = self.cpus[cpu].vcpu;
+        let GuestCpu { next, program, .. } = &mut self.vcpus[vcpu];
+        let action = next.take().or_else(|| program.next()).unwrap_or(Action::Wait);
         let (gpa, access) = match action {
             Action::Touch { gpa, access, .. } => (gpa, access),
             Action::Load(gpa) => (gpa, Access::READ),
             Action::Print(_) => (CONSOLE.address, Access::WRITE),
             Action::Store(offset, _) => (EMULATED.address + offset, Access::WRITE),
             Action::Up => {
-                self.seconds_to_up.get_or_insert(self.begin.elapsed().as_secs_f64());
+                self.guest(cpu).up = true;
+                if self.guests.iter().all(|guest| guest.up) {
+                    self.seconds_to_up.get_or_insert(self.begin.elapsed().as_secs_f64());
+                }
                 return;
             }
             call => {
-                guest.trap = Some(Trap::Call(call));
+                self.cpus[cpu].trap = Some(Trap::Call(call));
                 return;
             }
         };
@@ -239,29 +295,29 @@ impl State {
             }
             Err(fault) => {
                 // It will do the same again.
-                guest.next = Some(action);
-                guest.trap = Some(Trap::Fault(Box::new(fault), gpa));
+                self.vcpus[vcpu].next = Some(action);
+                self.cpus[cpu].trap = Some(Trap::Fault(Box::new(fault), gpa));
             }
         }
     }
 
-    /// What the CPU is about to store in the emulated serial port, if that is what it is about to do.
-    pub(crate) fn about_to_store(&self, cpu: usize) -> Option<u16> {
-        match self.cpus[cpu].next {
+    /// What the vCPU is about to store in the emulated serial port, if that is what it is about to do.
+    pub(crate) fn about_to_store(&self, vcpu: usize) -> Option<u16> {
+        match self.vcpus[vcpu].next {
             Some(Action::Store(_, value)) => Some(value),
             _ => None,
         }
     }
 
     /// Its store in the emulated serial port was carried out for it.
-    pub(crate) fn stored(&mut self, cpu: usize) {
-        self.cpus[cpu].next = None;
+    pub(crate) fn stored(&mut self, vcpu: usize) {
+        self.vcpus[vcpu].next = None;
         self.emulated_stores += 1;
     }
 
     /// It has to try again later.
-    pub(crate) fn repeat(&mut self, cpu: usize, action: Action) {
-        self.cpus[cpu].next = Some(action);
+    pub(crate) fn repeat(&mut self, vcpu: usize, action: Action) {
+        self.vcpus[vcpu].next = Some(action);
     }
 
     /// While no change is going on, every way that the access can take must be the one that the tables have.
@@ -293,7 +349,7 @@ impl State {
             && matches!(access.kind, Write | ReadWrite)
             && self.ram.write(translation.hpa, value)
         {
-            self.memory.write(gpa, value);
+            self.guest(cpu).memory.write(gpa, value);
         }
     }
 
@@ -303,7 +359,8 @@ impl State {
         (gpa, access): (u64, Access),
         translation: &Translation,
     ) -> bool {
-        let same = self.memory.is_in(gpa, &self.ram, translation.hpa);
+        let guest = &self.guests[self.vcpus[self.cpus[cpu].vcpu].guest];
+        let same = guest.memory.is_in(gpa, &self.ram, translation.hpa);
         if !same {
             self.checks.note(
                 |checks| &mut checks.stale_reads,
@@ -325,7 +382,8 @@ impl State {
         let found = crate::guest::frame(&self.ram, translation.hpa).unwrap_or_default();
         let bytes =
             found.iter().flat_map(|word| word.load(std::sync::atomic::Ordering::Relaxed).to_le_bytes());
-        self.image.extend(bytes);
+        let bytes: Vec<u8> = bytes.collect();
+        self.guest(cpu).image.extend(bytes);
     }
 
     fn printed(&mut self, cpu: usize, action: Action, translation: &Translation) {
@@ -342,7 +400,9 @@ impl State {
             );
         }
         if let Action::Print(character @ 1..) = action {
-            self.console.push(character);
+            let Self { guests, vcpus, cpus, console, .. } = self;
+            let lines = &mut guests[vcpus[cpus[cpu].vcpu].guest].lines;
+            lines.add(&[character], |bytes| console.extend_from_slice(bytes));
         }
     }
 

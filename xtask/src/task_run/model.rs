@@ -19,10 +19,14 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let choices = options.check_model()?;
     let settings = Settings {
         cpus: options.cpus as usize,
+        guests: 1,
+        harts: None,
+        pool: None,
         memory: options.memory,
         leaf: options.leaf,
         churn: options.churn.then(|| churn_on_the_model(options.churn_seed)),
         mistake: options.mistake,
+        keeps_old_tags: false,
         seed: choices.seed,
         policy: choices.policy,
     };
