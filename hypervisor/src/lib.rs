@@ -27,4 +27,5 @@ pub mod requests;
 pub mod run;
 pub mod schedule;
 pub mod transcript;
+pub mod uart16550;
 pub mod vcpu;

@@ -21,6 +21,7 @@ pub use books::Outcome;
 pub use buffers::LENGTH_MAX;
 pub use screen::Screen;
 pub use slice::{Reclaim, Slice};
+pub use uart::Port;
 
 use crate::churn::Churn;
 use crate::cpus::Cpus;
@@ -165,6 +166,12 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             number: None,
             end,
         })
+    }
+
+    /// The same machine, whose emulated serial port is this one. The default is a PL011.
+    #[must_use]
+    pub fn with_port(self, port: Port) -> Self {
+        Self { uart: Mutex::new(Uart::new(port)), ..self }
     }
 
     /// Runs the guest on CPU `cpu` until that leaves it for good; it has nothing of the guest loaded then.
@@ -379,10 +386,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.retried);
                 self.nothing_done(cpu, vcpu, &format!("{info}"))
             }
-            Ok(FaultOutcome::Trap(access)) => {
-                self.emulate(cpu, vcpu, &access);
-                Ok(())
-            }
+            Ok(FaultOutcome::Trap(access)) => self.emulate(cpu, vcpu, info, &access),
             Err(error @ FaultError::OutOfMemory(_)) => {
                 let description = line(vcpu, &format!("{info}: {error}{}", self.left_over()));
                 let stop = self.starved(description, returns);

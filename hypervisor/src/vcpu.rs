@@ -54,6 +54,17 @@ pub trait Vcpu: Sized {
     /// The load or store that led to the last [`Exit::NestedPageFault`], if the hardware has decoded it.
     fn data_access(&self) -> Option<DataAccess>;
 
+    /// The guest's paging and whether it is in user mode, if the instruction of the last [`Exit::NestedPageFault`] has to be read from its memory because the
+    /// hardware did not tell it: [`give_instruction`](Self::give_instruction) is called with it then. The default is for hardware that tells.
+    fn wants_instruction(&self) -> Option<(GuestPageWalkInfo, bool)> {
+        None
+    }
+
+    /// `bytes` begin with the instruction that led to the last [`Exit::NestedPageFault`].
+    fn give_instruction(&mut self, bytes: &[u8]) {
+        let _ = bytes;
+    }
+
     /// Goes on behind the instruction that led to the last [`Exit::NestedPageFault`]: it was carried out.
     fn advance(&mut self);
 

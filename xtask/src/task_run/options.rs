@@ -434,6 +434,7 @@ impl Options {
                 cpus: self.host_cpus.map(|_| self.cpus),
                 pool: self.pool,
             },
+            silence: None,
         }
     }
 

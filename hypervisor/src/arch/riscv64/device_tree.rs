@@ -1,8 +1,10 @@
-//! The device tree that the guest finds: its CPUs and its RAM. There is no device: the console, the timer and the interrupts
-//! between CPUs are the firmware's.
+//! The device tree that the guest finds: its CPUs and its RAM. The console, the timer and the interrupts between CPUs are the
+//! firmware's, so there is no device, but for the serial port of a guest that needs one.
 
 use super::host::Host;
+use super::platform::{EMULATED_UART, UART_CLOCK_HZ};
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use slat_hv_protocol::{MemoryMap, Span};
 use vm_fdt::{FdtWriter, FdtWriterResult};
@@ -19,6 +21,8 @@ pub struct Description<'a> {
     pub bootargs: &'a str,
     /// Where the initial RAM disk lies, in guest-physical memory; empty for none.
     pub initrd: Span,
+    /// Whether there is an emulated serial port.
+    pub serial: bool,
     /// How many CPUs there are.
     pub cpus: usize,
     /// What they are like.
@@ -44,6 +48,9 @@ pub fn build(description: &Description<'_>) -> FdtWriterResult<Vec<u8>> {
     fdt.property_string("device_type", "memory")?;
     fdt.property_array_u64("reg", &[ram, description.memory])?;
     fdt.end_node(memory)?;
+    if description.serial {
+        serial(&mut fdt)?;
+    }
 
     fdt.end_node(root)?;
     fdt.finish()
@@ -52,6 +59,9 @@ pub fn build(description: &Description<'_>) -> FdtWriterResult<Vec<u8>> {
 fn chosen(fdt: &mut FdtWriter, description: &Description<'_>) -> FdtWriterResult<()> {
     let chosen = fdt.begin_node("chosen")?;
     fdt.property_string("bootargs", description.bootargs)?;
+    if description.serial {
+        fdt.property_string("stdout-path", &path_of_serial())?;
+    }
     let Span { address, size } = description.initrd;
     if size != 0 {
         fdt.property_u64("linux,initrd-start", address)?;
@@ -92,6 +102,18 @@ fn cpus(fdt: &mut FdtWriter, description: &Description<'_>) -> FdtWriterResult<(
         fdt.end_node(cpu)?;
     }
     fdt.end_node(nodes)
+}
+
+fn path_of_serial() -> String {
+    format!("/serial@{:x}", EMULATED_UART.address)
+}
+
+fn serial(fdt: &mut FdtWriter) -> FdtWriterResult<()> {
+    let serial = fdt.begin_node(&format!("serial@{:x}", EMULATED_UART.address))?;
+    fdt.property_string("compatible", "ns16550a")?;
+    fdt.property_array_u64("reg", &[EMULATED_UART.address, EMULATED_UART.size])?;
+    fdt.property_u32("clock-frequency", UART_CLOCK_HZ)?;
+    fdt.end_node(serial)
 }
 
 #[cfg(test)]

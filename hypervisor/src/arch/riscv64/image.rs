@@ -26,6 +26,8 @@ pub struct Header {
     pub text_offset: u64,
     /// Bytes that the kernel needs from its start on, its zeroed data included.
     pub image_size: u64,
+    /// Whether there is none, and the kernel is a flat binary.
+    pub is_flat: bool,
 }
 
 /// Why a kernel cannot be started.
@@ -76,7 +78,7 @@ impl Header {
             // What begins so and is for RISC-V has the header.
             [b'M', b'Z', ..] => return Err(ImageError::Foreign("another machine")),
             _ if image.len() < HEADER_SIZE => return Err(ImageError::TooShort),
-            _ => return Ok(Self { text_offset: FLAT_OFFSET, image_size: image.len() as u64 }),
+            _ => return Ok(Self { text_offset: FLAT_OFFSET, image_size: image.len() as u64, is_flat: true }),
         }
         let field = |offset: usize| {
             let bytes = image.get(offset..)?.first_chunk::<8>()?;
@@ -91,7 +93,7 @@ impl Header {
         if flags & 1 != 0 {
             return Err(ImageError::BigEndian);
         }
-        Ok(Self { text_offset, image_size })
+        Ok(Self { text_offset, image_size, is_flat: false })
     }
 }
 

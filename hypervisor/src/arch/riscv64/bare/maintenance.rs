@@ -15,9 +15,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
-#[cfg(feature = "unit-guests")]
-use slat::format::gstage::Fence;
-use slat::format::gstage::{HartMask, Instruction, RFENCE, RemoteFence};
+use slat::format::gstage::{Fence, HartMask, Instruction, RFENCE, RemoteFence};
 use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation, Scope};
 use slat_hv_protocol::Mistake;
 use slat_hv_protocol::recording::Event;
@@ -27,18 +25,21 @@ use spin::Mutex;
 /// does no harm.
 static RAN: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
 
-/// To be called before this hart writes hgatp: from now on it is told of changes of this VMID's space.
+/// To be called before this hart writes hgatp: from now on it is told of changes of this VMID's space. Whether it was not until now:
+/// then it has to forget all of the VMID after having written hgatp, because nothing else orders its walks behind this.
 ///
 /// **Whoever is not told sees the change:** the hart is noted, then there is a fence, then it walks; the other one stores, then there is
 /// a fence, then it looks who is noted.
-pub(super) fn note_hart(hgatp: u64) {
+pub(super) fn note_hart(hgatp: u64) -> bool {
     let hart = 1 << this_hart();
     let ran = &RAN[usize::from(vmid(hgatp)) % RAN.len()];
-    if ran.load(Ordering::Relaxed) & hart == 0 {
+    let is_new = ran.load(Ordering::Relaxed) & hart == 0;
+    if is_new {
         ran.fetch_or(hart, Ordering::SeqCst);
     }
     // SAFETY: a fence.
     unsafe { asm!("fence rw, rw", options(nostack)) };
+    is_new
 }
 
 /// The harts that may remember something under this VMID, or under any.
@@ -52,7 +53,6 @@ fn harts(vmid: Option<u16>) -> u64 {
 }
 
 /// Executes a fence on this hart.
-#[cfg(feature = "unit-guests")]
 pub(super) fn fence_here(fence: Fence) {
     execute(Instruction::HfenceGvma(fence));
 }
@@ -88,13 +88,15 @@ fn fence_there(fence: RemoteFence) -> bool {
 /// Executes what the library asks for, with the mistake that the run asks for.
 pub(super) struct Counted {
     mistake: Mistake,
+    /// Harts of the machine.
+    harts: usize,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counted {
     /// Nothing counted yet.
-    pub(super) fn new(mistake: Mistake) -> Self {
-        Self { mistake, counts: Mutex::new(BTreeMap::new()) }
+    pub(super) fn new(mistake: Mistake, harts: usize) -> Self {
+        Self { mistake, harts, counts: Mutex::new(BTreeMap::new()) }
     }
 
     /// Instructions executed, by mnemonic.
@@ -132,6 +134,13 @@ impl Maintenance for Counted {
         if maintenance.actions.contains(CacheActions::INVALIDATE_INSTRUCTIONS) {
             // SAFETY: a fence.
             unsafe { asm!("fence.i", options(nostack)) };
+            // Any hart may fetch from there as soon as the page is mapped, and be in the guest already.
+            let others = ((1 << self.harts) - 1) & !(1 << this_hart());
+            if others != 0 {
+                if let Err(error) = firmware::remote_fence_i(others) {
+                    fail(format_args!("the firmware does not fence harts {others:#x}: {error:?}"));
+                }
+            }
         }
     }
 

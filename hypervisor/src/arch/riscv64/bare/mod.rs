@@ -28,14 +28,16 @@ use super::device_tree::{self, Description};
 use super::flat_tree::{self, FlatTree};
 use super::host::Host;
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
+use super::platform;
 use crate::console_text::ConsoleText;
 use crate::cpus::{Cpus, Entry};
 use crate::guest::Content;
 use crate::guests::Guests;
 use crate::params;
 use crate::pool::Pool;
-use crate::run::{Job, Machine, Reclaim};
+use crate::run::{Job, Machine, Port, Reclaim};
 use crate::schedule::Scheduler;
+use crate::uart16550::Uart16550;
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
 use alloc::format;
@@ -163,14 +165,23 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         // SAFETY: the parameters give this memory to the recording; it was checked to lie apart from everything else.
         unsafe { recording::start(params.recording) };
     }
+    let harts = params.host_cpus.unwrap_or(params.cpus) as usize;
+    if this_hart() >= harts {
+        return Err(format!(
+            "the firmware has chosen hart {}, which is none of the {harts} to be used",
+            this_hart()
+        ));
+    }
     let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.
-    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };
+    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake, harts)) };
     let pool: &Pool<Counted> = Box::leak(Box::new(pool));
-    let format = choose_format(params.gpa_bits, host.of_gstage)?;
+    // Each level more is more for every walk: as few as guest RAM needs.
+    let ram_end = MEMORY_MAP.guest_ram + params.guest_memory;
+    let format = choose_format(params.gpa_bits.unwrap_or(64 - ram_end.leading_zeros()), host.of_gstage)?;
 
-    let (each, harts) = (params.cpus as usize, params.host_cpus.unwrap_or(params.cpus) as usize);
+    let each = params.cpus as usize;
     let count = params.guests as usize;
     let scheduler: &Scheduler = Box::leak(Box::new(Scheduler::new(count, each, harts, harts::kick)));
     // Nobody needs to be preempted where everybody has a hart of his own, nor must a wait be seen.
@@ -238,7 +249,7 @@ impl Builder<'_> {
             true => format!("{} slat.guest={number}", params.bootargs),
             false => params.bootargs.clone(),
         };
-        let device_tree = build_device_tree(params, &bootargs, &layout, self.host)?;
+        let device_tree = build_device_tree(params, &bootargs, &layout, header.is_flat, self.host)?;
         let mut content = Content::default();
         content.add(layout.device_tree, device_tree.leak());
         content.add(layout.kernel, kernel);
@@ -263,14 +274,16 @@ impl Builder<'_> {
             content,
             devices: &[],
             leaf: params.leaf,
-            large_leaves_suit: false,
+            large_leaves_suit: true,
             on_fault: params.on_fault,
             churn: params.churn,
-            uart: None,
+            // Linux prints through the firmware.
+            uart: header.is_flat.then_some(platform::EMULATED_UART),
             screen: None,
             skip_copies: false,
         };
         let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
+        let machine = machine.with_port(Port::Uart16550(Uart16550::default()));
         let machine = if several { machine.sharing(number, self.reclaim) } else { machine };
         let harts = (1 << self.harts) - 1;
         let end_text = params.until_console.clone().and_then(ConsoleText::new);
@@ -288,17 +301,13 @@ impl Builder<'_> {
     }
 }
 
-/// The format in the widest mode that the harts have, or in the one for guest-physical addresses of `gpa_bits` bits.
-fn choose_format(gpa_bits: Option<u32>, extensions: Extensions) -> Result<Gstage, String> {
+/// The format in the mode with the fewest levels that has guest-physical addresses of `gpa_bits` bits.
+fn choose_format(gpa_bits: u32, extensions: Extensions) -> Result<Gstage, String> {
     let configurable = Extensions::SSTC | Extensions::SVPBMT | Extensions::SVADU;
     let has_henvcfg = extensions.intersects(configurable);
     let henvcfg = if has_henvcfg { isa::probe_henvcfg() } else { 0 };
     let capabilities = Capabilities::new(isa::probe_hgatp(), extensions, henvcfg);
-    let format = match gpa_bits {
-        None => Gstage::widest(capabilities),
-        Some(bits) => Gstage::narrowest(bits, capabilities),
-    };
-    format.map_err(|error| error.to_string())
+    Gstage::narrowest(gpa_bits, capabilities).map_err(|error| error.to_string())
 }
 
 fn read_params() -> Result<Params, String> {
@@ -339,12 +348,14 @@ fn build_device_tree(
     params: &Params,
     bootargs: &str,
     layout: &Layout,
+    serial: bool,
     host: &Host,
 ) -> Result<Vec<u8>, String> {
     let blob = device_tree::build(&Description {
         memory: params.guest_memory,
         bootargs,
         initrd: Span { address: layout.initrd, size: params.initrd.size },
+        serial,
         cpus: params.cpus as usize,
         host,
     })

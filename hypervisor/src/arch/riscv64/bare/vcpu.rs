@@ -10,7 +10,7 @@
 use super::firmware::{self, SbiError};
 use super::float::FloatRegisters;
 use super::guest::Shared;
-use super::maintenance::note_hart;
+use super::maintenance::{fence_here, note_hart};
 use super::recording::record;
 use super::registers::{SystemRegisters, read_register, write_register};
 use super::switch::{self, Registers};
@@ -18,6 +18,7 @@ use super::this_hart;
 use super::timer::{self, NEVER};
 use crate::arch::riscv64::exception::{self, Before, Exception};
 use crate::arch::riscv64::exit::{self, Cause};
+use crate::arch::riscv64::maintenance::vmid;
 use crate::arch::riscv64::registers::{
     HCOUNTEREN, HEDELEG, HIDELEG, henvcfg, hstatus, interrupt, sstatus, without_float,
 };
@@ -27,7 +28,7 @@ use crate::vcpu::{BufferAnswer, BufferCall, Event, Exit, Vcpu};
 use alloc::format;
 use core::arch::asm;
 use slat::device::DataAccess;
-use slat::format::gstage::{Trap, decode_fault};
+use slat::format::gstage::{Fence, Trap, decode_fault, transform};
 use slat::guest::GuestPageWalkInfo;
 use slat::{GuestPhysAddr, MappingFlags, NestedPageFaultInfo};
 use slat_hv_protocol::recording::Event as Recorded;
@@ -140,9 +141,12 @@ impl Vcpu for RiscvVcpu {
         write_register!("hcounteren", HCOUNTEREN);
         write_register!("htimedelta", 0);
         write_register!("vsatp", 0);
-        note_hart(self.hgatp);
+        let is_new = note_hart(self.hgatp);
         record(Recorded::Load { root: self.hgatp });
         write_register!("hgatp", self.hgatp);
+        if is_new {
+            fence_here(Fence { address: None, vmid: Some(vmid(self.hgatp)) });
+        }
         let timer = if self.config.features.sstc { henvcfg::STCE } else { 0 };
         write_register!("henvcfg", henvcfg::CBIE | henvcfg::CBCFE | henvcfg::CBZE | timer);
         self.system.restore();
@@ -252,6 +256,14 @@ impl Vcpu for RiscvVcpu {
 
     fn data_access(&self) -> Option<DataAccess> {
         self.last.data_access()
+    }
+
+    fn wants_instruction(&self) -> Option<(GuestPageWalkInfo, bool)> {
+        (self.last.htinst == 0).then(|| (paging(), !self.is_supervisor()))
+    }
+
+    fn give_instruction(&mut self, bytes: &[u8]) {
+        self.last.htinst = transform(bytes).unwrap_or(0);
     }
 
     fn advance(&mut self) {
@@ -369,13 +381,8 @@ impl RiscvVcpu {
                     Exit::NestedPageFault(info)
                 }
                 None => {
-                    let tables = GuestPageWalkInfo::riscv(
-                        read_register!("vsatp"),
-                        read_register!("vsstatus"),
-                        read_register!("henvcfg"),
-                    );
                     let access = fault.virtual_access(self.registers.hstatus);
-                    Exit::UnlocatedFault(tables, fault.gva, access)
+                    Exit::UnlocatedFault(paging(), fault.gva, access)
                 }
             },
             Err(reason) => self.unsupported(&format!("{reason}")),
@@ -472,6 +479,11 @@ impl RiscvVcpu {
         let Trap { scause, stval, htval, .. } = self.last;
         Exit::Unsupported(format!("{what} (scause {scause:#x}, stval {stval:#x}, htval {htval:#x})"))
     }
+}
+
+/// The bound guest's own translation.
+fn paging() -> GuestPageWalkInfo {
+    GuestPageWalkInfo::riscv(read_register!("vsatp"), read_register!("vsstatus"), read_register!("henvcfg"))
 }
 
 /// This hart forgets what it derived from the bound guest's own tables, and what it fetched.

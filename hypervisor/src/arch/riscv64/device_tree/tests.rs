@@ -19,6 +19,7 @@ fn description(host: &Host) -> Description<'_> {
         memory: 128 << 20,
         bootargs: "earlycon=sbi scenario=ok",
         initrd: Span { address: 0x8700_0000, size: 0x1234 },
+        serial: false,
         cpus: 1,
         host,
     }
@@ -71,5 +72,17 @@ fn every_cpu_has_a_node_and_an_interrupt_controller() {
         let phandle = |name| tree.number(&["cpus", name, "interrupt-controller"], "phandle");
         let found = vec![phandle("cpu@0"), phandle("cpu@1")];
         assert_eq!(found, [Some(1), (cpus == 2).then_some(2)]);
+    }
+}
+
+#[test]
+fn a_serial_port_is_there_where_it_is_wanted() {
+    let host = host();
+    for serial in [false, true] {
+        let blob = build(&Description { serial, ..description(&host) }).expect("a valid tree");
+        let tree = FlatTree::new(&blob).expect("a tree");
+        let path = serial.then_some("/serial@10000000");
+        assert_eq!(tree.text(&["chosen"], "stdout-path"), path);
+        assert_eq!(tree.text(&["serial"], "compatible"), serial.then_some("ns16550a"));
     }
 }

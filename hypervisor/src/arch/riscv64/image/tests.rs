@@ -14,7 +14,7 @@ fn image(text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
 #[test]
 fn a_header_is_read() {
     let header = Header::parse(&image(0x20_0000, 0x1e6_c000, 0));
-    assert_eq!(header, Ok(Header { text_offset: 0x20_0000, image_size: 0x1e6_c000 }));
+    assert_eq!(header, Ok(Header { text_offset: 0x20_0000, image_size: 0x1e6_c000, is_flat: false }));
 }
 
 #[test]
@@ -35,12 +35,12 @@ fn what_is_no_kernel_is_refused_by_name() {
 #[test]
 fn a_flat_binary_lies_where_the_firmware_would_put_it() {
     let header = Header::parse(&[0x13; 1000]);
-    assert_eq!(header, Ok(Header { text_offset: 2 << 20, image_size: 1000 }));
+    assert_eq!(header, Ok(Header { text_offset: 2 << 20, image_size: 1000, is_flat: true }));
 }
 
 #[test]
 fn kernel_device_tree_and_initrd_lie_apart() {
-    let header = Header { text_offset: 2 << 20, image_size: 30 << 20 };
+    let header = Header { text_offset: 2 << 20, image_size: 30 << 20, is_flat: false };
     let layout = Layout::new(header, 27 << 20, 1_000_001, 48 << 20).expect("48 MiB are enough");
     assert_eq!(layout.kernel, 0x8020_0000);
     assert_eq!(layout.initrd, 0x8300_0000 - 1_003_520);
@@ -50,7 +50,7 @@ fn kernel_device_tree_and_initrd_lie_apart() {
 
 #[test]
 fn the_last_page_is_used_and_not_one_more() {
-    let header = Header { text_offset: 0, image_size: 4096 };
+    let header = Header { text_offset: 0, image_size: 4096, is_flat: false };
     let needed = DEVICE_TREE_MAX + 8192;
     assert!(Layout::new(header, 10, 1, needed).is_ok());
     let error = Layout::new(header, 10, 1, needed - 1);
@@ -61,9 +61,9 @@ fn the_last_page_is_used_and_not_one_more() {
 #[test]
 fn absurd_headers_do_not_overflow() {
     for header in [
-        Header { text_offset: u64::MAX, image_size: 1 },
-        Header { text_offset: 0, image_size: u64::MAX },
-        Header { text_offset: u64::MAX / 2, image_size: u64::MAX / 2 },
+        Header { text_offset: u64::MAX, image_size: 1, is_flat: false },
+        Header { text_offset: 0, image_size: u64::MAX, is_flat: false },
+        Header { text_offset: u64::MAX / 2, image_size: u64::MAX / 2, is_flat: false },
     ] {
         for initrd in [0, 1, u64::MAX - 4095, u64::MAX] {
             assert!(Layout::new(header, 0, initrd, u64::MAX / 4).is_err());

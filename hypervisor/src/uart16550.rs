@@ -1,0 +1,103 @@
+//! A serial port that the hypervisor emulates: National Semiconductor's 16550, the transmitting half.
+//!
+//! Reference: PC16550D data sheet, "Registers". What is sent is gone at once; nothing is ever received, no modem is there, and
+//! there is no interrupt line, so a driver polls. The FIFOs can be turned on and make no difference.
+//!
+//! **Bus.** The registers are bytes side by side; every other access is a [`BusError`]: none of it reaches a register.
+
+use crate::pl011::BusError;
+use slat::device::AccessWidth;
+
+/// Bytes that the registers take.
+pub const SIZE: u64 = 8;
+
+/// Offsets of the registers.
+mod offset {
+    /// Received byte, byte to send, or the low half of the divisor.
+    pub(super) const DATA: u64 = 0;
+    /// Or the high half of the divisor.
+    pub(super) const INTERRUPT_ENABLE: u64 = 1;
+    /// Read: which interrupt; written: control of the FIFOs.
+    pub(super) const INTERRUPT_AND_FIFO: u64 = 2;
+    pub(super) const LINE_CONTROL: u64 = 3;
+    pub(super) const MODEM_CONTROL: u64 = 4;
+    pub(super) const LINE_STATUS: u64 = 5;
+    pub(super) const SCRATCH: u64 = 7;
+}
+
+/// Line control: the first two registers are the divisor.
+const DLAB: u8 = 1 << 7;
+/// Line status: room to send, and all sent.
+const THRE_TEMT: u8 = 1 << 6 | 1 << 5;
+/// Interrupt identification: none is pending.
+const NO_INTERRUPT: u8 = 1;
+/// The same: both FIFOs are on, as the control of them says by its lowest bit.
+const FIFOS_ON: u8 = 0b11 << 6;
+
+/// The port.
+#[derive(Clone, Debug, Default)]
+pub struct Uart16550 {
+    interrupt_enable: u8,
+    fifo_control: u8,
+    line_control: u8,
+    modem_control: u8,
+    scratch: u8,
+    divisor: [u8; 2],
+}
+
+impl Uart16550 {
+    /// Answers a load of `width` at `offset` bytes from the first register.
+    ///
+    /// # Errors
+    /// [`BusError`] if that is not one register.
+    pub fn read(&self, offset: u64, width: AccessWidth) -> Result<u64, BusError> {
+        let [low, high] = self.divisor;
+        let value = match register(offset, width)? {
+            offset::DATA if self.is_divisor() => low,
+            offset::INTERRUPT_ENABLE if self.is_divisor() => high,
+            offset::INTERRUPT_ENABLE => self.interrupt_enable,
+            offset::INTERRUPT_AND_FIFO if self.fifo_control & 1 != 0 => NO_INTERRUPT | FIFOS_ON,
+            offset::INTERRUPT_AND_FIFO => NO_INTERRUPT,
+            offset::LINE_CONTROL => self.line_control,
+            offset::MODEM_CONTROL => self.modem_control,
+            offset::LINE_STATUS => THRE_TEMT,
+            offset::SCRATCH => self.scratch,
+            // Nothing was received, and nobody is at the other end.
+            _ => 0,
+        };
+        Ok(value.into())
+    }
+
+    /// Carries out a store of `value`, in `width`, at `offset` bytes from the first register; the byte that is sent, if one is.
+    ///
+    /// # Errors
+    /// [`BusError`] if that is not one register.
+    pub fn write(&mut self, offset: u64, width: AccessWidth, value: u64) -> Result<Option<u8>, BusError> {
+        let value = value as u8;
+        match register(offset, width)? {
+            offset::DATA if self.is_divisor() => self.divisor[0] = value,
+            offset::DATA => return Ok(Some(value)),
+            offset::INTERRUPT_ENABLE if self.is_divisor() => self.divisor[1] = value,
+            offset::INTERRUPT_ENABLE => self.interrupt_enable = value & 0xf,
+            offset::INTERRUPT_AND_FIFO => self.fifo_control = value,
+            offset::LINE_CONTROL => self.line_control = value,
+            offset::MODEM_CONTROL => self.modem_control = value & 0x1f,
+            offset::SCRATCH => self.scratch = value,
+            // Both status registers stay as they are.
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn is_divisor(&self) -> bool {
+        self.line_control & DLAB != 0
+    }
+}
+
+/// The offset of the register that an access is for.
+fn register(offset: u64, width: AccessWidth) -> Result<u64, BusError> {
+    if offset < SIZE && width == AccessWidth::Byte { Ok(offset) } else { Err(BusError) }
+}
+
+#[cfg(test)]
+mod tests;
