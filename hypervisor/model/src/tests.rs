@@ -171,9 +171,9 @@ fn all_good(cpu: Cpu, settings: Settings) -> Observed {
 #[test]
 fn several_guests_share_cpus_and_tags_on_every_cpu() {
     for cpu in Cpu::ALL {
-        for (guests, harts, cpus, churn) in
-            [(5, 2, 1, true), (3, 2, 2, true), (4, 1, 1, false), (1, 1, 3, true)]
-        {
+        let all = [(5, 2, 1, true), (3, 2, 2, true), (4, 1, 1, false), (1, 1, 3, true)];
+        // What neither tags nor formats have a part in is looked at once.
+        for (guests, harts, cpus, churn) in all.into_iter().take(if cpu == Cpu::Riscv { 4 } else { 2 }) {
             let churn = settings().churn.filter(|_| churn);
             let settings = Settings { guests, harts: Some(harts), cpus, churn, ..settings() };
             let report = all_good(cpu, settings).report.expect("seen above");
@@ -193,7 +193,8 @@ fn a_run_of_several_guests_is_a_function_of_its_settings_too() {
         assert_eq!(first, second);
         first
     };
-    assert_ne!(same(several()), same(Settings { seed: 2, ..several() }));
+    let settings = Settings { guests: 2, ..several() };
+    assert_ne!(same(settings), same(Settings { seed: 2, ..settings }));
 }
 
 #[test]
@@ -217,9 +218,7 @@ fn of_guests_with_more_memory_than_there_is_some_end_and_nobody_else_is_touched(
 #[test]
 fn what_several_guests_see_of_each_other_by_a_mistake_is_noticed() {
     for cpu in Cpu::ALL {
-        for mistake in [Mistake::NoTlbi, Mistake::LocalTlbi] {
-            bad(cpu, Settings { mistake, ..several() });
-        }
+        bad(cpu, Settings { mistake: Mistake::LocalTlbi, guests: 2, ..several() });
         let settings = Settings { keeps_old_tags: true, guests: 5, cpus: 1, ..several() };
         if cpu == Cpu::Intel {
             // What comes from EPT is told apart by the table's address, not by a tag.

@@ -214,7 +214,7 @@ impl State {
             // What a CPU remembers under a tag of an earlier generation it drops before it enters anybody.
             let reached = match self.in_slices {
                 true => (0..self.cpus.len())
-                    .find_map(|cpu| Some((cpu, self.machine.reaches_now(cpu, frame_and.clone())?))),
+                    .find_map(|cpu| Some((cpu, self.machine.cached_now(cpu, frame_and.clone())?))),
                 false => self.machine.reaches(frame_and),
             };
             if let Some((cpu, reach)) = reached {
