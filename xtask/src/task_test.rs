@@ -13,6 +13,7 @@ mod mutants;
 mod on_model;
 mod oracle;
 mod recorded;
+mod riscv;
 mod scenarios;
 mod step;
 mod tidy;
@@ -77,6 +78,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     board.run(wanted(command_line::steps()), &context, 1);
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
+        riscv::run(&mut board, &context, riscv::suite(&options.filter));
         x86::run(&mut board, &context, x86::suite(&options.filter));
     }
     let nothing_failed = board.finish();

@@ -1,8 +1,9 @@
 //! Events that wait for their delivery: what an exit interrupted, and what the hypervisor adds.
 //!
 //! **Invariant:** an event is neither lost nor delivered twice. Two exceptions become one as the CPU would make them one
-//! (SDM vol. 3A, "Interrupt 8: Double Fault Exception"); an exception that is raised while an interrupt or an NMI is being
-//! delivered goes first, and the other one waits for the next time that the guest takes it.
+//! (SDM vol. 3A, "Interrupt 8: Double Fault Exception"; APM vol. 2, "#DF - Double-Fault Exception (Vector 8)": the same
+//! table); an exception that is raised while an interrupt or an NMI is being delivered goes first, and the other one waits
+//! for the next time that the guest takes it. Both vendors' vCPUs keep their events here.
 
 use crate::event::Event;
 
@@ -24,13 +25,35 @@ const fn class(vector: u8) -> Class {
     }
 }
 
+/// Vectors of external interrupts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Vectors([u64; 4]);
+
+impl Vectors {
+    fn insert(&mut self, vector: u8) {
+        self.0[usize::from(vector >> 6)] |= 1 << (vector & 63);
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.0[0] | self.0[1] | self.0[2] | self.0[3] == 0
+    }
+
+    /// The highest one, as the local APIC has it.
+    fn take(&mut self) -> Option<u8> {
+        let (index, word) = self.0.iter_mut().enumerate().rfind(|(_, word)| **word != 0)?;
+        let bit = 63 - word.leading_zeros();
+        *word &= !(1 << bit);
+        Some((index as u32 * 64 + bit) as u8)
+    }
+}
+
 /// Events that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending {
     /// What the next entry delivers, in any case.
     next: Option<Event>,
-    /// An interrupt that an exception went before. The interrupt controller has given it up already.
-    interrupt: Option<u8>,
+    /// Interrupts that an exception went before. The interrupt controller has given them up already.
+    interrupts: Vectors,
     /// Likewise an NMI; or one that came while NMIs were blocked.
     nmi: bool,
     /// A fault in the delivery of a double fault.
@@ -48,7 +71,8 @@ pub(crate) struct Open {
 
 impl Pending {
     /// Nothing waits.
-    pub(crate) const NONE: Self = Self { next: None, interrupt: None, nmi: false, shutdown: false };
+    pub(crate) const NONE: Self =
+        Self { next: None, interrupts: Vectors([0; 4]), nmi: false, shutdown: false };
 
     /// The exit interrupted the delivery of `event`, which is to be delivered again.
     pub(crate) fn interrupted(&mut self, event: Event) {
@@ -66,9 +90,9 @@ impl Pending {
         };
         match (first, event) {
             (_, Event::Nmi) => self.nmi = true,
-            (_, Event::ExternalInterrupt(vector)) => self.interrupt = Some(vector),
+            (_, Event::ExternalInterrupt(vector)) => self.interrupts.insert(vector),
             (Event::ExternalInterrupt(vector), _) => {
-                self.interrupt = Some(vector);
+                self.interrupts.insert(vector);
                 self.next = Some(event);
             }
             (Event::Nmi, _) => {
@@ -100,9 +124,14 @@ impl Pending {
         self.next.is_some() || self.shutdown
     }
 
-    /// The event that the next entry would deliver, taken out: it will not be delivered.
-    pub(crate) fn take(&mut self) -> Option<Event> {
-        self.next.take()
+    /// Whether an interrupt that is added now would be delivered at the next entry, if the guest takes it.
+    pub(crate) fn has_room_for_interrupts(&self) -> bool {
+        !self.is_occupied() && !self.waits_for_interrupts()
+    }
+
+    /// Takes out `event` if the next entry would deliver it: it will not be delivered.
+    pub(crate) fn withdraw(&mut self, event: Event) -> Option<Event> {
+        self.next.take_if(|next| *next == event)
     }
 
     /// Whether the guest has shut down; asking ends that.
@@ -120,14 +149,14 @@ impl Pending {
             return Some(Event::Nmi);
         }
         if open.interrupts {
-            return self.interrupt.take().map(Event::ExternalInterrupt);
+            return self.interrupts.take().map(Event::ExternalInterrupt);
         }
         None
     }
 
     /// Whether an interrupt waits until the guest takes it.
     pub(crate) fn waits_for_interrupts(&self) -> bool {
-        self.interrupt.is_some()
+        !self.interrupts.is_empty()
     }
 
     /// Whether an NMI waits until the guest takes it.

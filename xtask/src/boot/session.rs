@@ -4,7 +4,7 @@
 
 use super::console::{Console, Piece};
 use super::layout::Layout;
-use super::machine::{Files, Machine, Prepared};
+use super::machine::{Files, Machine, Pace, Prepared};
 use super::printed::{Printed, numbered};
 use super::screen;
 use crate::process::{self, Guard};
@@ -156,7 +156,7 @@ pub(crate) fn under_slat(
     };
     let layout = if choices.record { layout.with_recording() } else { layout };
     let params = Params {
-        nonce: random::nonce(),
+        nonce: nonce(machine.pace),
         pool: layout.pool,
         recording: layout.recording,
         kernel: layout.kernel,
@@ -194,7 +194,7 @@ pub(crate) fn unit_guests(
     let layout = Layout::new(&machine.platform.map(), 0, 0, MEMORY);
     let layout = if choices.record { layout.with_recording() } else { layout };
     let params = Params {
-        nonce: random::nonce(),
+        nonce: nonce(machine.pace),
         pool: layout.pool,
         recording: layout.recording,
         kernel: Span::default(),
@@ -244,6 +244,15 @@ fn hypervisor_run(
         }
     }
     Ok(seen)
+}
+
+/// The secret of a run. Of runs that are to be the same it is no secret, as the hypervisor's way through its digits takes as
+/// many instructions as they want; whoever runs those trusts the guest.
+fn nonce(pace: Pace) -> String {
+    match pace {
+        Pace::Counted => "0123456789abcdef".repeat(2),
+        Pace::Usual | Pace::Waiting => random::nonce(),
+    }
 }
 
 /// Boots `guest` with nothing below it.

@@ -14,6 +14,9 @@ const ARM_PACKAGES: [&str; 3] = ["slat", "slat-hv", "slat-test-guest"];
 /// The same on x86.
 const X86_PACKAGES: [&str; 3] = ["slat", "slat-x86", "slat-hv"];
 
+/// The same on RISC-V.
+const RISCV_PACKAGES: [&str; 2] = ["slat", "slat-hv"];
+
 /// What others can depend on.
 const PUBLISHED: [&str; 3] = ["slat", "slat-x86", "slat-model"];
 
@@ -33,8 +36,8 @@ pub(crate) fn lints() -> Vec<Step> {
         Step::new("clippy for bare metal, x86-64", |context, output| {
             bare_clippy((toolchain::X86_64, &X86_PACKAGES, "slat-hv/unit-guests"), context, output)
         }),
-        Step::new("clippy of the library for RISC-V", |context, output| {
-            library_clippy("riscv64gc-unknown-none-elf", context, output)
+        Step::new("clippy for bare metal, RISC-V", |context, output| {
+            bare_clippy((toolchain::RISCV64, &RISCV_PACKAGES, "slat-hv/unit-guests"), context, output)
         }),
         Step::new("the libraries and the model with the oldest Rust", oldest_rust),
         Step::new("documentation", |context, output| {
@@ -115,16 +118,6 @@ fn bare_clippy(
         },
         Err(error) => Outcome::Impossible(format!("{error:#}")),
     }
-}
-
-/// The library on an architecture that nothing here runs on: that it builds there at all.
-fn library_clippy(target: &str, context: &Context, output: &mut String) -> Outcome {
-    let added = process::capture(Command::new("rustup").args(["target", "add", target]));
-    if !added.is_ok_and(|captured| captured.success) {
-        return Outcome::Skipped(format!("rustup has no {target} here"));
-    }
-    let arguments = ["clippy", "--package", "slat", "--target", target, "--", "-D", "warnings"];
-    simple(&mut cargo_command(context, &arguments, &[]), output)
 }
 
 /// The libraries and the model with the compiler that their manifests promise (`rust-version`).

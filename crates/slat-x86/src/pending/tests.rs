@@ -123,10 +123,37 @@ fn an_instruction_that_raised_an_interrupt_is_executed_again() {
 }
 
 #[test]
-fn what_is_taken_away_is_not_delivered() {
+fn what_is_withdrawn_is_not_delivered() {
+    let event = Event::ExternalInterrupt(0x20);
     let mut pending = Pending::NONE;
-    assert_eq!(pending.take(), None);
-    pending.interrupted(Event::ExternalInterrupt(0x20));
-    assert_eq!(pending.take(), Some(Event::ExternalInterrupt(0x20)));
+    assert_eq!(pending.withdraw(event), None);
+    pending.interrupted(event);
+    assert_eq!(pending.withdraw(event), Some(event));
     assert_eq!(pending.deliver(ALL), None);
+    // Not what has taken its place.
+    let mut pending = after(event, exception(14));
+    assert_eq!(pending.withdraw(event), None);
+    assert_eq!(pending.deliver(ALL), Some(exception(14)));
+}
+
+#[test]
+fn no_interrupt_takes_the_place_of_another() {
+    let mut pending = after(Event::ExternalInterrupt(0x31), exception(14));
+    assert!(!pending.has_room_for_interrupts());
+    assert_eq!(pending.deliver(CLOSED), Some(exception(14)));
+    assert!(!pending.has_room_for_interrupts(), "one waits");
+    // One of the machine's own goes past it, and its delivery faults, too.
+    pending.interrupted(Event::ExternalInterrupt(0x45));
+    pending.add(exception(13), true);
+    assert_eq!(pending.deliver(CLOSED), Some(exception(13)));
+    for vector in [0x45, 0x31] {
+        assert_eq!(pending.deliver(ALL), Some(Event::ExternalInterrupt(vector)));
+    }
+    assert!(pending.has_room_for_interrupts() && pending == Pending::NONE);
+    for vector in [0, 63, 64, 255] {
+        pending = after(Event::ExternalInterrupt(vector), exception(1));
+        assert_eq!(pending.deliver(ALL), Some(exception(1)));
+        assert_eq!(pending.deliver(ALL), Some(Event::ExternalInterrupt(vector)));
+        assert_eq!(pending, Pending::NONE);
+    }
 }

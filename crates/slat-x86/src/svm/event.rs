@@ -7,6 +7,7 @@ const NMI: u64 = 2 << 8;
 const EXCEPTION: u64 = 3 << 8;
 const SOFTWARE: u64 = 4 << 8;
 const TYPE: u64 = 7 << 8;
+const VECTOR: u64 = 0xff;
 const HAS_ERROR_CODE: u64 = 1 << 11;
 const VALID: u64 = 1 << 31;
 
@@ -15,8 +16,7 @@ const VALID: u64 = 1 << 31;
 pub(super) struct Delivery {
     /// EVENTINJ.
     pub(super) info: u64,
-    /// Software events return behind their instruction, which has so many bytes; 0 for all others, and if RIP is behind it
-    /// already.
+    /// Events of instructions return behind these, which have so many bytes; 0 for all others.
     pub(super) length: u8,
 }
 
@@ -44,13 +44,19 @@ impl Delivery {
         }
     }
 
-    pub(super) const fn is_nmi(self) -> bool {
-        self.info & TYPE == NMI
+    /// Whether it is an exception that the CPU itself only raises for an instruction: INT3 or INTO.
+    const fn looks_like_software(self) -> bool {
+        self.info & TYPE == EXCEPTION && matches!(self.info & VECTOR, 3 | 4)
     }
 
-    /// Whether it is the event of an instruction.
-    pub(super) const fn is_software(self) -> bool {
-        self.info & TYPE == SOFTWARE || self.info & TYPE == EXCEPTION && matches!(self.info & 0xff, 3 | 4)
+    /// Whether it is vector 1.
+    pub(super) const fn is_debug(self) -> bool {
+        self.info & (TYPE | VECTOR) == EXCEPTION | 1
+    }
+
+    /// Whether `info`, of EXITINTINFO, may be about this one.
+    const fn is_named(self, info: u64) -> bool {
+        self.info & (TYPE | VECTOR) == info & (TYPE | VECTOR)
     }
 }
 
@@ -59,16 +65,25 @@ impl Delivery {
 pub(super) struct Interrupted {
     /// What it is.
     pub(super) event: Event,
-    /// How to deliver it again; `None` for the event of an instruction, on which RIP still is: it is executed again.
-    pub(super) again: Option<Delivery>,
+    /// Whether to deliver it again; not the event of an instruction, on which RIP still is: it is executed again.
+    pub(super) again: bool,
 }
 
-/// What EXITINTINFO says; `None` if no delivery was interrupted. `injected` is what the entry had delivered itself.
+/// What EXITINTINFO says; `None` if no delivery was interrupted. `injected` is what the entry had delivered itself: an event of an
+/// instruction that has none in the guest to be executed again.
 ///
 /// QEMU calls external interrupts exceptions (type 3), and NMIs too: exceptions end at 31, and 2 is the NMI's.
-pub(super) const fn interrupted(info: u64, injected: Option<Delivery>) -> Option<Interrupted> {
+pub(super) fn interrupted(info: u64, injected: Option<Event>) -> Option<Interrupted> {
     if info & VALID == 0 {
         return None;
+    }
+    // Of a breakpoint or overflow exception that was injected there is no instruction either.
+    let without_instruction = injected.filter(|event| {
+        let delivery = Delivery::of(*event);
+        delivery.is_named(info) && (delivery.length != 0 || delivery.looks_like_software())
+    });
+    if let Some(event) = without_instruction {
+        return Some(Interrupted { event, again: true });
     }
     let vector = info as u8;
     let event = match info & TYPE {
@@ -85,16 +100,7 @@ pub(super) const fn interrupted(info: u64, injected: Option<Delivery>) -> Option
         // No such type.
         _ => return None,
     };
-    let delivery = Delivery::of(event);
-    if !delivery.is_software() {
-        return Some(Interrupted { event, again: Some(delivery) });
-    }
-    // An event that was injected has no instruction to execute again.
-    let again = match injected {
-        Some(delivery) if delivery.is_software() && delivery.info & 0xff == info & 0xff => Some(delivery),
-        _ => None,
-    };
-    Some(Interrupted { event, again })
+    Some(Interrupted { event, again: Delivery::of(event).length == 0 })
 }
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
-//! What waits for its delivery, and in which order it is delivered.
+//! What waits for its delivery, and how the vCPU notices that the guest is ready for it.
 //!
-//! One event fits into an entry. First comes the one whose delivery an exit has interrupted, then the exception or software
-//! interrupt that was injected, then an NMI unless NMIs are blocked, then an external interrupt if the guest takes one. What has
+//! One event fits into an entry; which one is that of `pending.rs` in the crate's root, with its double faults. What has
 //! to wait is delivered as soon as the guest is ready: for that the vCPU asks for the window itself.
 //!
-//! NMIs are blocked from the delivery of one until the guest has executed IRET. The CPU only tells that it is about to: the
-//! vCPU lets it execute that one instruction (APM vol. 2, "NMI Intercept"; CPUs with virtual NMIs are treated alike).
+//! NMIs are blocked from the delivery of one until the guest has executed IRET; one whose delivery was interrupted blocks none
+//! yet. The CPU only tells that the guest is about to execute IRET: the vCPU lets it execute that one instruction (APM vol. 2, "NMI
+//! Intercept"; CPUs with virtual NMIs are treated alike). For an NMI that has to wait although none are blocked, because another event
+//! fills the entry, nothing tells when that is delivered: it comes at the next exit, and there is one at the latest when the handler
+//! lets interrupts in or executes its own IRET.
 
 use super::event::{Delivery, Interrupted};
 use super::intercepts::Wanted;
 use crate::event::Event;
+use crate::pending::{Open, Pending as Queue};
 
 /// Whether the guest takes NMIs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,15 +37,6 @@ pub(super) struct Step {
     pub(super) dr6: u64,
 }
 
-/// Where the event of an entry came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Again,
-    Next,
-    Nmi,
-    External,
-}
-
 /// What one entry does about events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -55,11 +49,11 @@ pub(super) struct Plan {
 /// The events of one vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pending {
-    again: Option<Interrupted>,
-    next: Option<Delivery>,
-    nmi: bool,
-    external: Option<u8>,
-    injected: Option<(Source, Delivery)>,
+    queue: Queue,
+    /// What the last exit interrupted.
+    interrupted: Option<Event>,
+    /// What the entry delivers that was planned last.
+    injected: Option<Event>,
     pub(super) blocking: NmiBlocking,
     /// The hypervisor asked for them.
     pub(super) interrupt_window: bool,
@@ -67,88 +61,78 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Puts `event`, which is good, in its place. An exception or software interrupt takes the place of one that waited.
-    pub(super) fn add(&mut self, event: Event) {
-        match event {
-            Event::Nmi => self.nmi = true,
-            Event::ExternalInterrupt(vector) => self.external = Some(vector),
-            event => self.next = Some(Delivery::of(event)),
-        }
+    /// Adds `event`, which is good; in protected mode a double fault has an error code.
+    pub(super) fn add(&mut self, event: Event, protected: bool) {
+        self.queue.add(event, protected);
     }
 
-    /// Whether an entry delivers something else before an external interrupt.
-    pub(super) fn is_busy(&self) -> bool {
-        self.again.is_some_and(|interrupted| interrupted.again.is_some())
-            || self.next.is_some()
-            || self.external.is_some()
+    /// Whether an external interrupt would be delivered at the next entry, if the guest takes it.
+    pub(super) fn has_room_for_interrupts(&self) -> bool {
+        self.queue.has_room_for_interrupts()
+    }
+
+    /// Whether the guest has shut down; asking ends that.
+    pub(super) fn take_shutdown(&mut self) -> bool {
+        self.queue.take_shutdown()
+    }
+
+    /// Whether the window that the hypervisor asked for is open already, and nothing goes before. The CPU has no such window.
+    pub(super) fn is_nmi_window_open(&self) -> bool {
+        let nothing_waits = !self.queue.is_occupied() && !self.queue.waits_for_nmis();
+        self.nmi_window && self.blocking == NmiBlocking::Open && nothing_waits
     }
 
     /// The event whose delivery the last exit interrupted, which is not delivered again.
     pub(super) fn take_interrupted(&mut self) -> Option<Event> {
-        self.again.take().map(|interrupted| interrupted.event)
+        let event = self.interrupted.take()?;
+        self.queue.withdraw(event);
+        Some(event)
     }
 
     /// What the next entry does, to a guest that would take an external interrupt if `takes_interrupts`.
     pub(super) fn plan(&mut self, takes_interrupts: bool) -> Plan {
-        let again = self.again.and_then(|interrupted| interrupted.again);
-        let nmi = self.nmi && self.blocking == NmiBlocking::Open;
-        let external = self.external.filter(|_| takes_interrupts);
-        self.injected = if let Some(delivery) = again {
-            Some((Source::Again, delivery))
-        } else if let Some(delivery) = self.next {
-            Some((Source::Next, delivery))
-        } else if nmi {
-            Some((Source::Nmi, Delivery::of(Event::Nmi)))
-        } else {
-            external.map(|vector| (Source::External, Delivery::of(Event::ExternalInterrupt(vector))))
-        };
-        let delivers_nmi = self.injected.is_some_and(|(_, delivery)| delivery.is_nmi());
-        let external_waits = self.external.is_some() && !matches!(self.injected, Some((Source::External, _)));
+        self.has_not_run();
+        let nmis = self.blocking == NmiBlocking::Open;
+        self.injected = self.queue.deliver(Open { interrupts: takes_interrupts, nmis });
+        let delivers_nmi = self.injected == Some(Event::Nmi);
+        let nmi_waits = self.queue.waits_for_nmis();
+        // Something else fills the entry.
+        let postponed = nmi_waits && nmis && !delivers_nmi;
+        let blocked = delivers_nmi || self.blocking == NmiBlocking::Blocked;
         Plan {
-            delivery: self.injected.map(|(_, delivery)| delivery),
+            delivery: self.injected.map(Delivery::of),
             wanted: Wanted {
-                interrupt_window: self.interrupt_window || external_waits,
-                iret: (delivers_nmi || self.blocking == NmiBlocking::Blocked)
-                    && (self.nmi || self.nmi_window),
+                interrupt_window: self.interrupt_window || self.queue.waits_for_interrupts() || postponed,
+                // Also where no NMI waits yet: the next one has to know whether the guest is still in the handler.
+                iret: blocked || postponed,
                 step: matches!(self.blocking, NmiBlocking::Stepping(_)),
             },
         }
     }
 
-    /// RIP has been moved behind the instruction of the software event that the planned entry delivers: it is not moved again
-    /// if the delivery has to be repeated.
-    pub(super) fn moved_behind(&mut self) {
-        if let Some((source, delivery)) = &mut self.injected {
-            delivery.length = 0;
-            match source {
-                Source::Next => self.next = Some(*delivery),
-                Source::Again => {
-                    self.again = self.again.map(|known| Interrupted { again: Some(*delivery), ..known });
-                }
-                Source::Nmi | Source::External => {}
-            }
-        }
+    /// What the entry had delivered.
+    pub(super) fn injected(&self) -> Option<Event> {
+        self.injected
     }
 
-    /// What the entry had delivered.
-    pub(super) fn injected(&self) -> Option<Delivery> {
-        self.injected.map(|(_, delivery)| delivery)
+    /// The guest was not entered: what was to be delivered still is.
+    pub(super) fn has_not_run(&mut self) {
+        if let Some(event) = self.injected.take() {
+            self.queue.interrupted(event);
+        }
     }
 
     /// The guest has run, and left with this delivery interrupted.
     pub(super) fn has_run(&mut self, interrupted: Option<Interrupted>) {
-        self.again = None;
-        match self.injected.take() {
-            Some((Source::Next, _)) => self.next = None,
-            Some((Source::Nmi, _)) => {
-                self.nmi = false;
-                self.blocking = NmiBlocking::Blocked;
-            }
-            Some((Source::External, _)) => self.external = None,
-            Some((Source::Again, delivery)) if delivery.is_nmi() => self.blocking = NmiBlocking::Blocked,
-            Some((Source::Again, _)) | None => {}
+        if self.injected.take() == Some(Event::Nmi) {
+            self.blocking = NmiBlocking::Blocked;
         }
-        self.again = interrupted;
+        self.interrupted = interrupted.map(|interrupted| interrupted.event);
+        let Some(Interrupted { event, again: true }) = interrupted else { return };
+        if event == Event::Nmi {
+            self.blocking = NmiBlocking::Open;
+        }
+        self.queue.interrupted(event);
     }
 
     /// Forgets all events; what the hypervisor asked for stays.

@@ -3,12 +3,12 @@
 #![expect(unsafe_code, reason = "runs guests")]
 
 use super::control::CR0_PE;
-use super::event;
+use super::event::{self, Delivery};
 use super::exit::{Decoded, Record, code, decode};
 use super::flush::{self, TlbControl};
 use super::intercepts;
 use super::pending::{NmiBlocking, Step};
-use super::vcpu::{LastEntry, RFLAGS_TF, SvmVcpu};
+use super::vcpu::{LastEntry, RFLAGS_TF, SINGLE_STEP, SvmVcpu};
 use super::vmcb::fields;
 use crate::event::Event;
 use crate::exit::Exit;
@@ -23,8 +23,6 @@ const V_IRQ: u64 = 1 << 8;
 const V_INTR_PRIO: u64 = 0xf << 16;
 const V_IGN_TPR: u64 = 1 << 20;
 const V_INTR_MASKING: u64 = 1 << 24;
-/// DR6.BS.
-const SINGLE_STEP: u64 = 1 << 14;
 
 impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
     /// Enters the guest until it leaves for something that is the hypervisor's.
@@ -34,6 +32,12 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         let cpu = self.here().ok_or(RunError::NotBound)?.cpu;
         if !self.has_root {
             return Err(RunError::NoRoot);
+        }
+        if self.pending.take_shutdown() {
+            return Ok(Exit::Shutdown);
+        }
+        if self.pending.is_nmi_window_open() && !self.is_in_shadow() {
+            return Ok(Exit::NmiWindow);
         }
         loop {
             self.prepare(cpu)?;
@@ -64,7 +68,7 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         if let Some(delivery) = plan.delivery {
             self.vmcb.set(fields::INTERRUPT_SHADOW, 0);
             if delivery.length != 0 {
-                self.prepare_return(delivery.length);
+                self.prepare_return(delivery);
             }
         }
         let words = intercepts::words(self.intercepts, plan.wanted);
@@ -110,15 +114,16 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         Ok(())
     }
 
-    /// Makes an injected software event return behind its instruction ("Event Injection": by NRIP where the CPU has it, else by
-    /// RIP itself).
-    fn prepare_return(&mut self, length: u8) {
-        let next = self.vmcb.get(fields::RIP).wrapping_add(length.into());
-        if self.capabilities.next_rip {
+    /// Makes an injected event of an instruction return behind that ("Event Injection": by NRIP where the CPU has it, else by
+    /// RIP itself; and for INT1, which is injected as the exception that it is not, by RIP in any case).
+    fn prepare_return(&mut self, delivery: Delivery) {
+        let rip = self.vmcb.get(fields::RIP);
+        let next = rip.wrapping_add(delivery.length.into());
+        if self.capabilities.next_rip && !delivery.is_debug() {
             self.vmcb.set(fields::NEXT_RIP, next);
         } else {
             self.vmcb.set(fields::RIP, next);
-            self.pending.moved_behind();
+            self.moved_from = Some(rip);
         }
     }
 
@@ -128,7 +133,12 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         let info_1 = self.vmcb.get(fields::EXIT_INFO_1);
         let info_2 = self.vmcb.get(fields::EXIT_INFO_2);
         let invalid = matches!(exit_code, code::INVALID | code::INVALID_32 | code::BUSY);
+        let moved_from = self.moved_from.take();
         if invalid {
+            if let Some(rip) = moved_from {
+                self.vmcb.set(fields::RIP, rip);
+            }
+            self.pending.has_not_run();
             self.vmcb.forget_kept();
             self.last = Record { code: code::INVALID, info_1, info_2, ..Record::default() };
             if self.last_entry.tlb_control == TlbControl::Everything {
@@ -141,7 +151,12 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         self.owes_flush = false;
         self.load_general();
         let info = self.vmcb.get(fields::EXIT_INTERRUPT_INFO);
-        let interrupted = event::interrupted(info, self.pending.injected());
+        let injected = self.pending.injected();
+        let interrupted = event::interrupted(info, injected);
+        if let Some(rip) = moved_from.filter(|_| interrupted.map(|found| found.event) == injected) {
+            // It was not delivered yet, and perhaps something else goes first: then the instruction is executed.
+            self.vmcb.set(fields::RIP, rip);
+        }
         self.pending.has_run(interrupted);
         self.last = Record {
             code: exit_code,
@@ -156,7 +171,9 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
             Decoded::Exit(exit) => Some(exit),
             Decoded::InterruptWindow => self.pending.interrupt_window.then_some(Exit::InterruptWindow),
             Decoded::Iret => {
-                self.begin_step();
+                if self.pending.blocking == NmiBlocking::Blocked {
+                    self.begin_step();
+                }
                 None
             }
             Decoded::Debug => self.debug(stepped),
@@ -204,7 +221,7 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
             return Some(Exit::Exception { vector: 1, error_code: None });
         };
         if step.trap_flag {
-            self.pending.add(Event::Exception { vector: 1, error_code: None });
+            self.pending.add(Event::Exception { vector: 1, error_code: None }, self.last.protected);
         } else {
             let dr6 = self.vmcb.get(fields::DR6) & !SINGLE_STEP | step.dr6 & SINGLE_STEP;
             self.vmcb.set(fields::DR6, dr6);

@@ -34,6 +34,8 @@ const RFLAGS_RF: u64 = 1 << 16;
 const RFLAGS_VM: u64 = 1 << 17;
 const RFLAGS_AC: u64 = 1 << 18;
 const DR6_RESET: u64 = 0xffff_0ff0;
+/// DR6.BS.
+pub(super) const SINGLE_STEP: u64 = 1 << 14;
 /// NP_ENABLE.
 const NESTED_PAGING: u64 = 1 << 0;
 /// L, in the rights of a code segment.
@@ -83,6 +85,8 @@ pub struct SvmVcpu<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions = Nati
     /// What this CPU remembers of the guest has to go before the next entry.
     pub(super) owes_flush: bool,
     pub(super) pending: Pending,
+    /// RIP of the instruction that the event of this entry belongs to, while RIP is behind it.
+    pub(super) moved_from: Option<u64>,
     pub(super) last: Record,
     pub(super) instruction: Option<InstructionBytes>,
     pub(super) last_entry: LastEntry,
@@ -151,6 +155,7 @@ impl<H: Hal + Clone, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, 
             has_root: false,
             owes_flush: false,
             pending: Pending::default(),
+            moved_from: None,
             last: Record::default(),
             instruction: None,
             last_entry: LastEntry { asid: 0, tlb_control: TlbControl::Nothing },
@@ -251,9 +256,14 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         self.bound.filter(|binding| self.cpus.is_bound_here(*binding, self.instructions.save_area()))
     }
 
+    /// Whether the guest is in the shadow of STI or MOV SS.
+    pub(super) fn is_in_shadow(&self) -> bool {
+        self.vmcb.get(fields::INTERRUPT_SHADOW) & 1 != 0
+    }
+
     /// Whether the guest's own state lets it take an external interrupt.
     pub(super) fn is_interruptible(&self) -> bool {
-        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && self.vmcb.get(fields::INTERRUPT_SHADOW) & 1 == 0
+        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && !self.is_in_shadow()
     }
 }
 
@@ -371,6 +381,12 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
             self.vmcb.set(fields::INTERRUPT_SHADOW, 0);
             let flags = self.vmcb.get(fields::RFLAGS);
             self.vmcb.set(fields::RFLAGS, flags & !RFLAGS_RF);
+            if flags & RFLAGS_TF != 0 {
+                // A guest that steps is told that the instruction is over.
+                self.vmcb.set(fields::DR6, self.vmcb.get(fields::DR6) | SINGLE_STEP);
+                let protected = self.vmcb.get(fields::CR0) & CR0_PE != 0;
+                self.pending.add(Event::Exception { vector: 1, error_code: None }, protected);
+            }
             // Done once.
             self.last = Record { code: code::INVALID, ..self.last };
         }
@@ -388,14 +404,14 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
         self.run_guest(flush)
     }
 
-    /// An NMI waits until the guest takes NMIs. An exception or software interrupt takes the place of one that was injected since
-    /// the last entry.
+    /// An NMI waits until the guest takes NMIs.
     fn inject(&mut self, event: Event) -> Result<(), RunError> {
-        event.check(self.vmcb.get(fields::CR0) & CR0_PE != 0)?;
+        let protected = self.vmcb.get(fields::CR0) & CR0_PE != 0;
+        event.check(protected)?;
         if matches!(event, Event::ExternalInterrupt(_)) && !self.takes_interrupts() {
             return Err(RunError::Event(BadEvent::Masked));
         }
-        self.pending.add(event);
+        self.pending.add(event, protected);
         Ok(())
     }
 
@@ -404,7 +420,7 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
     }
 
     fn takes_interrupts(&self) -> bool {
-        self.is_interruptible() && !self.pending.is_busy()
+        self.is_interruptible() && self.pending.has_room_for_interrupts()
     }
 
     fn is_in_interrupt_shadow(&self) -> bool {

@@ -45,7 +45,7 @@ enum On {
 struct Unit(&'static str, On, &'static [Feature]);
 
 /// All unit guests.
-const UNITS: [Unit; 68] = [
+const UNITS: [Unit; 73] = [
     Unit("cpu-and-memory", On::Both, &[]),
     Unit("second-cpu", On::Both, &[]),
     Unit("real-mode", On::Both, &[UnrestrictedGuest]),
@@ -64,6 +64,10 @@ const UNITS: [Unit; 68] = [
     Unit("software-interrupt-unmapped-idt", On::Both, &[InterruptedSoftware]),
     Unit("software-interrupt-unmapped-stack", On::Both, &[InterruptedSoftware]),
     Unit("delivery-forgotten", On::Both, &[]),
+    Unit("double-fault", On::Both, &[]),
+    Unit("double-fault-shutdown", On::Both, &[]),
+    Unit("exception-before-interrupt", On::Both, &[]),
+    Unit("exception-before-nmi", On::Both, &[]),
     Unit("nmi", On::Both, &[]),
     Unit("interrupt-window", On::Both, &[]),
     Unit("sti-shadow", On::Both, &[]),
@@ -83,6 +87,7 @@ const UNITS: [Unit; 68] = [
     Unit("halt-behind-sti", On::Both, &[UnrestrictedGuest]),
     Unit("external-interrupt", On::Both, &[]),
     Unit("move-between-cpus", On::Both, &[]),
+    Unit("dropped-elsewhere", On::Both, &[]),
     Unit("two-cpus-unmap", On::Both, &[]),
     Unit("two-cpus-unmap-without-kick", On::Both, &[]),
     Unit("two-cpus-protect", On::Both, &[]),

@@ -276,8 +276,8 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
     /// Takes away the event that the next entry would deliver again because the last exit interrupted it. A hypervisor that
     /// does so loses it: this is for tests that are to notice.
     pub fn take_pending_event(&mut self) -> Option<Event> {
-        self.interrupted.take()?;
-        self.pending.take()
+        let event = self.interrupted.take()?;
+        self.pending.withdraw(event)
     }
 
     /// Whether the vCPU is bound to this very CPU.

@@ -109,6 +109,10 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
     pub(super) fn open(&self) -> Result<Open, VmxError> {
         let blocking = read(&self.cpu, field::GUEST_INTERRUPTIBILITY)?;
         let shadow = blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0;
+        if read(&self.cpu, field::GUEST_ACTIVITY)? == Activity::WaitForStartUp as u32 {
+            // Nothing else wakes it.
+            return Ok(Open { interrupts: false, nmis: false });
+        }
         let interrupts = read(&self.cpu, field::GUEST_RFLAGS)? & RFLAGS_IF != 0 && !shadow;
         // Without virtual NMIs nobody knows whether they are blocked.
         let nmis = !shadow && (blocking & BLOCKED_BY_NMI == 0 || !self.virtual_nmis());
@@ -200,13 +204,14 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
         if let Some(event) = fields.interrupted {
             self.pending.interrupted(event);
         }
-        self.block_nmis_again(&fields)?;
+        self.correct_nmi_blocking(&fields)?;
         self.last = fields;
         Ok(exit::decode(&fields, &self.general, &self.ept))
     }
 
-    /// An IRET that ended the blocking of NMIs and then faulted will be executed again, so NMIs stay blocked.
-    fn block_nmis_again(&self, fields: &Fields) -> Result<(), VmxError> {
+    /// An IRET that ended the blocking of NMIs and then faulted will be executed again, so NMIs stay blocked. An NMI whose
+    /// delivery was interrupted blocks none before it is delivered: something else may go first.
+    fn correct_nmi_blocking(&self, fields: &Fields) -> Result<(), VmxError> {
         let unblocked = match fields.reason {
             reason::EPT_VIOLATION | reason::MODIFICATION_LOG_FULL => violation::is_nmi_unblocked(fields),
             reason::EXCEPTION_OR_NMI => {
@@ -219,9 +224,11 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
             }
             _ => false,
         };
-        if unblocked {
+        let undelivered = fields.interrupted == Some(Event::Nmi);
+        if unblocked || undelivered {
             let blocking = read(&self.cpu, field::GUEST_INTERRUPTIBILITY)?;
-            write(&self.cpu, field::GUEST_INTERRUPTIBILITY, blocking | BLOCKED_BY_NMI)?;
+            let right = if undelivered { blocking & !BLOCKED_BY_NMI } else { blocking | BLOCKED_BY_NMI };
+            write(&self.cpu, field::GUEST_INTERRUPTIBILITY, right)?;
         }
         Ok(())
     }

@@ -178,7 +178,7 @@ impl<H: Hal, P: Instructions> Vcpu for VmxVcpu<H, P> {
     }
 
     fn takes_interrupts(&self) -> bool {
-        !self.pending.is_occupied() && self.of_bound(|this| Ok(this.open()?.interrupts))
+        self.pending.has_room_for_interrupts() && self.of_bound(|this| Ok(this.open()?.interrupts))
     }
 
     fn is_in_interrupt_shadow(&self) -> bool {

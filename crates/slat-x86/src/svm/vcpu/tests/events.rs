@@ -194,6 +194,31 @@ fn the_next_nmi_comes_behind_the_iret() {
     assert!(script.steps.borrow().is_empty());
 }
 
+/// The end of the handler is noticed although no NMI waits for it: the next one comes at once.
+#[test]
+fn an_nmi_that_comes_behind_the_handler_of_another_is_not_blocked() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    vcpu.bind(0).expect("free");
+    vcpu.inject(Event::Nmi).expect("good");
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0x8000_0202);
+        assert_eq!(view.get(fields::INTERCEPT_1) >> 20 & 1, 1);
+        view.set(fields::RIP, 0x200);
+        view.exit(code::IRET);
+    });
+    script.then(debug_exception);
+    script.exit(code::HLT);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+    vcpu.inject(Event::Nmi).expect("good");
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0x8000_0202);
+        view.exit(code::HLT);
+    });
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+}
+
 #[test]
 fn an_iret_that_faults_is_seen_again() {
     let hal = HeapHal::new();
@@ -238,4 +263,166 @@ fn a_debug_exception_that_was_asked_for_is_the_hypervisors() {
     vcpu.bind(0).expect("free");
     script.exit(code::EXCEPTION + 1);
     assert_eq!(vcpu.run(false), Ok(Exit::Exception { vector: 1, error_code: None }));
+}
+
+/// Leaves for a fault in the delivery of an event that the CPU names so.
+fn interrupts(script: &Script<'_>, expected: u64, info: u64) {
+    script.then(move |view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), expected);
+        view.exit(code::NESTED_PAGE_FAULT);
+        view.set(fields::EXIT_INFO_1, 6);
+        view.set(fields::EXIT_INTERRUPT_INFO, info);
+    });
+}
+
+#[test]
+fn faults_in_deliveries_end_in_a_shutdown() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    vcpu.set_state(&CpuState::protected_mode(0)).expect("in memory");
+    vcpu.bind(0).expect("free");
+    interrupts(&script, 0, 0x2_8000_0b0e);
+    assert!(vcpu.run(false).is_ok());
+    vcpu.inject(Event::page_fault(0)).expect("good");
+    interrupts(&script, 0x8000_0b08, 0x8000_0b08);
+    assert!(vcpu.run(false).is_ok());
+    vcpu.inject(Event::GENERAL_PROTECTION).expect("good");
+    assert!(!vcpu.takes_interrupts());
+    assert_eq!(vcpu.run(false), Ok(Exit::Shutdown), "without an entry: the script has no step for one");
+    // Whoever goes on nevertheless finds nothing left.
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0);
+        view.exit(code::HLT);
+    });
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+}
+
+#[test]
+fn in_real_mode_a_double_fault_has_no_error_code() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    vcpu.bind(0).expect("free");
+    interrupts(&script, 0, 0x8000_030d);
+    assert!(vcpu.run(false).is_ok());
+    vcpu.inject(Event::Exception { vector: 13, error_code: None }).expect("good");
+    interrupts(&script, 0x8000_0308, 0);
+    assert!(vcpu.run(false).is_ok());
+}
+
+#[test]
+fn an_exception_goes_before_the_interrupt_or_nmi_that_it_interrupted() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    let mut state = CpuState::protected_mode(0);
+    state.rflags |= RFLAGS_IF;
+    vcpu.set_state(&state).expect("in memory");
+    vcpu.bind(0).expect("free");
+    vcpu.inject(Event::Nmi).expect("good");
+    interrupts(&script, 0x8000_0202, 0x8000_0202);
+    assert!(vcpu.run(false).is_ok());
+    vcpu.inject(Event::GENERAL_PROTECTION).expect("good");
+    // In the handler, whose IRET is the next occasion: the NMI comes before it.
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0x8000_0b0d);
+        assert_eq!(view.get(fields::INTERCEPT_1) & (1 << 20 | 1 << 4), 1 << 20 | 1 << 4);
+        view.set(fields::RFLAGS, 2);
+        view.exit(code::IRET);
+    });
+    interrupts(&script, 0x8000_0202, 0);
+    assert!(vcpu.run(false).is_ok());
+    assert_eq!(vcpu.vmcb.get(fields::RFLAGS) & RFLAGS_TF, 0, "that IRET was not one of an NMI");
+    // An interrupt of the machine's own.
+    interrupts(&script, 0, 0x8000_0031);
+    assert!(vcpu.run(false).is_ok());
+    vcpu.inject(Event::GENERAL_PROTECTION).expect("good");
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0x8000_0b0d);
+        view.set(fields::RFLAGS, 2 | RFLAGS_IF);
+        view.exit(code::VINTR);
+    });
+    interrupts(&script, 0x8000_0031, 0);
+    assert!(vcpu.run(false).is_ok());
+    assert!(script.steps.borrow().is_empty());
+}
+
+/// An exception that goes before an injected `INT n` makes the guest execute that: RIP is on it, not behind it.
+#[test]
+fn an_injected_software_interrupt_gives_way_to_an_exception() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    for (capabilities, event, info, behind) in [
+        (epyc(), Event::SoftwareInterrupt { vector: 0x80, length: 2 }, 0x8000_0480, 0x102),
+        (rome(), Event::SoftwareInterrupt { vector: 0x80, length: 2 }, 0x8000_0480, 0x100),
+        (rome(), Event::PrivilegedSoftwareException { length: 1 }, 0x8000_0301, 0x101),
+    ] {
+        let mut vcpu = vcpu(&hal, &capabilities, &tags, &script);
+        vcpu.set_state(&CpuState::protected_mode(0x100)).expect("in memory");
+        vcpu.bind(0).expect("free");
+        vcpu.inject(event).expect("good");
+        script.then(move |view| {
+            assert_eq!((view.get(fields::EVENT_INJECTION), view.get(fields::RIP)), (info, behind));
+            view.exit(code::NESTED_PAGE_FAULT);
+            view.set(fields::EXIT_INTERRUPT_INFO, info);
+        });
+        let Ok(Exit::NestedPageFault(fault)) = vcpu.run(false) else { panic!("a fault") };
+        assert_eq!((fault.interrupted, vcpu.rip()), (Some(event), 0x100));
+        vcpu.inject(Event::GENERAL_PROTECTION).expect("good");
+        script.then(|view| {
+            assert_eq!((view.get(fields::EVENT_INJECTION), view.get(fields::RIP)), (0x8000_0b0d, 0x100));
+            view.exit(code::HLT);
+        });
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+    }
+}
+
+#[test]
+fn a_guest_that_steps_over_what_is_answered_gets_its_debug_exception() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    vcpu.vmcb.set(fields::RFLAGS, 2 | RFLAGS_TF);
+    vcpu.bind(0).expect("free");
+    script.exit(code::CPUID);
+    assert_eq!(vcpu.run(false), Ok(Exit::Cpuid));
+    vcpu.advance();
+    vcpu.advance();
+    script.then(|view| {
+        assert_eq!((view.get(fields::EVENT_INJECTION), view.get(fields::RIP)), (0x8000_0301, 2));
+        assert_eq!(view.get(fields::DR6), 0xffff_4ff0);
+        view.set(fields::RFLAGS, 2);
+        view.exit(code::CPUID);
+    });
+    assert_eq!(vcpu.run(false), Ok(Exit::Cpuid));
+    vcpu.advance();
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0);
+        view.exit(code::HLT);
+    });
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+}
+
+#[test]
+fn a_window_for_nmis_that_is_open_is_told_at_once() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    vcpu.bind(0).expect("free");
+    vcpu.set_nmi_window(true);
+    assert_eq!(vcpu.run(false), Ok(Exit::NmiWindow), "without an entry");
+    // Behind what goes before it, and not in a shadow.
+    vcpu.inject(Event::UNDEFINED).expect("good");
+    script.exit(code::HLT);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+    assert_eq!(vcpu.run(false), Ok(Exit::NmiWindow));
+    vcpu.vmcb.set(fields::INTERRUPT_SHADOW, 1);
+    script.exit(code::HLT);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+    vcpu.advance();
+    assert_eq!(vcpu.run(false), Ok(Exit::NmiWindow));
+    vcpu.set_nmi_window(false);
+    script.exit(code::HLT);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
 }

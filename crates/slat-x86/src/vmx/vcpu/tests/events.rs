@@ -96,6 +96,26 @@ fn an_exception_goes_before_the_interrupt_that_it_interrupted() {
 }
 
 #[test]
+fn no_interrupt_is_taken_while_another_one_waits() {
+    with_vcpu(|cpu, vcpu| {
+        set(cpu, RFLAGS, 0x202);
+        interrupted_by(cpu, 0x8000_0031, &[]);
+        assert!(vcpu.run(false).is_ok());
+        vcpu.inject(Event::GENERAL_PROTECTION).expect("an exception");
+        cpu.exit(HLT, &[(RFLAGS, 0x202), (INTERRUPTIBILITY, 1)]);
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+        set(cpu, INTERRUPTIBILITY, 0);
+        assert!(!vcpu.takes_interrupts());
+        let masked = Err(RunError::Event(BadEvent::Masked));
+        assert_eq!(vcpu.inject(Event::ExternalInterrupt(0x40)), masked);
+        cpu.exit(HLT, &[]);
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+        assert!(vcpu.takes_interrupts());
+        assert_eq!(cpu.delivered(), [0x8000_0b0d, 0x8000_0031]);
+    });
+}
+
+#[test]
 fn faults_in_deliveries_end_in_a_shutdown() {
     with_vcpu(|cpu, vcpu| {
         interrupted_by(cpu, 0x8000_0b0e, &[]);
@@ -167,6 +187,16 @@ fn nmis_wait_while_they_are_blocked() {
         cpu.exit(HLT, &[]);
         assert_eq!(vcpu.run(false), Ok(Exit::Halt));
         assert_eq!(cpu.delivered(), [0x8000_0202]);
+    });
+    // An exception goes first: its handler blocks no NMIs, and the NMI comes as soon as the guest takes it.
+    with_vcpu(|cpu, vcpu| {
+        interrupted_by(cpu, 0x8000_0202, &[(INTERRUPTIBILITY, 8)]);
+        assert!(vcpu.run(false).is_ok());
+        vcpu.inject(Event::GENERAL_PROTECTION).expect("an exception");
+        cpu.exit(8, &[]);
+        cpu.exit(HLT, &[]);
+        assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+        assert_eq!(cpu.delivered(), [0x8000_0b0d, 0x8000_0202]);
     });
     // Without virtual NMIs nobody knows, so it comes at once.
     let mut raw = TIGERLAKE;

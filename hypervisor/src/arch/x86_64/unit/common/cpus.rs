@@ -11,12 +11,14 @@ use alloc::format;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
 use slat::{AllocOptions, FaultCause, GuestPhysAddr, LeafSize, MappingFlags, NestedPageFaultInfo, PAGE_SIZE};
-use slat_x86::{Exit, General, Vcpu as _};
+use slat_x86::isa::common;
+use slat_x86::{BindError, Exit, General, Vcpu as _};
 
-pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 9] {
+pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 10] {
     [
         UnitGuest { name: "external-interrupt", needs: nothing, run: external_interrupt },
         UnitGuest { name: "move-between-cpus", needs: nothing, run: move_between_cpus },
+        UnitGuest { name: "dropped-elsewhere", needs: nothing, run: dropped_elsewhere },
         UnitGuest { name: "two-cpus-unmap", needs: nothing, run: |context| unmap(context, true) },
         UnitGuest {
             name: "two-cpus-unmap-without-kick",
@@ -124,6 +126,46 @@ fn move_between_cpus<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     ensure_eq!([General::Rbx, General::Rbp, General::R8].map(value), [KEPT; 3], "what came along");
     ensure_eq!([General::Rcx, General::Rdx, General::Rsi].map(value), [1, 2, 2], "what the guest read");
     vcpu.unbind();
+    Ok(())
+}
+
+const LEFT: u64 = 0x1_2340;
+// What no exit takes out of the CPU.
+guest_code!(leaving, "mov eax, 0x12340", "mov dr2, rax", "hlt", "nop", "hlt");
+
+/// A vCPU that is dropped on another CPU than its own leaves that one clean: the next vCPU can be bound there and does not find
+/// its registers, the host has its own back; and all frames go back to the host, also those of the last one, for which no
+/// other comes.
+fn dropped_elsewhere<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
+    let space = scene::memory(context, leaving())?;
+    let before = common::read_dr2();
+    ensure!(before != LEFT, "the host's DR2 is {before:#x} already");
+    for round in 0..3 {
+        let mut vcpu = context.vcpu(&space, &scene::state())?;
+        let mut next = context.vendor.vcpu(&Intercepts { halt: true, ..Intercepts::default() })?;
+        halt(&space, &mut vcpu)?;
+        ensure_eq!(next.bind(0), Err(BindError::Occupied(0)), "bind of another one");
+        let elsewhere = move || {
+            let before = common::read_dr2();
+            drop(vcpu);
+            common::read_dr2() == before
+        };
+        // On a CPU whose own extension is on, and on one where it is off.
+        let (same, ()) = if round == 1 {
+            context.beside(elsewhere, || ())?
+        } else {
+            context.beside_on(elsewhere, || ())?
+        };
+        ensure!(same, "the other CPU's registers have changed");
+        ensure_eq!(common::read_dr2(), LEFT, "DR2, until somebody clears up");
+        if round == 2 {
+            break;
+        }
+        next.bind(0).map_err(|error| failed("bind", error))?;
+        ensure!(common::read_dr2() != LEFT, "the next vCPU finds the registers of the one before");
+        next.unbind();
+        ensure_eq!(common::read_dr2(), before, "the host's DR2");
+    }
     Ok(())
 }
 

@@ -33,7 +33,8 @@ pub(super) fn guests<V: Vendor>() -> [UnitGuest<Context<V>>; 8] {
     ]
 }
 
-const VECTOR: u8 = 0x41;
+/// The interrupt of these tests.
+pub(super) const VECTOR: u8 = 0x41;
 
 guest_code!(software_interrupt, "int 0x41", "hlt");
 guest_code!(breakpoint, "int3", "hlt");
@@ -43,17 +44,18 @@ guest_code!(protection, "mov ax, 0x28", "mov ds, eax", "hlt");
 guest_code!(waiting, "sti", "nop", "hlt", "nop", "hlt");
 
 /// One kind of event.
-struct Kind {
-    name: &'static str,
-    code: fn() -> &'static [u8],
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    pub(super) code: fn() -> &'static [u8],
     /// What the hypervisor adds, at the first HLT; the rest is the guest's own.
-    injected: Option<Event>,
+    pub(super) injected: Option<Event>,
     /// What is interrupted.
-    event: Event,
+    pub(super) event: Event,
     /// Where the handler returns to, from the start of the code; how far it goes on.
-    at: u64,
-    skips: u64,
-    error_code: Option<u64>,
+    pub(super) at: u64,
+    pub(super) skips: u64,
+    pub(super) error_code: Option<u64>,
 }
 
 /// Events of instructions.
@@ -79,7 +81,7 @@ const SOFTWARE: [Kind; 2] = [
 ];
 
 /// All others.
-const KINDS: [Kind; 4] = [
+pub(super) const KINDS: [Kind; 4] = [
     Kind {
         name: "#UD",
         code: undefined,
@@ -119,7 +121,7 @@ const KINDS: [Kind; 4] = [
 ];
 
 /// A guest of `kind` whose delivery will meet no page at `gpa`, and its fault. Its HLT is behind it.
-fn until_fault<V: Vendor>(
+pub(super) fn until_fault<V: Vendor>(
     context: &Context<V>,
     kind: &Kind,
     gpa: u64,

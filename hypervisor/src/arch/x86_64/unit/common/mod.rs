@@ -1,6 +1,7 @@
 //! Unit guests that run on both vendors.
 
 mod cpus;
+mod double_faults;
 mod events;
 mod exits;
 mod faults;
@@ -18,6 +19,7 @@ pub(super) fn guests<V: Vendor>() -> Vec<UnitGuest<Context<V>>> {
     let mut guests = Vec::from(modes::guests());
     guests.extend(faults::guests());
     guests.extend(events::guests());
+    guests.extend(double_faults::guests());
     guests.extend(exits::guests());
     guests.extend(run_loop::guests());
     guests.extend(cpus::guests());

@@ -1,0 +1,117 @@
+//! The unit guests: each shows one thing that the hardware or the library does, by guest code or by a probe from HS-mode.
+
+use super::{Bench, Slot, step};
+use crate::boot::session::{Choices, Observed};
+use crate::task_test::recorded;
+use crate::task_test::step::Step;
+use anyhow::{Result, bail, ensure};
+use slat_hv_protocol::UnitOutcome;
+use std::time::Duration;
+
+/// All of them in one machine; each takes less than a second.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All unit guests.
+const UNITS: [&str; 42] = [
+    "fault-read",
+    "fault-write",
+    "fault-atomic",
+    "fault-load-reserved",
+    "fault-fetch",
+    "fault-read-only",
+    "fault-execute-only",
+    "fault-misaligned",
+    "fault-in-tables",
+    "fault-read-only-tables",
+    "fault-behind-tables",
+    "fault-wide-addresses",
+    "virtual-instructions",
+    "illegal-instructions",
+    "guest-fences",
+    "hlv-move",
+    "hlv-move-without-fence",
+    "hlv-unmap",
+    "hlv-unmap-without-fence",
+    "hlv-protect",
+    "hlv-protect-without-fence",
+    "hlv-retired-table",
+    "hlv-retired-table-without-fence",
+    "hlv-retired-table-by-address",
+    "hlv-split-and-collapse",
+    "hlv-populate-and-relax",
+    "hlv-reused-vmid",
+    "hlv-reused-vmid-without-fence",
+    "hlv-two-vmids",
+    "hlv-tags-roll-over",
+    "hlv-tags-roll-over-without-fence",
+    "two-harts",
+    "two-harts-move",
+    "two-harts-move-local-fence",
+    "two-harts-move-without-fence",
+    "two-harts-unmap",
+    "two-harts-unmap-local-fence",
+    "two-harts-protect",
+    "two-harts-protect-local-fence",
+    "two-harts-retired-table",
+    "two-harts-retired-table-local-fence",
+    "two-harts-split-and-collapse",
+];
+
+/// All of them.
+pub(super) fn steps(slot: &Slot) -> Vec<Step> {
+    vec![
+        step(slot, "unit guests", |bench, output| {
+            let cpu = bench.linux.platform.default_cpu();
+            judge(&bench.units(cpu, &["all"], &Choices::default(), output)?)
+        }),
+        step(slot, "unit guests, recorded", recorded),
+    ]
+}
+
+/// Those in which a fence is missing are as wrong on the model as on QEMU, and the others are right there.
+fn recorded(bench: &Bench, output: &mut String) -> Result<String> {
+    let choices = Choices { record: true, ..Choices::default() };
+    let cpu = bench.linux.platform.default_cpu();
+    let is_wrong = |name: &&str| name.ends_with("-without-fence") || name.ends_with("-local-fence");
+    let fenced = |name: &&str| name.starts_with("hlv-") || name.starts_with("two-harts");
+    let (wrong, right): (Vec<_>, Vec<_>) = UNITS.into_iter().filter(fenced).partition(is_wrong);
+    let mut run = |names: &[&str]| -> Result<Observed> {
+        let seen = bench.units(cpu, names, &choices, output)?;
+        let good = |(_, unit): &(f64, UnitOutcome)| unit.failure.is_none() && unit.lacking.is_none();
+        ensure!(seen.units.len() == names.len() && seen.units.iter().all(good), "{:?}", seen.units);
+        Ok(seen)
+    };
+    let right = recorded::units_are_clean(&run(&right)?)?;
+    let wrong = recorded::is_missed(&run(&wrong)?)?;
+    Ok(format!("{right}; with fences left out {wrong}"))
+}
+
+/// All of them were run, none failed, and none is there that nobody knows.
+fn judge(seen: &Observed) -> Result<String> {
+    if let Some(reason) = &seen.failed {
+        bail!("the hypervisor failed: {reason}");
+    }
+    let mut wrong = Vec::new();
+    for name in UNITS {
+        match seen.units.iter().map(|(_, unit)| unit).find(|unit| unit.name == name) {
+            None => wrong.push(format!("{name}: not run")),
+            Some(UnitOutcome { failure: Some(reason), .. }) => wrong.push(format!("{name}: {reason}")),
+            Some(UnitOutcome { lacking: Some(reason), .. }) => {
+                wrong.push(format!("{name}: it lacks {reason}, which this CPU should have"));
+            }
+            Some(UnitOutcome { frames_lost: lost @ 1.., .. }) => {
+                wrong.push(format!("{name}: {lost} frames are lost"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (_, unit) in seen.units.iter().filter(|(_, unit)| !UNITS.contains(&unit.name.as_str())) {
+        wrong.push(format!("{}: nobody knows it", unit.name));
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ensure!(seen.units_ended, "the last of them did not end: {}", seen.last_line);
+    Ok(format!("{} guests", seen.units.len()))
+}
+
+#[cfg(test)]
+mod tests;
