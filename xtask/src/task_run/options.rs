@@ -168,7 +168,7 @@ pub(crate) struct Options {
 }
 
 /// The protocol's names of mistakes.
-pub(crate) const MISTAKES: [&str; 10] = [
+pub(crate) const MISTAKES: [&str; 11] = [
     "none",
     "no-tlbi",
     "ipas2-alone",
@@ -179,6 +179,7 @@ pub(crate) const MISTAKES: [&str; 10] = [
     "no-kick",
     "no-redelivery",
     "skipped-copies",
+    "shared-frame",
 ];
 
 /// What the guest runs on.
@@ -433,6 +434,7 @@ impl Options {
                 cpus: self.host_cpus.map(|_| self.cpus),
                 pool: self.pool,
             },
+            silence: None,
         }
     }
 
