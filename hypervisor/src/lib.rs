@@ -1,7 +1,8 @@
-//! slat-hv, the reference hypervisor of slat: boots one guest behind second-level translation and reports.
+//! slat-hv, the reference hypervisor of slat: boots guests behind second-level translation and reports. On Arm and x86 it is one, which
+//! has the machine; on RISC-V they may be several, which share it.
 //!
-//! Everything a guest touches in its RAM is mapped on demand, its kernel too. The guest drives its few devices by
-//! itself, but for one serial port that is emulated. What `cargo xtask` passes in and gets out is defined in `slat-hv-protocol`.
+//! Everything a guest touches in its RAM is mapped on demand, its kernel too. A guest drives its few devices by
+//! itself, but for one serial port that is emulated; on RISC-V it has none, only firmware. What `cargo xtask` passes in and gets out is defined in `slat-hv-protocol`.
 //!
 //! **Invariants.** Assembly and `cfg(target_arch)` stand in [`arch`] only. Nothing a guest does panics, hangs or
 //! ends the hypervisor without a report: numbers from a guest are checked, and every exit has an answer.

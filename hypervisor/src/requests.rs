@@ -1,5 +1,6 @@
 //! The hypervisor's own hypercalls: SMCCC's range of vendor-specific hypervisor services, on x86 too (VMCALL or VMMCALL at
-//! privilege level 0), where RAX, RBX and RCX stand for x0, x1 and x2.
+//! privilege level 0), where RAX, RBX and RCX stand for x0, x1 and x2. On RISC-V they are an extension of SBI, with registers of its own: see
+//! [`sbi`](crate::arch::riscv64::sbi).
 //!
 //! **Buffers,** for any guest: x1 is a guest-physical address and x2 a length in bytes. On return x0 is 0 or a negative
 //! number, and x1 how many bytes were done, from the first one on; a buffer of no bytes is done wherever it is.

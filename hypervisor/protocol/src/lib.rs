@@ -350,7 +350,7 @@ pub struct Report {
     pub cache_maintenance_frames: u64,
     /// What churn did, if it ran.
     pub churn: Option<ChurnReport>,
-    /// Calls of the guest to PSCI and SMCCC.
+    /// Calls of the guest to its firmware: PSCI and SMCCC, or SBI.
     pub firmware_calls: u64,
     /// External aborts given to the guest.
     pub injected_aborts: u64,
