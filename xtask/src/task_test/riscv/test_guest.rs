@@ -67,7 +67,7 @@ pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     steps.push(step(
         slot,
         "a hostile guest beside another one, on two harts, under churn",
-        |bench, output| isolated(bench, 2, Some(Churn { seed: 1, per_exit: 1, limit: 3_000 }), output),
+        |bench, output| isolated(bench, 2, Some(Churn { seed: 1, per_exit: 1, limit: 600 }), output),
     ));
     steps.push(step(slot, "a mistake is noticed: a frame in two guests", shared_frame));
     steps
