@@ -1,15 +1,19 @@
-//! The scenario `wild`: random words as code, thousands of times over, each until the next trap.
+//! The scenario `wild`: random words as code, thousands of times over, each until the next trap, which is the timer's at the latest: most
+//! random words are jumps, and many of them go in circles.
 //!
 //! Whatever a round does to the registers and to this guest's memory, the next one begins with its own; what gets lost for good
 //! (the vector, translation) ends in a guest that goes nowhere, which is right as well.
 
 use super::boot::RECORD;
+use super::firmware::{TIME, call};
 use super::{Outcome, say};
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use slat_test_guest::{RISCV_RAM as RAM, Random};
 
 const ROUNDS: u64 = 3000;
+/// Most ticks that a round takes.
+const ROUND: u64 = 5000;
 const REGISTERS: usize = 32;
 const WORDS: usize = 16;
 
@@ -100,8 +104,10 @@ extern "C" fn prepare() -> bool {
     let [.., first, second] = code;
     *first = 0;
     *second = 0;
-    // SAFETY: makes the new code visible to fetches.
-    unsafe { asm!("fence.i", options(nostack)) };
+    let now: u64;
+    // SAFETY: makes the new code visible to fetches, and reads a clock.
+    unsafe { asm!("fence.i", "csrr {}, time", out(reg) now, options(nostack)) };
+    call(TIME, 0, [now + ROUND, 0, 0, 0, 0]);
     *round <= ROUNDS
 }
 
@@ -132,6 +138,9 @@ test_guest_wild_next:
     ld      sp, {stack}(t0)
     call    {prepare}
     beqz    a0, 9f
+    // The timer may interrupt the round.
+    li      t0, 32
+    csrw    sie, t0
     la      x31, {arena}
     .irp    number, 1,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30
     ld      x\number, 8*\number(x31)
@@ -139,6 +148,7 @@ test_guest_wild_next:
     addi    x31, x31, {code}
     // What the round writes to its stack must not hit the frame above.
     addi    sp, sp, -1024
+    csrsi   sstatus, 2
     jr      x31
 9:  la      t0, {arena}
     ld      sp, {stack}(t0)
