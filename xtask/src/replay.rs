@@ -103,6 +103,8 @@ struct Replay {
     first: u64,
     empty: u64,
     taken: Vec<bool>,
+    /// Frames with entries of tables, or with what is left of them.
+    tables: BTreeSet<u64>,
     arm: Vec<arm::Cpu>,
     x86: Vec<x86::Cpu>,
     riscv: riscv::Harts,
@@ -117,6 +119,20 @@ struct Replay {
 
 /// Repeats `recording` on the model; `progress` is told of every event.
 pub(crate) fn replay(recording: &Recording, mut progress: impl FnMut(usize)) -> Result<Outcome> {
+    replay_while(recording, |number, _| {
+        progress(number);
+        true
+    })
+}
+
+/// Whether the model finds something stale, or a frame that came back too early: repeats `recording` only until it does.
+pub(crate) fn is_stale(recording: &Recording) -> Result<bool> {
+    let is_stale = |outcome: &Outcome| outcome.stale > 0 || outcome.reachable > 0;
+    replay_while(recording, |_, outcome| !is_stale(outcome)).map(|outcome| is_stale(&outcome))
+}
+
+/// Repeats `recording` as long as `goes_on`, which is told of every event and of what was seen until then.
+fn replay_while(recording: &Recording, mut goes_on: impl FnMut(usize, &Outcome) -> bool) -> Result<Outcome> {
     let mut replay = Replay::new(recording)?;
     replay.last_uses = x86::last_uses(recording);
     let places = recording.flush_places();
@@ -124,7 +140,9 @@ pub(crate) fn replay(recording: &Recording, mut progress: impl FnMut(usize)) -> 
     for (number, (cpu, event)) in recording.events.iter().enumerate() {
         replay.number = number;
         replay.event(*cpu, *event).with_context(|| format!("event {number}, {event:x?}"))?;
-        progress(number);
+        if !goes_on(number, &replay.outcome) {
+            break;
+        }
     }
     Ok(replay.outcome)
 }
@@ -149,6 +167,7 @@ impl Replay {
             first: pool.address,
             empty: (pool.address + pool.size).next_multiple_of(EMPTY),
             taken: vec![false; usize::try_from(pool.size / PAGE)?],
+            tables: BTreeSet::new(),
             arm: vec![arm::Cpu::default(); *cpus as usize],
             x86: vec![x86::Cpu::default(); *cpus as usize],
             riscv,
@@ -170,6 +189,7 @@ impl Replay {
                 let old = self.ram.read(entry).context("the entry lies outside of the pool")?;
                 self.pointers.stored(self.mechanism, old, value);
                 self.ram.write(entry, value);
+                self.tables.insert(entry / PAGE * PAGE);
                 self.machine.stored(self.riscv.storing(cpu), entry, value);
                 self.arm[cpu].unsettled = true;
             }
@@ -182,6 +202,9 @@ impl Replay {
             Event::Take { start, count } => {
                 self.outcome.frames_taken += count;
                 self.book(start, count, true)?;
+                if !arm {
+                    self.clear_tables(start, count)?;
+                }
             }
             Event::Return { start, count } => {
                 self.outcome.frames_returned += count;
@@ -197,13 +220,7 @@ impl Replay {
             }
             Event::Zero { start, count } => {
                 let end = self.range(start, count)?.end;
-                for word in (start..end).step_by(8) {
-                    let old = self.ram.read(word).unwrap_or(0);
-                    if old != 0 {
-                        self.pointers.stored(self.mechanism, old, 0);
-                        self.ram.write(word, 0);
-                    }
-                }
+                self.clear(start..end);
                 self.machine.host_wrote(start..end);
             }
             Event::Clean { start, count } if arm => {
@@ -224,6 +241,28 @@ impl Replay {
         }
         for report in self.machine.take_reports() {
             self.find(Finding::Report(report));
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, range: std::ops::Range<u64>) {
+        for word in range.step_by(8) {
+            let old = self.ram.read(word).unwrap_or(0);
+            if old != 0 {
+                self.pointers.stored(self.mechanism, old, 0);
+                self.ram.write(word, 0);
+            }
+        }
+    }
+
+    /// Frames that were tables have been taken again. Before one becomes a table once more the library zeroes it, which is not
+    /// recorded: nothing points there yet.
+    fn clear_tables(&mut self, start: u64, count: u64) -> Result<()> {
+        let range = self.range(start, count)?;
+        while let Some(frame) = self.tables.range(range.clone()).next().copied() {
+            self.tables.remove(&frame);
+            self.clear(frame..frame + PAGE);
+            self.machine.host_wrote(frame..frame + PAGE);
         }
         Ok(())
     }

@@ -318,8 +318,8 @@ impl<P: Platform> Driver<'_, P> {
         if answered {
             self.walks(gpa, access)?;
         }
-        if rules.fences_new_entries && matches!(answer, Ok(FaultOutcome::Populated(_))) {
-            self.goes_on(gpa, access)?;
+        if let (true, Ok(FaultOutcome::Populated(size))) = (rules.fences_new_entries, &answer) {
+            self.goes_on(gpa, access, *size)?;
         }
         if let (Ok(FaultOutcome::Populated(_)), Some(Page { backing: Backing::Alloc { around, .. }, .. })) =
             (&answer, spec)
@@ -342,10 +342,12 @@ impl<P: Platform> Driver<'_, P> {
         Ok(())
     }
 
-    /// Where the CPU that faulted forgets at once what was invalid, it does not fault again.
-    fn goes_on(&self, gpa: u64, access: MappingFlags) -> Result<(), Violation> {
+    /// Where the CPU that faulted forgets at once what was invalid, it does not fault again, unless for an entry above that
+    /// became valid earlier, by other hands.
+    fn goes_on(&self, gpa: u64, access: MappingFlags, size: LeafSize) -> Result<(), Violation> {
         let outcomes = self.host.possible(self.host.cpu.get(), gpa, model_access(access));
-        let again = outcomes.into_iter().find_map(|outcome| outcome.result.err());
+        let faults = outcomes.into_iter().filter_map(|outcome| outcome.result.err());
+        let again = faults.into_iter().find(|fault| fault.level <= size.level());
         ensure(again.is_none(), Check::Progress, || format!("{again:?} although the entry was fenced"))
     }
 

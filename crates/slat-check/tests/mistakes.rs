@@ -45,7 +45,7 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::FenceByAddress | Mistake::FenceByAddressForTables => {
             (&[GSTAGE, EAGER, MARKS_BY_FAULT], &[Freed, Progress])
         }
-        Mistake::RemoteAddressShifted => (&[GSTAGE, EAGER, SVADU], &[Freed, Stale]),
+        Mistake::RemoteAddressShifted => (&[GSTAGE, EAGER, SVADU], &[Freed, Stale, Store]),
         Mistake::StoresUnordered | Mistake::InvalidationsUnordered => (&[EAGER], &[Freed, Stale]),
         Mistake::MarksLeftToTheHart => (&[MARKS_BY_FAULT], &[Progress]),
         Mistake::NewEntryUnfenced => (&[EAGER], &[Progress]),

@@ -130,7 +130,13 @@ fn live<P: Platform + Format>(platform: P, seed: u64, forgets: bool) -> (Option<
             if let Some(complaint) = foreign(hal, cpu, &spaces[guest]) {
                 return (Some(complaint), hal.flushes.get());
             }
-            let _ = hal.host.machine.borrow_mut().access(cpu, random.below(PAGES) * PAGE_SIZE, Access::WRITE);
+            let gpa = random.below(PAGES) * PAGE_SIZE;
+            let refused = hal.host.machine.borrow_mut().access(cpu, gpa, Access::WRITE).is_err();
+            if refused {
+                hal.host.begin(cpu);
+                let answered = spaces[guest].handle_page_fault(GuestPhysAddr::new(gpa), MappingFlags::WRITE);
+                answered.expect("every page is there");
+            }
         }
     }
     (None, hal.flushes.get())

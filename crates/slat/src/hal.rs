@@ -100,7 +100,8 @@ pub unsafe trait Hal {
     /// stores to the table and before any frame is reused.
     ///
     /// The default executes the native sequence. On Arm that reaches all CPUs of the inner shareable domain by
-    /// itself; on x86 and RISC-V it reaches only this one, and a host with more CPUs sends it to the others too.
+    /// itself; on x86 and RISC-V it reaches only this one, and a host with more CPUs sends it to the others too (RISC-V:
+    /// [`remote_fences`](crate::format::gstage::remote_fences) to a [`HartSet`](crate::tlb::HartSet)).
     /// AMD has no instruction for it at all: there the host must override this, to set TLB_CONTROL at the next VMRUN
     /// of each CPU, and the default panics.
     fn invalidate(&self, invalidation: &Invalidation<'_>) {
@@ -108,7 +109,8 @@ pub unsafe trait Hal {
     }
 
     /// Cache maintenance of frames that go to the guest or come back from it. The default executes the native
-    /// instructions on the frames.
+    /// instructions on the frames. On RISC-V that is FENCE.I, which reaches only this hart: a host with more sends it to
+    /// the others too ([`REMOTE_FENCE_I`](crate::format::gstage::REMOTE_FENCE_I)), at once or before each enters the guest.
     fn maintain_cache(&self, maintenance: &CacheMaintenance) {
         isa::maintain_cache(self.phys_to_virt(maintenance.start), maintenance.bytes(), maintenance.actions);
     }

@@ -148,6 +148,8 @@ pub enum Mistake {
     NoRedelivery,
     /// On x86: of the pages that churn moves, one in 50 is not copied.
     SkippedCopies,
+    /// With several guests: one page of the first is mapped by the second one, too.
+    SharedFrame,
 }
 
 /// Random unmapping, moving and write-protecting of guest pages while the guest runs.

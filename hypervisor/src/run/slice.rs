@@ -5,14 +5,14 @@
 //! the frames of another one that ends are still on their way back, or came back since it asked: it gives up its slice and asks
 //! again. So of several guests that run out at the same moment one ends, and nobody else is touched.
 
-use super::{Machine, Outcome, Stop};
+use super::{Machine, Outcome, RAM, Stop};
 use crate::cpus::Enter;
 use crate::pool::Host;
 use crate::vcpu::Vcpu;
 use alloc::format;
 use alloc::string::{String, ToString};
 use slat::format::Format;
-use slat::{AddrSpace, GuestPhysAddr};
+use slat::{AddrSpace, GuestPhysAddr, PAGE_SIZE};
 use slat_hv_protocol::End;
 use spin::Mutex;
 
@@ -49,6 +49,24 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     #[must_use]
     pub fn sharing(self, number: u32, reclaim: &'a Reclaim) -> Self {
         Self { number: Some(number), reclaim: Some(reclaim), ..self }
+    }
+
+    /// The mistake of [`Mistake::SharedFrame`](slat_hv_protocol::Mistake::SharedFrame): the page at `gpa` of this guest is the one of
+    /// `other` there, too.
+    ///
+    /// # Errors
+    /// One line if the page is not in the RAM of both.
+    pub fn share_page_with(&self, other: &Self, gpa: u64) -> Result<(), String> {
+        let gpa = GuestPhysAddr::new(gpa);
+        let failed = |error: &dyn core::fmt::Display| format!("a page cannot be shared: {error}");
+        let own = self.space.read();
+        let own = own.as_ref().ok_or("the guest has ended")?;
+        own.populate(gpa, PAGE_SIZE).map_err(|error| failed(&error))?;
+        let hpa = own.translate(gpa).ok_or("the page is not there")?;
+        let mut space = other.space.write();
+        let space = space.as_mut().ok_or("the other guest has ended")?;
+        space.unmap(gpa, PAGE_SIZE).map_err(|error| failed(&error))?;
+        space.map_linear(gpa, hpa, PAGE_SIZE, RAM).map_err(|error| failed(&error))
     }
 
     /// On any hart: runs vCPU `cpu` until its time is over or it has nothing to do; nothing of the guest is loaded then. The CPUs are

@@ -2,8 +2,11 @@
 
 #![no_std]
 
-/// Guest-physical address of the first byte of RAM.
+/// Guest-physical address of the first byte of RAM on AArch64.
 pub const RAM: u64 = 0x4000_0000;
+
+/// The same on RISC-V.
+pub const RISCV_RAM: u64 = 0x8000_0000;
 
 /// A magic number, then the size of the whole: the first 8 bytes of a device tree.
 const DEVICE_TREE_MAGIC: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
@@ -24,14 +27,14 @@ pub fn word_after<'a>(device_tree: &'a [u8], key: &[u8]) -> Option<&'a str> {
     core::str::from_utf8(rest.get(..end)?).ok()
 }
 
-/// Bytes of RAM: the number that follows RAM's address in the memory node.
+/// Bytes of RAM, which begins at `ram`: the number that follows this address in the memory node.
 #[must_use]
-pub fn memory_size(device_tree: &[u8]) -> Option<u64> {
+pub fn memory_size(device_tree: &[u8], ram: u64) -> Option<u64> {
     // Cells of a device tree are big-endian and aligned to 4 bytes.
     device_tree.windows(16).step_by(4).find_map(|window| {
         let (address, rest) = window.split_first_chunk::<8>()?;
         let size = u64::from_be_bytes(*rest.first_chunk::<8>()?);
-        (u64::from_be_bytes(*address) == RAM && size != 0).then_some(size)
+        (u64::from_be_bytes(*address) == ram && size != 0).then_some(size)
     })
 }
 

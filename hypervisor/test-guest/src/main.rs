@@ -37,15 +37,28 @@
 //! | `hostile-buffer` | hypercalls about buffers in holes, devices, read-only pages, around the end of everything, and by chance: checks each answer. `contrary=N`: the N-th comparison, of these three, expects something wrong | power-off, all answered |
 //! | `no-vector`       | VBAR in a hole, then a fault (`on_fault=inject`)                | no end: the guest loops; a time-out is right, and so is an end by the hypervisor |
 //! | `wild`            | executes random words 5000 times over, each until the next exception; `seed=N` in the command line | anything but a failure of the hypervisor; a time-out is right |
+//!
+//! On RISC-V there are `ok`, `touch-all`, `reset`, `hole` (0x10000000), `hole-write`, `too-wide` (`gpa_bits` 41), `walk-hole` and `wild`
+//! as above, `inject` with access faults, and
+//!
+//! | scenario          | what it does                                                    | must end with |
+//! |-------------------|-----------------------------------------------------------------|---------------|
+//! | `sbi`             | calls of every extension, unknown ones, harts that do not exist, wild buffers: checks each answer | power-off |
+//! | `hypervisor-instructions` | executes what HS-mode alone may: an illegal instruction each time | power-off |
+//! | `isolation`       | several guests (`on_fault=inject`): guest 0 sums its memory up in `rounds=N` rounds and changes it; the others write to each address that is not theirs, wide and unaligned ones too, and to all that is | power-off of each; as many accesses refused as they count |
 
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
 
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
 mod aarch64;
+#[cfg(all(target_os = "none", target_arch = "riscv64"))]
+mod riscv64;
 
 #[cfg(not(target_os = "none"))]
 fn main() -> std::process::ExitCode {
-    eprintln!("slat-test-guest runs as a guest of slat-hv: build it for aarch64-unknown-none-softfloat");
+    eprintln!(
+        "slat-test-guest runs as a guest of slat-hv: build it for aarch64-unknown-none-softfloat or riscv64imac-unknown-none-elf"
+    );
     std::process::ExitCode::from(2)
 }

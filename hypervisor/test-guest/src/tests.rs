@@ -21,6 +21,7 @@ fn memory_is_found_at_a_cell_boundary() {
     tree[20..28].copy_from_slice(&RAM.to_be_bytes());
     tree[28..36].copy_from_slice(&(128_u64 << 20).to_be_bytes());
     tree[16..20].copy_from_slice(&[0; 4]);
-    assert_eq!(memory_size(&tree[16..]), Some(128 << 20));
-    assert_eq!(memory_size(&[]), None);
+    assert_eq!(memory_size(&tree[16..], RAM), Some(128 << 20));
+    assert_eq!(memory_size(&tree[16..], RISCV_RAM), None);
+    assert_eq!(memory_size(&[], RAM), None);
 }

@@ -93,6 +93,8 @@ pub(crate) struct Choices {
     /// Whether the run is recorded.
     pub(crate) record: bool,
     pub(crate) sharing: Sharing,
+    /// How long nothing may be printed before the run counts as one that has no end.
+    pub(crate) silence: Option<Duration>,
 }
 
 /// How the emulator ended.
@@ -107,6 +109,8 @@ pub(crate) enum Ending {
     Enough,
     /// Killed after so many seconds.
     TimedOut(u64),
+    /// Killed when nothing had been printed for so many seconds.
+    Silent(u64),
     /// Killed because the user asked for it.
     Interrupted,
 }
@@ -176,7 +180,13 @@ pub(crate) fn under_slat(
         until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
         until_console: (guest.goal == Goal::Prompt).then(|| PROMPT.to_owned()),
     };
-    let what = Watched { guests, own: guest.sha256.is_some(), stop_at_init: false, timeout };
+    let what = Watched {
+        guests,
+        own: guest.sha256.is_some(),
+        stop_at_init: false,
+        timeout,
+        silence: choices.silence,
+    };
     hypervisor_run(machine, hypervisor, &params, &layout, (Some(&guest.kernel), initrd), &what, screen)
 }
 
@@ -214,7 +224,7 @@ pub(crate) fn unit_guests(
         until_screen: None,
         until_console: None,
     };
-    let what = Watched { guests: 1, own: false, stop_at_init: false, timeout };
+    let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None };
     hypervisor_run(machine, hypervisor, &params, &layout, (None, None), &what, screen)
 }
 
@@ -267,7 +277,7 @@ pub(crate) fn natively(
     let mut prepared = machine.native(&files, guest.memory, &guest.bootargs)?;
     let own = guest.sha256.is_some();
     // Somebody else's user space may run for ever, and nothing after its start is of interest.
-    let what = Watched { guests: 1, own, stop_at_init: !own, timeout };
+    let what = Watched { guests: 1, own, stop_at_init: !own, timeout, silence: None };
     watch(&mut prepared, &random::nonce(), &what, screen)
 }
 
@@ -285,13 +295,15 @@ struct Watched {
     /// Whether nothing after the start of user space is of interest.
     stop_at_init: bool,
     timeout: Duration,
+    /// How long nothing may be printed.
+    silence: Option<Duration>,
 }
 
 /// Runs the emulator, shows the guest's console on `screen` and takes down what matters.
 fn watch(
     prepared: &mut Prepared,
     nonce: &str,
-    &Watched { guests, own, stop_at_init, timeout }: &Watched,
+    &Watched { guests, own, stop_at_init, timeout, silence }: &Watched,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
     let command = &mut prepared.command;
@@ -305,9 +317,11 @@ fn watch(
     let mut observer = Observer { begin, own, seen: Observed::of(guests) };
     let mut console = Console::new(nonce);
     let mut deadline = begin + timeout;
+    let mut heard = begin;
     let ending = loop {
         let finished = match chunks.recv_timeout(process::TICK) {
             Ok(chunk) => {
+                heard = Instant::now();
                 observer.take(console.push(&chunk), screen)?;
                 false
             }
@@ -325,6 +339,9 @@ fn watch(
             deadline = Instant::now() + GRACE;
         } else if Instant::now() >= deadline {
             break Some(if seen.is_over() { Ending::Enough } else { Ending::TimedOut(timeout.as_secs()) });
+        } else if let Some(silence) = silence.filter(|silence| !seen.is_over() && heard.elapsed() >= *silence)
+        {
+            break Some(Ending::Silent(silence.as_secs()));
         }
     };
     observer.take(console.finish(), screen)?;

@@ -70,7 +70,7 @@ pub(crate) fn natively(guest: &Guest, seen: &Observed) -> Result<(), String> {
             Some(printed) => user_space(guest, printed),
             None => Err("the guest printed nothing".to_owned()),
         },
-        Ending::Exited { success: false } | Ending::TimedOut(_) => Err(no_report(seen)),
+        Ending::Exited { success: false } | Ending::TimedOut(_) | Ending::Silent(_) => Err(no_report(seen)),
     }
 }
 
@@ -88,6 +88,7 @@ fn no_report(seen: &Observed) -> String {
     };
     match seen.ending {
         Ending::TimedOut(seconds) => format!("no end after {seconds} s{context}"),
+        Ending::Silent(seconds) => format!("nothing new for {seconds} s{context}"),
         _ => format!("the emulator ended without a report{context}"),
     }
 }

@@ -112,7 +112,7 @@ impl Harts {
 
 /// What the harts of the machine are.
 pub(super) fn mmu(started: &Started) -> Mmu {
-    let has = |feature: &str| started.features.iter().any(|found| found == feature);
+    let has = |feature: &str| started.features.iter().any(|found| found.eq_ignore_ascii_case(feature));
     Mmu::Gstage(Gstage { pbmte: has("Svpbmt"), svnapot: has("Svnapot"), ..Gstage::default() })
 }
 

@@ -331,7 +331,8 @@ impl Replay {
     fn would_be_stale(&self, cpu: usize) -> bool {
         let Cpu { loaded: Some((register, tag)), unsettled, owed, .. } = &self.x86[cpu] else { return false };
         let owed = owed.get(&self.told_apart_by(*register, *tag));
-        let changed = owed.map(|owed| &owed.changed).into_iter().flatten().chain(unsettled);
+        let everything = owed.filter(|owed| owed.everything).map(|_| &(0, u64::MAX));
+        let changed = owed.map(|owed| &owed.changed).into_iter().flatten().chain(unsettled).chain(everything);
         changed.copied().any(|(start, end)| !self.machine.stale_within(cpu, start..end).is_empty())
     }
 

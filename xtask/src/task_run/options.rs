@@ -168,7 +168,7 @@ pub(crate) struct Options {
 }
 
 /// The protocol's names of mistakes.
-pub(crate) const MISTAKES: [&str; 10] = [
+pub(crate) const MISTAKES: [&str; 11] = [
     "none",
     "no-tlbi",
     "ipas2-alone",
@@ -179,6 +179,7 @@ pub(crate) const MISTAKES: [&str; 10] = [
     "no-kick",
     "no-redelivery",
     "skipped-copies",
+    "shared-frame",
 ];
 
 /// What the guest runs on.
@@ -433,6 +434,7 @@ impl Options {
                 cpus: self.host_cpus.map(|_| self.cpus),
                 pool: self.pool,
             },
+            silence: None,
         }
     }
 
@@ -473,11 +475,17 @@ pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) ->
 }
 
 /// A warning where the guest starts but will hardly get far.
-pub(crate) fn tight_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Option<String> {
+pub(crate) fn tight_memory(
+    platform: Platform,
+    image: &Image,
+    initrd: Option<&Path>,
+    memory: u64,
+) -> Option<String> {
     if image.program != Program::Linux {
         return None;
     }
-    let comfortable = layout::comfortable_memory(image.memory, file_size(initrd));
+    let comfortable =
+        layout::comfortable_memory(image.memory, file_size(initrd), platform.kernel_takes_at_once());
     (memory < comfortable).then(|| {
         format!("{} may be too little for this guest; {} should do", size(memory), size(comfortable))
     })

@@ -1,12 +1,14 @@
-//! The tests that boot guests on RISC-V, in QEMU: the unit guests, Linux alone and several times at once, U-Boot.
+//! The tests that boot guests on RISC-V, in QEMU: the unit guests, the guest that misbehaves, Linux alone and several times at once,
+//! U-Boot.
 
 mod boots;
 mod several;
+mod test_guest;
 mod units;
 
 use super::Context;
-use super::linux;
 use super::step::{Board, Outcome, Step};
+use super::{flat, linux};
 use crate::boot::machine::Pace;
 use crate::boot::session::{self, Choices, Observed};
 use crate::guests::cache::{Cache, Kernel};
@@ -28,6 +30,8 @@ struct Bench {
     /// The hypervisor with its unit guests.
     with_units: PathBuf,
     u_boot: PathBuf,
+    /// The flat binary of the guest that misbehaves.
+    test_guest: PathBuf,
     /// Holds the files that were made.
     _directory: TempDir,
 }
@@ -54,6 +58,7 @@ pub(crate) fn suite(filter: &str) -> Suite {
     let mut steps = units::steps(&slot);
     steps.extend(boots::steps(&slot));
     steps.extend(several::steps(&slot));
+    steps.extend(test_guest::steps(&slot));
     steps.retain(|step| step.name().contains(filter));
     Suite { slot, steps }
 }
@@ -97,8 +102,13 @@ fn build(context: &Context, equipment: &Equipment, u_boot: PathBuf) -> Result<Be
     };
     let with_units = build(&["unit-guests"], "slat-hv-with-units")?;
     let hypervisor = build(&[], "slat-hv")?;
+    let package = ("slat-test-guest", &[][..]);
+    let elf = equipment.toolchain.build(host, workspace, PLATFORM.target(), package)?;
+    let elf = fs::read(elf).context("cannot read the test guest")?;
+    let test_guest = directory.path().join("test-guest");
+    fs::write(&test_guest, flat::flatten(&elf)?).context("cannot write the test guest")?;
     let linux = linux::Bench::new(PLATFORM, equipment, hypervisor, directory.path())?;
-    Ok(Bench { linux, with_units, u_boot, _directory: directory })
+    Ok(Bench { linux, with_units, u_boot, test_guest, _directory: directory })
 }
 
 /// A step that needs the bench.

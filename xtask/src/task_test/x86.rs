@@ -201,7 +201,7 @@ impl Bench {
     /// Runs the unit guests with these names.
     fn units(
         &self,
-        cpu: &str,
+        (cpu, cpus): (&str, u32),
         names: &[&str],
         choices: &Choices,
         patience: Duration,
@@ -209,7 +209,7 @@ impl Bench {
     ) -> Result<Observed> {
         // In QEMU time goes by instructions only where one CPU waits for the other.
         let pace = if self.platform == Platform::Intel { Pace::Waiting } else { Pace::Usual };
-        let machine = self.machine(cpu, 2, pace);
+        let machine = self.machine(cpu, cpus, pace);
         let mut screen = Vec::new();
         let seen = session::unit_guests(&machine, &self.with_units, names, choices, patience, &mut screen);
         take_down(seen, &screen, output)

@@ -14,6 +14,8 @@ use slat::{AddrSpace, HostPhysAddr, MappingFlags, PAGE_SIZE};
 /// Pages with tables, the first of all; the last two of them are read-only at the second level.
 const TABLES: u64 = 10;
 const READ_ONLY: u64 = 8;
+/// The table that the guest has only read, where that is told.
+const UNWRITTEN: u64 = 7;
 const LAZY: u64 = 10;
 /// Nothing is mapped in pages 12 and 13.
 const TRAP: u64 = 14;
@@ -50,7 +52,21 @@ impl<'h, P: Platform> Memory<'h, P> {
         space.map_trap(page(TRAP), 2 * PAGE_SIZE, DeviceId(1)).map_err(|error| failed(&error))?;
         let elsewhere = HostPhysAddr::new(0x20_0000_0000);
         space.map_linear(page(LINEAR), elsewhere, PAGE_SIZE, all).map_err(|error| failed(&error))?;
-        Ok(Self { host, space })
+        let memory = Self { host, space };
+        if host.platform().marks_by_fault() {
+            memory.leave_marks();
+        }
+        Ok(memory)
+    }
+
+    /// As a guest that has used its pages by faults: written where it may, but for one table and one page of data.
+    fn leave_marks(&self) {
+        let (read, write, execute) = (MappingFlags::READ, MappingFlags::WRITE, MappingFlags::EXECUTE);
+        for n in (0..PAGES).filter(|n| self.space.translate(page(*n)).is_some()) {
+            let unwritten = n == UNWRITTEN || n == DATA;
+            let accesses = if unwritten { &[read][..] } else { &[write, read, execute] };
+            let _ = accesses.iter().find(|access| self.space.handle_page_fault(page(n), **access).is_ok());
+        }
     }
 
     pub(super) fn is_trap(&self, gpa: u64) -> bool {

@@ -57,7 +57,7 @@ impl Machine {
                     let result = regime.result(gpa, entry.level, End::Leaf(leaf), access);
                     let outcome = Outcome { result, source };
                     let range = (entry.base, entry.size, entry.source);
-                    found.push(Candidate { outcome, walked: None, leaf: range, dirty: leaf.set_dirty == 0 });
+                    found.push(Candidate { outcome, walked: None, leaf: range, dirty: leaf.is_dirty() });
                 }
                 What::Invalid(kind) => {
                     let result = regime.result(gpa, entry.level, End::Fault(kind), access);
@@ -117,7 +117,7 @@ impl Machine {
                 }
                 self.keep(cpu, gpa, &path, order);
                 if let End::Leaf(leaf) = path.end {
-                    dirty = leaf.set_dirty == 0;
+                    dirty = leaf.is_dirty();
                 }
             }
             let (base, size, source) = candidate.leaf;
@@ -224,9 +224,7 @@ impl Machine {
 fn walked(regime: &Regime, path: Path, order: Order, gpa: u64, access: Access, source: Source) -> Candidate {
     let outcome = Outcome { result: regime.result(gpa, path.level, path.end, access), source };
     let (leaf, dirty) = match (path.end, path.last) {
-        (End::Leaf(leaf), Some((entry, _))) => {
-            ((gpa & !(leaf.size - 1), leaf.size, entry), leaf.set_dirty == 0)
-        }
+        (End::Leaf(leaf), Some((entry, _))) => ((gpa & !(leaf.size - 1), leaf.size, entry), leaf.is_dirty()),
         _ => ((0, 0, 0), false),
     };
     Candidate { outcome, walked: Some((path, order)), leaf, dirty }

@@ -74,6 +74,13 @@ pub(crate) struct Leaf {
     pub(crate) store_faults: bool,
 }
 
+impl Leaf {
+    /// Whether a store finds its dirty flag as it needs it: what is combined with another stage keeps that in mind.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.set_dirty == 0 && !self.store_faults
+    }
+}
+
 /// What one entry means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decoded {

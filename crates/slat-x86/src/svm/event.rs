@@ -44,6 +44,11 @@ impl Delivery {
         }
     }
 
+    /// Whether it is an exception that the CPU itself only raises for an instruction: INT3 or INTO.
+    const fn looks_like_software(self) -> bool {
+        self.info & TYPE == EXCEPTION && matches!(self.info & VECTOR, 3 | 4)
+    }
+
     /// Whether it is vector 1.
     pub(super) const fn is_debug(self) -> bool {
         self.info & (TYPE | VECTOR) == EXCEPTION | 1
@@ -72,8 +77,12 @@ pub(super) fn interrupted(info: u64, injected: Option<Event>) -> Option<Interrup
     if info & VALID == 0 {
         return None;
     }
-    let software = injected.filter(|event| Delivery::of(*event).length != 0);
-    if let Some(event) = software.filter(|event| Delivery::of(*event).is_named(info)) {
+    // Of a breakpoint or overflow exception that was injected there is no instruction either.
+    let without_instruction = injected.filter(|event| {
+        let delivery = Delivery::of(*event);
+        delivery.is_named(info) && (delivery.length != 0 || delivery.looks_like_software())
+    });
+    if let Some(event) = without_instruction {
         return Some(Interrupted { event, again: true });
     }
     let vector = info as u8;

@@ -76,6 +76,12 @@ impl Pending {
         self.queue.take_shutdown()
     }
 
+    /// Whether the window that the hypervisor asked for is open already, and nothing goes before. The CPU has no such window.
+    pub(super) fn is_nmi_window_open(&self) -> bool {
+        let nothing_waits = !self.queue.is_occupied() && !self.queue.waits_for_nmis();
+        self.nmi_window && self.blocking == NmiBlocking::Open && nothing_waits
+    }
+
     /// The event whose delivery the last exit interrupted, which is not delivered again.
     pub(super) fn take_interrupted(&mut self) -> Option<Event> {
         let event = self.interrupted.take()?;
@@ -97,7 +103,8 @@ impl Pending {
             delivery: self.injected.map(Delivery::of),
             wanted: Wanted {
                 interrupt_window: self.interrupt_window || self.queue.waits_for_interrupts() || postponed,
-                iret: blocked && (nmi_waits || self.nmi_window) || postponed,
+                // Also where no NMI waits yet: the next one has to know whether the guest is still in the handler.
+                iret: blocked || postponed,
                 step: matches!(self.blocking, NmiBlocking::Stepping(_)),
             },
         }

@@ -8,7 +8,7 @@ use super::exit::{Decoded, Record, code, decode};
 use super::flush::{self, TlbControl};
 use super::intercepts;
 use super::pending::{NmiBlocking, Step};
-use super::vcpu::{LastEntry, RFLAGS_TF, SvmVcpu};
+use super::vcpu::{LastEntry, RFLAGS_TF, SINGLE_STEP, SvmVcpu};
 use super::vmcb::fields;
 use crate::event::Event;
 use crate::exit::Exit;
@@ -23,8 +23,6 @@ const V_IRQ: u64 = 1 << 8;
 const V_INTR_PRIO: u64 = 0xf << 16;
 const V_IGN_TPR: u64 = 1 << 20;
 const V_INTR_MASKING: u64 = 1 << 24;
-/// DR6.BS.
-const SINGLE_STEP: u64 = 1 << 14;
 
 impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
     /// Enters the guest until it leaves for something that is the hypervisor's.
@@ -37,6 +35,9 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         }
         if self.pending.take_shutdown() {
             return Ok(Exit::Shutdown);
+        }
+        if self.pending.is_nmi_window_open() && !self.is_in_shadow() {
+            return Ok(Exit::NmiWindow);
         }
         loop {
             self.prepare(cpu)?;

@@ -34,6 +34,8 @@ const RFLAGS_RF: u64 = 1 << 16;
 const RFLAGS_VM: u64 = 1 << 17;
 const RFLAGS_AC: u64 = 1 << 18;
 const DR6_RESET: u64 = 0xffff_0ff0;
+/// DR6.BS.
+pub(super) const SINGLE_STEP: u64 = 1 << 14;
 /// NP_ENABLE.
 const NESTED_PAGING: u64 = 1 << 0;
 /// L, in the rights of a code segment.
@@ -254,9 +256,14 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> SvmVcpu<H, T, I> {
         self.bound.filter(|binding| self.cpus.is_bound_here(*binding, self.instructions.save_area()))
     }
 
+    /// Whether the guest is in the shadow of STI or MOV SS.
+    pub(super) fn is_in_shadow(&self) -> bool {
+        self.vmcb.get(fields::INTERRUPT_SHADOW) & 1 != 0
+    }
+
     /// Whether the guest's own state lets it take an external interrupt.
     pub(super) fn is_interruptible(&self) -> bool {
-        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && self.vmcb.get(fields::INTERRUPT_SHADOW) & 1 == 0
+        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && !self.is_in_shadow()
     }
 }
 
@@ -374,6 +381,12 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
             self.vmcb.set(fields::INTERRUPT_SHADOW, 0);
             let flags = self.vmcb.get(fields::RFLAGS);
             self.vmcb.set(fields::RFLAGS, flags & !RFLAGS_RF);
+            if flags & RFLAGS_TF != 0 {
+                // A guest that steps is told that the instruction is over.
+                self.vmcb.set(fields::DR6, self.vmcb.get(fields::DR6) | SINGLE_STEP);
+                let protected = self.vmcb.get(fields::CR0) & CR0_PE != 0;
+                self.pending.add(Event::Exception { vector: 1, error_code: None }, protected);
+            }
             // Done once.
             self.last = Record { code: code::INVALID, ..self.last };
         }

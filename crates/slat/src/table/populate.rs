@@ -122,7 +122,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             return false;
         }
         frame.into_raw();
-        self.publish_leaf(gpa, access, false);
+        self.publish_leaf(gpa, access, true);
         true
     }
 
@@ -147,13 +147,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         if self.format.marks_by_fault() && !access.is_empty() { self.access_marks(access) } else { 0 }
     }
 
-    /// What follows when the leaf of `gpa` became valid in the answer to an `access` (of no kind: ahead of any), and
-    /// whether by a new table.
+    /// What follows when the leaf of `gpa` became valid in the answer to an `access` (of no kind: ahead of any). `page` says
+    /// that it is a 4 KiB leaf in a table that was there: of an invalid entry above, nobody says that an address reaches it.
     #[inline(always)]
-    fn publish_leaf(&self, gpa: GuestPhysAddr, access: MappingFlags, by_table: bool) {
+    fn publish_leaf(&self, gpa: GuestPhysAddr, access: MappingFlags, page: bool) {
         self.hal.publish();
         if self.format.fences_new_entries() && !access.is_empty() {
-            if by_table { self.invalidate_space_locally() } else { self.invalidate_locally(gpa) }
+            if page { self.invalidate_locally(gpa) } else { self.invalidate_space_locally() }
         }
     }
 
@@ -212,7 +212,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             };
             if done {
                 S::keep(frames);
-                self.publish_leaf(gpa, access, level != slot.level);
+                self.publish_leaf(gpa, access, slot.level == 0);
                 return Ok(Populated::New(Self::leaf_size(level)));
             }
             ready = Some((level, frames, leaf));

@@ -22,7 +22,7 @@ const STATISTICS_BEGIN: [u8; 8] = *b"exits   ";
 
 /// Scenario `hostile-buffer`.
 pub(super) fn run(device_tree: &[u8]) -> Outcome {
-    let end = RAM + memory_size(device_tree).ok_or("no memory node")?;
+    let end = RAM + memory_size(device_tree, RAM).ok_or("no memory node")?;
     good_ones()?;
     bad_ones(end)?;
     refused_pages()?;

@@ -74,7 +74,7 @@ fn must_not_return(access: impl FnOnce()) -> Outcome {
 }
 
 fn touch_all(device_tree: &[u8]) -> Outcome {
-    let size = memory_size(device_tree).ok_or("no memory node")?;
+    let size = memory_size(device_tree, RAM).ok_or("no memory node")?;
     for page in (RAM..RAM + size).step_by(4096) {
         // SAFETY: a word of RAM is written with what it holds: nothing changes, but each page is written to.
         unsafe { asm!("ldr {0}, [{1}]", "str {0}, [{1}]", out(reg) _, in(reg) page, options(nostack)) };

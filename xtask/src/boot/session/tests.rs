@@ -11,13 +11,16 @@ fn watch_script(script: &str, own: bool, timeout: Duration) -> (Observed, String
 
 /// As [`watch_script`], of so many guests.
 fn watch_guests(script: &str, guests: u32, own: bool, timeout: Duration) -> (Observed, String) {
+    watch_as(script, &Watched { guests, own, stop_at_init: !own, timeout, silence: None })
+}
+
+fn watch_as(script: &str, what: &Watched) -> (Observed, String) {
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
     let complaint: fn(&str) -> &str = |text| text.lines().next().unwrap_or_default();
     let mut prepared = Prepared { command, recording: None, complaint };
-    let what = Watched { guests, own, stop_at_init: !own, timeout };
     let mut screen = Vec::new();
-    let observed = watch(&mut prepared, "nonce", &what, &mut screen).unwrap();
+    let observed = watch(&mut prepared, "nonce", what, &mut screen).unwrap();
     (observed, String::from_utf8(screen).unwrap())
 }
 
@@ -68,6 +71,19 @@ fn a_hanging_emulator_is_killed() {
     assert_eq!(seen.ending, Ending::TimedOut(1));
     assert_eq!(seen.last_line, "stuck");
     assert!(begin.elapsed() < LONG);
+}
+
+#[test]
+fn one_that_prints_nothing_any_more_is_killed_before() {
+    let quiet = |script: &str| {
+        let silence = Some(Duration::from_millis(1500));
+        let what = Watched { guests: 1, own: true, stop_at_init: false, timeout: LONG, silence };
+        watch_as(script, &what).0
+    };
+    let seen = quiet("echo stuck; exec sleep 60");
+    assert_eq!((seen.ending, &*seen.last_line), (Ending::Silent(1), "stuck"));
+    let seen = quiet("for i in 1 2 3 4; do echo $i; sleep 0.7; done");
+    assert_eq!((seen.ending, &*seen.last_line), (Ending::Exited { success: true }, "4"));
 }
 
 #[test]

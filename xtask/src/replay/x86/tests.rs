@@ -318,6 +318,40 @@ fn a_table_that_went_back_is_not_walked() {
 }
 
 /// Another space whose page 0 is page 1 of the pool.
+/// Space after space in the same frames: what is left in them is neither mapped nor remembered.
+#[test]
+fn a_table_that_was_taken_again_is_empty() {
+    for vendor in [Intel, Amd] {
+        let again = |enter: Vec<Event>| {
+            [
+                vendor.start(),
+                vec![Event::Return { start: POOL, count: 6 }, Event::Take { start: POOL, count: 6 }],
+                vec![
+                    store(LEVEL_0 + 16, vendor.page(PAGE_1)),
+                    store(LEVEL_1, vendor.table(LEVEL_0)),
+                    store(LEVEL_2, vendor.table(LEVEL_1)),
+                    store(POOL, vendor.table(LEVEL_2)),
+                ],
+                vendor.load(POOL, 1),
+                enter,
+                vec![Event::Exit, Event::Fault { gpa: 0, access: 1 }],
+            ]
+            .concat()
+            .into_iter()
+            .map(|event| (0, event))
+            .collect()
+        };
+        let outcome = |enter| outcome_with(vendor.started(), 1, again(enter)).expect("sense");
+        let right = outcome(vendor.flush_and_enter());
+        assert_eq!((right.found, right.faults, right.frames_taken), (0, 2, 12), "{right:?}");
+        let wrong = outcome(vendor.enter());
+        assert!(wrong.found > 0 && (wrong.stale > 0 || wrong.reachable > 0), "{vendor:?}: {wrong:?}");
+        if vendor == Intel {
+            assert_eq!(right.needed, [1], "the root was one of the frames");
+        }
+    }
+}
+
 fn other_space(vendor: Vendor, root: u64) -> Vec<Event> {
     let mut events = take(OTHER, 4);
     let tables = [root, OTHER + 0x1000, OTHER + 0x2000, OTHER + 0x3000];

@@ -1,9 +1,9 @@
 //! Linux on two CPUs, each vCPU on a CPU of its own: as it is, and under churn, where each change of one CPU's has to reach
 //! the other one inside of the guest.
 
-use super::boots::{LINUX_MEMORY, MOST_FAULTS, judged, patience, step};
+use super::boots::{LINUX_MEMORY, MOST_FAULTS, judged, patience, silence, step};
 use super::{Bench, Slot};
-use crate::boot::session::{Choices, Ending, Observed};
+use crate::boot::session::{Choices, Observed};
 use crate::boot::verdict;
 use crate::platform::Platform;
 use crate::task_test::linux::enough_churn;
@@ -16,10 +16,6 @@ const CPUS: u32 = 2;
 
 /// It goes on until both CPUs have been at work for a while.
 const CHURN: Churn = Churn { seed: 1, per_exit: 1, limit: 50_000 };
-
-/// Boots that may end by the clock before that counts. On QEMU one boot in fifty or so stops somewhere with both CPUs waiting; why is
-/// not known (CAVEATS.md). A boot that ends otherwise is never repeated.
-const ATTEMPTS: u32 = 3;
 
 /// Exits that each CPU has at least if it takes part in the boot.
 const LEAST_EXITS: u64 = 500;
@@ -56,8 +52,7 @@ fn under_churn(bench: &Bench, output: &mut String) -> Result<String> {
     let note = enough_churn(&report)?;
     let kicks = report.invalidations.get("nmi ipi").copied().unwrap_or_default();
     ensure!(kicks > LEAST_KICKS, "a CPU was kicked out of the guest {kicks} times only");
-    let replayed = recorded::is_clean(&seen)?;
-    Ok(format!("{note}; {kicks} kicks; {replayed}; {}", recorded::is_stale_without_a_flush(&seen)?))
+    Ok(format!("{note}; {kicks} kicks; {}", recorded::is_clean_and_needs_its_flushes(&seen)?))
 }
 
 /// Boots Linux, which must use both CPUs and reach its end with everything in order.
@@ -65,14 +60,7 @@ fn boot(bench: &Bench, choices: &Choices, output: &mut String) -> Result<(Observ
     let guest = bench.linux_on(CPUS, LINUX_MEMORY)?;
     let cpu = (bench.platform.default_cpu(), CPUS);
     let patience = patience(bench.platform, Mistake::None);
-    let mut seen = bench.boot(&guest, cpu, choices, patience, output)?;
-    for attempt in 2..=ATTEMPTS {
-        if !matches!(seen.ending, Ending::TimedOut(_)) {
-            break;
-        }
-        eprintln!("{}, two CPUs: attempt {attempt}", bench.platform.emulator_title());
-        seen = bench.boot(&guest, cpu, choices, patience, output)?;
-    }
+    let seen = bench.boot(&guest, cpu, choices, patience, output)?;
     let (seen, report) = judged(bench, &guest, seen)?;
     let console = String::from_utf8_lossy(&seen.console);
     ensure!(console.contains(&format!("{CPUS} CPUs")), "the kernel did not bring up {CPUS} CPUs");
@@ -85,7 +73,8 @@ fn boot(bench: &Bench, choices: &Choices, output: &mut String) -> Result<(Observ
 fn without_kicks(bench: &Bench, output: &mut String) -> Result<String> {
     let guest = bench.linux_on(CPUS, LINUX_MEMORY)?;
     let mistake = Mistake::NoKick;
-    let choices = Choices { churn: Some(CHURN), leaf: Leaf::Size4K, mistake, ..Choices::default() };
+    let silence = silence(bench.platform);
+    let choices = Choices { churn: Some(CHURN), leaf: Leaf::Size4K, mistake, silence, ..Choices::default() };
     let cpu = (bench.platform.default_cpu(), CPUS);
     let seen = bench.boot(&guest, cpu, &choices, patience(bench.platform, mistake), output)?;
     ensure!(seen.started.is_some(), "the guest was not even started: {}", seen.emulator_error);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mmu::Gstage;
+use crate::stage1::Stage1;
 
 const fn entry(hpa: u64, bits: u64) -> u64 {
     hpa >> 2 | bits
@@ -108,6 +109,22 @@ fn a_cached_clean_entry_faults_until_the_fence() {
     machine.execute(0, gvma(Some(0), None));
     assert_eq!(machine.possible(0, 0, Access::WRITE).len(), 1);
     assert!(machine.access(0, 0, Access::WRITE).is_ok());
+}
+
+/// Svade: what a load has combined of both stages serves no store that the G-stage's dirty flag refuses.
+#[test]
+fn a_combined_entry_knows_that_its_page_is_clean() {
+    let mut machine = started(&isa(), 1);
+    store(&mut machine, LEVEL_0, entry(PAGE_0, 0x5f));
+    machine.execute(0, gvma(None, None));
+    let bare = Stage1::riscv(0);
+    assert!(machine.access_virtual(0, 0, Access::READ, &bare).is_ok());
+    let possible = machine.possible_virtual(0, 0, Access::WRITE, &bare);
+    assert!(possible.iter().all(Result::is_err), "{possible:x?}");
+    assert!(machine.access_virtual(0, 0, Access::WRITE, &bare).is_err());
+    store(&mut machine, LEVEL_0, entry(PAGE_0, 0xdf));
+    machine.execute(0, gvma(Some(0), None));
+    assert!(machine.access_virtual(0, 0, Access::WRITE, &bare).is_ok());
 }
 
 #[test]

@@ -58,6 +58,8 @@ fn the_guests_own_software_events_are_executed_again() {
         (Event::SoftwareInterrupt { vector: 0x80, length: 3 }, 0x8000_0480),
         (Event::SoftwareException { vector: 3, length: 2 }, 0x8000_0303),
         (Event::PrivilegedSoftwareException { length: 2 }, 0x8000_0301),
+        (Event::Exception { vector: 3, error_code: None }, 0x8000_0303),
+        (Event::Exception { vector: 4, error_code: None }, 0x8000_0304),
     ] {
         let again = Some(Interrupted { event: injected, again: true });
         assert_eq!(interrupted(info, Some(injected)), again);

@@ -63,7 +63,7 @@ fn an_nmi_that_an_exception_went_before_is_not_blocked() {
     pending.has_run(None);
     let plan = pending.plan(false);
     assert_eq!(plan.delivery, Some(Delivery::of(Event::Nmi)));
-    assert_eq!(plan.wanted, Wanted::default());
+    assert_eq!(plan.wanted, Wanted { iret: true, ..Wanted::default() });
     pending.has_run(None);
     assert_eq!(pending.blocking, NmiBlocking::Blocked);
 }
@@ -105,7 +105,7 @@ fn a_second_nmi_waits_for_iret() {
     assert_eq!(plan.delivery, Some(Delivery::of(Event::Nmi)));
     pending.has_run(None);
     assert_eq!(pending.blocking, NmiBlocking::Blocked);
-    assert!(!pending.plan(false).wanted.iret, "nobody waits for it");
+    assert!(pending.plan(false).wanted.iret, "nobody waits for it yet");
     pending.add(Event::Nmi, true);
     let plan = pending.plan(false);
     assert_eq!((plan.delivery, plan.wanted.iret), (None, true));

@@ -109,6 +109,10 @@ impl<H: Hal, P: Instructions> VmxVcpu<H, P> {
     pub(super) fn open(&self) -> Result<Open, VmxError> {
         let blocking = read(&self.cpu, field::GUEST_INTERRUPTIBILITY)?;
         let shadow = blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0;
+        if read(&self.cpu, field::GUEST_ACTIVITY)? == Activity::WaitForStartUp as u32 {
+            // Nothing else wakes it.
+            return Ok(Open { interrupts: false, nmis: false });
+        }
         let interrupts = read(&self.cpu, field::GUEST_RFLAGS)? & RFLAGS_IF != 0 && !shadow;
         // Without virtual NMIs nobody knows whether they are blocked.
         let nmis = !shadow && (blocking & BLOCKED_BY_NMI == 0 || !self.virtual_nmis());

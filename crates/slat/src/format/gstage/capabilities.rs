@@ -177,11 +177,12 @@ pub struct Capabilities {
     /// beforehand, and for the first write to each leaf that was read first. If not, both are set in every leaf, and
     /// no access ever waits for them, whatever the hart does.
     pub accessed_dirty: bool,
-    /// Whether the hart that answers a fault forgets the invalid entry at once, by a fence of its own, instead of at the
-    /// second fault on a page that is there by then. To be set for harts that keep invalid entries; without effect where
-    /// Svvptc says that none is kept. Either way only this hart is concerned: others that know the old entry fault, and
-    /// fence in the answer to that. (Supervisor chapter, "Supervisor Memory-Management Fence Instruction", on invalid
-    /// entries.)
+    /// Whether the hart that answers a fault forgets the invalid entry at once, by a fence of its own (of the page, or of
+    /// the VMID if an upper table has a new entry), instead of at a second fault on a page that is there by then. To be set for harts
+    /// that keep invalid entries; without effect where Svvptc says that none is kept. Either way only this hart and what
+    /// this fault made valid are concerned: a hart that knows another entry from before it became valid faults, and
+    /// drops the VMID in the answer to that. (Supervisor chapter, "Supervisor Memory-Management Fence Instruction", on
+    /// invalid entries.)
     pub fence_new_entries: bool,
 }
 

@@ -21,7 +21,7 @@ pub use fault::{Fault, NotAGuestPageFault, Trap, decode_fault};
 pub use fence::{Fence, Instruction, fences, instructions};
 pub use hgatp::{HgatpError, HgatpProbe, probe_henvcfg};
 pub use instruction::transform;
-pub use remote::{HartMask, RFENCE, RemoteFence, remote_fences};
+pub use remote::{HartMask, REMOTE_FENCE_I, RFENCE, RemoteFence, remote_fences};
 
 use super::{CacheEvent, Format, Geometry, Kind};
 use crate::addr::{GuestPhysAddr, HostPhysAddr};

@@ -10,6 +10,10 @@ use crate::tlb::{Invalidation, Scope};
 /// The number of the extension in a7: "RFNC".
 pub const RFENCE: u64 = 0x5246_4e43;
 
+/// The function (a6) that lets other harts execute FENCE.I: what it takes is the [`HartMask`] alone, in a0 and a1. For
+/// [`CacheActions::INVALIDATE_INSTRUCTIONS`](crate::CacheActions::INVALIDATE_INSTRUCTIONS).
+pub const REMOTE_FENCE_I: u64 = 0;
+
 /// Function numbers, in a6.
 const REMOTE_HFENCE_GVMA_VMID: u64 = 3;
 const REMOTE_HFENCE_GVMA: u64 = 4;
@@ -60,6 +64,31 @@ impl RemoteFence {
 
 /// The calls that do on other harts what [`fences`](super::fences) does on this one: one for each range, and a single one
 /// for a whole space or all spaces. No more than there are ranges, 8 at the most.
+///
+/// ```
+/// use slat::format::gstage::{HartMask, RFENCE, remote_fences};
+/// use slat::tlb::HartSet;
+/// use slat::{Invalidation, Reach};
+///
+/// fn sbi_call(extension: u64, function: u64, arguments: [u64; 5]) {
+///     // yours: a7, a6 and a0 to a4, then ECALL
+/// }
+///
+/// /// What `Hal::invalidate` of a host with several harts does; `here` is the ID of the hart that it runs on.
+/// fn invalidate(invalidation: &Invalidation<'_>, harts: &HartSet, here: usize) {
+///     // This hart by the default, `isa::riscv64::execute` of each of `instructions(invalidation)`; then the others.
+///     if invalidation.reach == Reach::ThisCpu {
+///         return;
+///     }
+///     for (first, bits) in harts.harts() {
+///         let own = if here / 64 == first / 64 { 1 << (here % 64) } else { 0 };
+///         let harts = HartMask { mask: bits & !own, base: first as u64 };
+///         for call in remote_fences(invalidation).filter(|_| harts.mask != 0) {
+///             sbi_call(RFENCE, call.function(), call.arguments(harts));
+///         }
+///     }
+/// }
+/// ```
 pub fn remote_fences<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<Item = RemoteFence> + 'a {
     let vmid = vmid_of(invalidation);
     let ranges = match invalidation.scope {

@@ -53,16 +53,6 @@ pub(super) fn remote_hfence_vvma(
     call(rfnc::EID_RFNC, function, [mask, 0, start, size, asid]).map(drop)
 }
 
-/// The harts in `mask` execute HFENCE.GVMA for `vmid`: for `size` bytes from guest-physical `start` on, or everything if both are 0.
-pub(super) fn remote_hfence_gvma_vmid(mask: u64, start: u64, size: u64, vmid: u16) -> Result<(), SbiError> {
-    call(rfnc::EID_RFNC, rfnc::REMOTE_HFENCE_GVMA_VMID, [mask, 0, start, size, vmid.into()]).map(drop)
-}
-
-/// The same for all VMIDs.
-pub(super) fn remote_hfence_gvma(mask: u64, start: u64, size: u64) -> Result<(), SbiError> {
-    call(rfnc::EID_RFNC, rfnc::REMOTE_HFENCE_GVMA, [mask, 0, start, size, 0]).map(drop)
-}
-
 /// What the machine is.
 pub(super) fn machine() -> Machine {
     let ask = |function| call(base::EID_BASE, function, [0; 5]).unwrap_or(0);

@@ -8,17 +8,17 @@
 use super::guest::all_forgotten;
 use super::recording::record;
 use super::{fail, firmware, this_hart};
-use crate::arch::riscv64::maintenance::{RemoteFence, Step, steps, vmid};
+use crate::arch::riscv64::maintenance::{Step, recorded, steps, vmid};
 use crate::arch::riscv64::platform::RAM_ADDRESS;
 use crate::pool::Maintenance;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
-use slat::format::gstage::Fence;
+use slat::format::gstage::{Fence, HartMask, Instruction, RFENCE, RemoteFence};
 use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation, Scope};
 use slat_hv_protocol::Mistake;
-use slat_hv_protocol::recording::{Event, FenceKind};
+use slat_hv_protocol::recording::Event;
 use spin::Mutex;
 
 /// The harts that have had a VMID in hgatp, a bit each, by the lowest bits of the VMID: once there, a hart stays, and a fence too many
@@ -54,22 +54,30 @@ fn harts(vmid: Option<u16>) -> u64 {
 
 /// Executes a fence on this hart.
 pub(super) fn fence_here(fence: Fence) {
-    let Fence { address, vmid } = fence;
-    record(Event::Fence { kind: FenceKind::HfenceGvma, address, vmid });
-    slat::isa::riscv64::fence(fence);
+    execute(Instruction::HfenceGvma(fence));
+}
+
+/// Executes an instruction on this hart.
+fn execute(instruction: Instruction) {
+    let (event, before) = recorded(instruction);
+    if before {
+        record(event);
+    }
+    slat::isa::riscv64::execute(instruction);
+    if !before {
+        record(event);
+    }
 }
 
 /// Has the other harts that need it execute a fence; `false` if there are none.
-fn fence_there(RemoteFence { start, size, vmid }: RemoteFence) -> bool {
+fn fence_there(fence: RemoteFence) -> bool {
+    let RemoteFence { start, size, vmid } = fence;
     let others = harts(vmid) & !(1 << this_hart());
     if others == 0 {
         return false;
     }
-    let fenced = match vmid {
-        Some(vmid) => firmware::remote_hfence_gvma_vmid(others, start, size, vmid),
-        None => firmware::remote_hfence_gvma(others, start, size),
-    };
-    if let Err(error) = fenced {
+    let arguments = fence.arguments(HartMask { mask: others, base: 0 });
+    if let Err(error) = firmware::call(RFENCE as usize, fence.function() as usize, arguments) {
         // Whatever goes on now may use what is gone.
         fail(format_args!("the firmware does not fence harts {others:#x}: {error:?}"));
     }
@@ -105,8 +113,8 @@ impl Maintenance for Counted {
         }
         for step in steps(invalidation, self.mistake) {
             let done = match step {
-                Step::Here(fence) => {
-                    fence_here(fence);
+                Step::Here(instruction) => {
+                    execute(instruction);
                     true
                 }
                 Step::There(fence) => fence_there(fence),

@@ -55,7 +55,7 @@ use slat::format::{Format as _, Geometry};
 use slat::isa::riscv64 as isa;
 use slat::{AddrSpace, GuestPhysAddr, TagPool};
 use slat_hv_protocol::{
-    GuestReport, Mechanism, MemoryMap, Message, PARAMS_MAX, Params, Span, Started, decode_params,
+    GuestReport, Mechanism, MemoryMap, Message, Mistake, PARAMS_MAX, Params, Span, Started, decode_params,
     encode_message,
 };
 use spin::Once;
@@ -66,6 +66,9 @@ const MEMORY_MAP: MemoryMap = MemoryMap::RISCV64;
 
 /// Slices of time in a second, where there are more virtual CPUs than harts.
 const SLICES_PER_SECOND: u64 = 100;
+
+/// Where in RAM the page lies that two guests have by [`Mistake::SharedFrame`]: behind the test guest's program.
+const SHARED_PAGE: u64 = 4 << 20;
 
 /// Most bytes of the firmware's device tree.
 const HOST_TREE_MAX: usize = 1 << 20;
@@ -163,6 +166,12 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         unsafe { recording::start(params.recording) };
     }
     let harts = params.host_cpus.unwrap_or(params.cpus) as usize;
+    if this_hart() >= harts {
+        return Err(format!(
+            "the firmware has chosen hart {}, which is none of the {harts} to be used",
+            this_hart()
+        ));
+    }
     let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.
@@ -190,6 +199,9 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         host: &host,
     };
     let guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;
+    if let (Mistake::SharedFrame, [first, second, ..]) = (params.mistake, &guests[..]) {
+        first.machine.share_page_with(&second.machine, MEMORY_MAP.guest_ram + SHARED_PAGE)?;
+    }
     let root = guests.first().map_or(0, |guest| guest.root);
     say(&Message::Started(started(&format, root)));
     let tags = TagPool::new(pool, format.tag_bits(), harts).map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
 use super::*;
 use alloc::vec;
 use alloc::vec::Vec;
-use slat::tlb::{TableKind, TlbFeatures};
+use slat::tlb::{Scope, TableKind, TlbFeatures};
 use slat::{GuestPhysAddr, GuestPhysRange, LeafSize};
 
 const HGATP: u64 = 8 << 60 | 5 << 44 | 0x8_4000;
@@ -18,7 +18,7 @@ fn of_two_pages(reach: Reach, mistake: Mistake) -> Vec<Step> {
 }
 
 fn here(address: Option<u64>, vmid: Option<u16>) -> Step {
-    Step::Here(Fence { address: address.map(|address| address >> 2), vmid })
+    Step::Here(Instruction::HfenceGvma(Fence { address: address.map(|address| address >> 2), vmid }))
 }
 
 fn there(start: u64, size: u64, vmid: Option<u16>) -> Step {
@@ -52,6 +52,19 @@ fn each_mistake_spoils_what_it_names() {
     // There is no address in it.
     let all = [here(None, Some(5)), there(0, 0, Some(5))];
     assert_eq!(of(Scope::Space, Reach::AllCpus, Mistake::WrongAddress), all);
+}
+
+#[test]
+fn a_completion_is_recorded_when_it_is_done() {
+    let fence = Fence { address: Some(0x2000_0c00), vmid: Some(5) };
+    let (event, before) = recorded(Instruction::HinvalGvma(fence));
+    let kind = FenceKind::HinvalGvma;
+    assert_eq!((event, before), (Event::Fence { kind, address: Some(0x2000_0c00), vmid: Some(5) }, true));
+    assert!(recorded(Instruction::HfenceGvma(fence)).1);
+    assert!(recorded(Instruction::SfenceWInval).1);
+    let operation = Operation::SfenceInvalIr;
+    let done = (Event::Maintenance { operation, operand: 0 }, false);
+    assert_eq!(recorded(Instruction::SfenceInvalIr), done);
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 /// `guest_code!(name, "...", "...")` is a function `name() -> &'static [u8]` with the assembled bytes of the fragment (Intel
 /// syntax, 64-bit unless it says `.code16` or `.code32`). It must not depend on where it lies: jumps within the fragment
-/// are fine, an address of the fragment is `label - guest_NAME` plus where it was copied to.
+/// and alignment up to 64 are fine, an address of the fragment is `label - guest_NAME` plus where it was copied to.
 macro_rules! guest_code {
     ($name:ident, $($line:literal),+ $(,)?) => {
         core::arch::global_asm!(
             ".pushsection .rodata.guest, \"a\"",
-            ".balign 16",
+            // What the fragment aligns, it aligns in the section: at least as much here, so that the offsets stay.
+            ".balign 64",
             // The function may end up in another object file.
             concat!(".globl guest_", stringify!($name)),
             concat!(".globl guest_", stringify!($name), "_end"),

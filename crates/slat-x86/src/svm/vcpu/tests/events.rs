@@ -194,6 +194,31 @@ fn the_next_nmi_comes_behind_the_iret() {
     assert!(script.steps.borrow().is_empty());
 }
 
+/// The end of the handler is noticed although no NMI waits for it: the next one comes at once.
+#[test]
+fn an_nmi_that_comes_behind_the_handler_of_another_is_not_blocked() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    vcpu.bind(0).expect("free");
+    vcpu.inject(Event::Nmi).expect("good");
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0x8000_0202);
+        assert_eq!(view.get(fields::INTERCEPT_1) >> 20 & 1, 1);
+        view.set(fields::RIP, 0x200);
+        view.exit(code::IRET);
+    });
+    script.then(debug_exception);
+    script.exit(code::HLT);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+    vcpu.inject(Event::Nmi).expect("good");
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0x8000_0202);
+        view.exit(code::HLT);
+    });
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+}
+
 #[test]
 fn an_iret_that_faults_is_seen_again() {
     let hal = HeapHal::new();
@@ -351,4 +376,53 @@ fn an_injected_software_interrupt_gives_way_to_an_exception() {
         });
         assert_eq!(vcpu.run(false), Ok(Exit::Halt));
     }
+}
+
+#[test]
+fn a_guest_that_steps_over_what_is_answered_gets_its_debug_exception() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    vcpu.vmcb.set(fields::RFLAGS, 2 | RFLAGS_TF);
+    vcpu.bind(0).expect("free");
+    script.exit(code::CPUID);
+    assert_eq!(vcpu.run(false), Ok(Exit::Cpuid));
+    vcpu.advance();
+    vcpu.advance();
+    script.then(|view| {
+        assert_eq!((view.get(fields::EVENT_INJECTION), view.get(fields::RIP)), (0x8000_0301, 2));
+        assert_eq!(view.get(fields::DR6), 0xffff_4ff0);
+        view.set(fields::RFLAGS, 2);
+        view.exit(code::CPUID);
+    });
+    assert_eq!(vcpu.run(false), Ok(Exit::Cpuid));
+    vcpu.advance();
+    script.then(|view| {
+        assert_eq!(view.get(fields::EVENT_INJECTION), 0);
+        view.exit(code::HLT);
+    });
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+}
+
+#[test]
+fn a_window_for_nmis_that_is_open_is_told_at_once() {
+    let hal = HeapHal::new();
+    let (tags, script) = (pool(&hal, 1), Script::new(&hal));
+    let mut vcpu = vcpu(&hal, &epyc(), &tags, &script);
+    vcpu.bind(0).expect("free");
+    vcpu.set_nmi_window(true);
+    assert_eq!(vcpu.run(false), Ok(Exit::NmiWindow), "without an entry");
+    // Behind what goes before it, and not in a shadow.
+    vcpu.inject(Event::UNDEFINED).expect("good");
+    script.exit(code::HLT);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+    assert_eq!(vcpu.run(false), Ok(Exit::NmiWindow));
+    vcpu.vmcb.set(fields::INTERRUPT_SHADOW, 1);
+    script.exit(code::HLT);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
+    vcpu.advance();
+    assert_eq!(vcpu.run(false), Ok(Exit::NmiWindow));
+    vcpu.set_nmi_window(false);
+    script.exit(code::HLT);
+    assert_eq!(vcpu.run(false), Ok(Exit::Halt));
 }

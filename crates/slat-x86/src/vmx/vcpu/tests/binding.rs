@@ -226,6 +226,14 @@ fn a_sleeping_vcpu_is_what_the_cpu_offers() {
         cpu.exit(HLT, &[]);
         assert_eq!(vcpu.run(false), Ok(Exit::Halt));
         assert_eq!(cpu.delivered(), [0x8000_0202]);
+        // But not for one that waits for a start-up IPI.
+        set(cpu, field::GUEST_RFLAGS.encoding(), 0x202);
+        assert_eq!(vcpu.set_activity(Activity::WaitForStartUp), Ok(true));
+        assert!(!vcpu.takes_interrupts());
+        vcpu.inject(crate::Event::Nmi).expect("an NMI");
+        cpu.exit(4, &[(field::EXIT_QUALIFICATION.encoding(), 0x9f), (field::GUEST_ACTIVITY.encoding(), 0)]);
+        assert_eq!(vcpu.run(false), Ok(Exit::StartUp(0x9f)));
+        assert!(cpu.delivered().is_empty());
     });
     let mut raw = TIGERLAKE;
     raw.misc &= !(1 << 6);

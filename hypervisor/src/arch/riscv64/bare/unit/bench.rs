@@ -185,7 +185,7 @@ impl Bench {
             Mode::Sv48x4 => 50,
             Mode::Sv57x4 => 59,
         };
-        let format: Gstage = choose_format(bits, Extensions::H)?;
+        let format = choose_format(bits, Extensions::empty())?;
         let size = 1 << format.geometry().gpa_bits;
         let space = AddrSpace::with_format(self.host, format, GuestPhysAddr::new(0), size, vmid);
         Ok(Space(space.map_err(|error| failed("a space", error))?))

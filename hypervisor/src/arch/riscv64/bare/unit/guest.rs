@@ -133,7 +133,7 @@ fn trap() -> Trap {
 /// One line if it is none.
 pub(super) fn decoded(trap: &Trap) -> Result<NestedPageFaultInfo, Failure> {
     let fault = decode_fault(trap).map_err(|error| failed("the trap", error))?;
-    fault.info().ok_or_else(|| alloc::format!("{trap:x?} has no address"))
+    fault.info().ok_or_else(|| alloc::format!("no address in {trap:x?}"))
 }
 
 /// A hart of a guest's in VS-mode; the space has to be loaded.

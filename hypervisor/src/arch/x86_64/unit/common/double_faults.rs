@@ -63,7 +63,7 @@ fn three_are_the_end<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
 }
 
 // Halts in the handler, where interrupts are off.
-guest_code!(halting_handler, "inc qword ptr [0x60008]", "hlt", "add rsp, 8", "iretq");
+guest_code!(halting_exception_handler, "inc qword ptr [0x60008]", "hlt", "add rsp, 8", "iretq");
 
 /// The exception that comes up in the delivery of an interrupt goes first; the interrupt comes when the guest takes it again.
 fn before_interrupt<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
@@ -71,7 +71,7 @@ fn before_interrupt<V: Vendor>(context: &Context<V>) -> Result<(), Failure> {
     let interrupt = kind(|kind| kind.event == Event::ExternalInterrupt(VECTOR))?;
     for missing in [IDT, STACK] {
         let (space, mut vcpu) = until_fault(context, interrupt, missing)?;
-        space.load(OWN_HANDLER, halting_handler())?;
+        space.load(OWN_HANDLER, halting_exception_handler())?;
         // The low half of the gate's offset is all that differs.
         space.load(IDT + 13 * 16, &(OWN_HANDLER as u16).to_le_bytes())?;
         inject::<V>(&mut vcpu, PROTECTION)?;
