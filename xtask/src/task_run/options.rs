@@ -469,11 +469,17 @@ pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) ->
 }
 
 /// A warning where the guest starts but will hardly get far.
-pub(crate) fn tight_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Option<String> {
+pub(crate) fn tight_memory(
+    platform: Platform,
+    image: &Image,
+    initrd: Option<&Path>,
+    memory: u64,
+) -> Option<String> {
     if image.program != Program::Linux {
         return None;
     }
-    let comfortable = layout::comfortable_memory(image.memory, file_size(initrd));
+    let comfortable =
+        layout::comfortable_memory(image.memory, file_size(initrd), platform.kernel_takes_at_once());
     (memory < comfortable).then(|| {
         format!("{} may be too little for this guest; {} should do", size(memory), size(comfortable))
     })
