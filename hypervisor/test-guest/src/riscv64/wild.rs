@@ -20,7 +20,7 @@ const WORDS: usize = 16;
 #[repr(C, align(64))]
 struct Arena {
     registers: UnsafeCell<[u64; REGISTERS]>,
-    code: UnsafeCell<[u32; WORDS + 2]>,
+    code: UnsafeCell<[u32; WORDS + 3]>,
     random: UnsafeCell<Random>,
     round: UnsafeCell<u64>,
     stack: UnsafeCell<u64>,
@@ -31,7 +31,7 @@ unsafe impl Sync for Arena {}
 
 static ARENA: Arena = Arena {
     registers: UnsafeCell::new([0; REGISTERS]),
-    code: UnsafeCell::new([0; WORDS + 2]),
+    code: UnsafeCell::new([0; WORDS + 3]),
     random: UnsafeCell::new(Random(0)),
     round: UnsafeCell::new(0),
     stack: UnsafeCell::new(0),
@@ -87,7 +87,7 @@ extern "C" fn prepare() -> bool {
     }
     // SAFETY: as above.
     let code = unsafe { &mut *ARENA.code.get() };
-    for word in code.iter_mut().take(WORDS) {
+    for word in code.iter_mut().skip(1).take(WORDS) {
         let number = random.next_u64();
         let bits = (number >> 8) as u32;
         *word = match number & 7 {
@@ -100,10 +100,12 @@ extern "C" fn prepare() -> bool {
             _ => bits,
         };
     }
-    // The way back: an instruction that does not exist.
-    let [.., first, second] = code;
-    *first = 0;
-    *second = 0;
+    // `li x31, 0`: the address of the code is not one that random stores should hit more often than others. And the way back, an
+    // instruction that does not exist.
+    let [first, .., last_but_one, last] = code;
+    *first = 0x0000_0f93;
+    *last_but_one = 0;
+    *last = 0;
     let now: u64;
     // SAFETY: makes the new code visible to fetches, and reads a clock.
     unsafe { asm!("fence.i", "csrr {}, time", out(reg) now, options(nostack)) };
