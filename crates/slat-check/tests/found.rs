@@ -2,7 +2,7 @@
 
 use slat::{LeafSize, MappingFlags};
 use slat_check::driver::Settings;
-use slat_check::operation::{BatchEnd, Command, Operation, Step};
+use slat_check::operation::{BatchEnd, Command, HostAccess, HostAccessKind, Operation, Step};
 use slat_check::run::{AnyPlatform, platforms};
 use slat_check::shape::{Shape, Span};
 
@@ -84,5 +84,43 @@ fn a_fault_in_host_memory_after_a_forgotten_split_makes_progress() {
         ];
         println!("{name}");
         run(&platform, &shape, commands);
+    }
+}
+
+/// RISC-V: that instructions are fetched past the data caches was taken for data that is.
+#[test]
+fn uncached_memory_that_can_be_executed_takes_atomic_accesses() {
+    for (name, platform) in platforms().into_iter().filter(|(name, _)| !name.starts_with("stage2")) {
+        let flags = MappingFlags::PERMISSIONS | MappingFlags::UNCACHED;
+        if !platform.rules().expressible(flags) {
+            continue;
+        }
+        println!("{name}");
+        let (largest, around) = (LeafSize::Size4K, LeafSize::Size4K);
+        let span = Span { first: 0, length: 0 };
+        let access = HostAccess { kind: HostAccessKind::Exchange, page: 0, offset: 0, length: 8, other: 1 };
+        let operations = vec![
+            Operation::MapAlloc { span, flags, populate: false, largest, around },
+            Operation::Host(access),
+        ];
+        run(&platform, &Shape::three_pages(1 << 30), operations);
+    }
+}
+
+/// RISC-V, without marks by the hart: what a load combines of both stages serves no store that the dirty flag refuses. (It
+/// was the model that did not know.)
+#[test]
+fn a_page_that_was_only_read_is_clean_until_the_write() {
+    let access = |cpu, access| Operation::Access { cpu, page: 0, access };
+    for name in ["gstage-sv39x4-marks-by-fault", "gstage-sv57x4-marks"] {
+        let span = Span { first: 0, length: 2 };
+        let (largest, around) = (LeafSize::Size4K, LeafSize::Size4K);
+        let mut operations = vec![Operation::MapAlloc { span, flags: RW, populate: false, largest, around }];
+        for _ in 0..20 {
+            operations.extend([0, 1].map(|cpu| access(cpu, MappingFlags::READ)));
+            operations.push(Operation::Populate(Span { first: 1, length: 0 }));
+        }
+        operations.extend([0, 1].map(|cpu| access(cpu, MappingFlags::WRITE)));
+        run(&platform(name), &Shape::three_pages(1 << 30), operations);
     }
 }

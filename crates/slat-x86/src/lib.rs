@@ -1,8 +1,8 @@
 //! x86 virtual CPUs on Intel VMX and AMD SVM, as far as a guest's memory is concerned.
 //!
-//! Protocol: look at what the CPU offers ([`vmx::Capabilities`], [`svm::Capabilities`]); make a table of the CPUs ([`HostCpus`]); turn
-//! the extension on for each CPU; make a vCPU, give it a root and a state ([`CpuState`]), bind it to the CPU and run it. Each [`Exit`] is decoded once,
-//! in the same words for both vendors. [`answer`](answer::answer) answers those that every hypervisor answers alike, nested page
+//! Protocol: look at what the CPU offers ([`vmx::Capabilities`], [`svm::Capabilities`]); make a table of the CPUs
+//! ([`HostCpus`]); turn the extension on for each CPU; make a vCPU, give it a root and a state ([`CpuState`]), bind it to the
+//! CPU and run it. Each [`Exit`] is decoded once, in the same words for both vendors. [`answer`](answer::answer) answers those that every hypervisor answers alike, nested page
 //! faults go to slat, the rest is the caller's. [`SpaceCpus`] says which CPUs a change of a table has to reach.
 //!
 //! What holds throughout:

@@ -8,12 +8,16 @@ mod orphans;
 mod states;
 
 use super::*;
+use crate::event::{BadEvent, Event};
+use crate::exit::Exit;
 use crate::isa::svm::Entry;
 use crate::svm::SvmCpu;
 use crate::svm::capabilities::tests::{epyc, rome};
 use crate::svm::vmcb::Field;
-use slat::HostPhysAddr;
+use crate::vcpu::{BindError, Control, RunError};
+use slat::guest::{GuestPaging, X86Paging};
 use slat::test_util::HeapHal;
+use slat::{HostPhysAddr, TagError};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 

@@ -116,7 +116,7 @@ impl Extensions {
         let (single, several) = letters.split_at(end);
         let mut found = Self::named(several);
         found.set(Self::H, single.contains(['h', 'H']));
-        parts.fold(found, |found, part| found | Self::named(part))
+        parts.fold(found, |found, part| found.union(Self::named(part)))
     }
 
     /// The extensions of a list of names, each with a zero byte behind it, as in the property `riscv,isa-extensions` of a
@@ -124,7 +124,7 @@ impl Extensions {
     #[must_use]
     pub fn from_names(list: &[u8]) -> Self {
         let names = list.split(|byte| *byte == 0).filter_map(|name| core::str::from_utf8(name).ok());
-        names.fold(Self::empty(), |found, name| found | Self::named(name))
+        names.fold(Self::empty(), |found, name| found.union(Self::named(name)))
     }
 
     /// The extension of this name, with or without a version behind it; none if it is not known.
@@ -132,7 +132,7 @@ impl Extensions {
     pub fn named(name: &str) -> Self {
         let known = Self::NAMES.iter();
         let found = known.filter(|(known, _)| without_prefix(name, known).is_some_and(is_version));
-        found.fold(Self::empty(), |all, (_, extension)| all | *extension)
+        found.fold(Self::empty(), |all, (_, extension)| all.union(*extension))
     }
 }
 

@@ -131,7 +131,7 @@ impl Fault {
     #[must_use]
     pub fn virtual_access(&self, hstatus: u64) -> MappingFlags {
         let user = if hstatus & HSTATUS_SPVP == 0 { MappingFlags::USER } else { MappingFlags::empty() };
-        self.original | user
+        self.original.union(user)
     }
 }
 

@@ -103,7 +103,7 @@ impl HgatpProbe {
             // The lowest bits come first.
             let vmid_bits = (back & VMID_MASK).wrapping_shr(VMID_SHIFT).trailing_ones();
             found.vmid_bits = if found.modes.is_empty() { vmid_bits } else { found.vmid_bits.min(vmid_bits) };
-            found.modes |= mode.only();
+            found.modes.insert(mode.only());
         }
         found
     }

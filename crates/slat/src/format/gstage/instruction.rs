@@ -37,14 +37,12 @@ const ATOMIC: u32 = 0x2f;
 /// ```
 #[must_use]
 pub fn transform(bytes: &[u8]) -> Option<u64> {
-    let (low, rest) = bytes.split_first_chunk::<2>()?;
-    let low = u16::from_le_bytes(*low);
-    if low & 3 != 3 {
+    let short = u16::from_le_bytes(*bytes.first_chunk()?);
+    if short & 3 != 3 {
         // As in htinst: bit 0 says that there is an instruction, bit 1 that it has four bytes.
-        return Some(u64::from(expand(low)? & !2));
+        return Some(u64::from(expand(short)? & !2));
     }
-    let high = u16::from_le_bytes(*rest.first_chunk::<2>()?);
-    let word = u32::from(high) << 16 | u32::from(low);
+    let word = u32::from_le_bytes(*bytes.first_chunk()?);
     let kept = match word & 0x7f {
         LOAD | LOAD_FLOAT => word & LOAD_KEEPS,
         STORE | STORE_FLOAT => word & STORE_KEEPS,
@@ -57,8 +55,8 @@ pub fn transform(bytes: &[u8]) -> Option<u64> {
 /// The compressed load or store as one of four bytes, transformed.
 fn expand(word: u16) -> Option<u32> {
     let word = u32::from(word);
-    let load = |opcode, size: u32, register: u32| Some(opcode | register << 7 | size << 12);
-    let store = |opcode, size: u32, register: u32| Some(opcode | size << 12 | register << 20);
+    let load = |opcode, size: u32, register: u32| Some(opcode + (register << 7) + (size << 12));
+    let store = |opcode, size: u32, register: u32| Some(opcode + (size << 12) + (register << 20));
     // Three bits name registers 8 to 15.
     let short = 8 + (word >> 2 & 7);
     // "C": register-based loads and stores are in quadrant 0, those by the stack pointer in quadrant 2.
@@ -83,13 +81,13 @@ fn expand(word: u16) -> Option<u32> {
 
 /// "Zcb": bytes and half words.
 fn expand_narrow(word: u32) -> Option<u32> {
-    const UNSIGNED: u32 = 4;
     let register = 8 + (word >> 2 & 7);
-    let load = |size: u32| Some(LOAD | register << 7 | size << 12);
-    let store = |size: u32| Some(STORE | size << 12 | register << 20);
+    let load = |size: u32| Some(LOAD + (register << 7) + (size << 12));
+    let store = |size: u32| Some(STORE + (size << 12) + (register << 20));
     match (word >> 10 & 7, word >> 6 & 1) {
-        (0, _) => load(UNSIGNED),
-        (1, 0) => load(UNSIGNED | 1),
+        // funct3 of a load is 4 more where it is unsigned.
+        (0, _) => load(4),
+        (1, 0) => load(5),
         (1, _) => load(1),
         (2, _) => store(0),
         (3, 0) => store(1),

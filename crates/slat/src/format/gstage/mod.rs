@@ -51,7 +51,12 @@ const NAPOT_SIZE: u64 = 0xf << 10;
 const NAPOT_64K: u64 = 8 << 10;
 /// Bits 63:54 hold no address: N, PBMT, and seven that are reserved.
 const UPPER_SHIFT: u32 = 54;
-const RESERVED: u64 = 0x7f << UPPER_SHIFT;
+/// Of them all but PBMT, none of which slat sets.
+const NOT_OURS: u64 = NAPOT | 0x7f << UPPER_SHIFT;
+/// Bits that are reserved in a pointer to a table, PBMT and N beside them.
+const NOT_IN_POINTERS: u64 = USER | ACCESSED | DIRTY;
+/// What makes one of sixteen entries of an ordinary one.
+const OF_SIXTEEN: u64 = NAPOT | NAPOT_SIZE;
 /// PPN, bits 53:10, holds address bits 55:12.
 const PPN_MASK: u64 = ((1 << 44) - 1) << 10;
 
@@ -137,14 +142,14 @@ impl Gstage {
             }
         }
         // One of the sixteen by itself, at the beginning of what they map together.
-        let one = if sixteen { entry & !(NAPOT | NAPOT_SIZE) } else { entry };
+        let one = if sixteen { entry & !OF_SIXTEEN } else { entry };
         if self.kind(level, one) != Kind::Leaf {
             return None;
         }
         let bytes = if sixteen { 1 << 16 } else { level_bytes(level) };
         let start = self.address(one).as_u64();
         let aligned = start & (bytes - 1) == 0;
-        aligned.then(|| (HostPhysAddr::new(start | gpa.as_u64() & (bytes - 1)), bytes))
+        aligned.then(|| (HostPhysAddr::new(start + (gpa.as_u64() & (bytes - 1))), bytes))
     }
 
     /// Whether the hart takes a leaf with these bits 63:54, one of which is set, for one that slat makes: with a memory type
@@ -152,7 +157,7 @@ impl Gstage {
     #[cold]
     fn has_memory_type(&self, entry: u64) -> bool {
         let pbmt = (entry & PBMT_MASK) >> PBMT_SHIFT;
-        entry & (NAPOT | RESERVED) == 0 && pbmt != PBMT_RESERVED && self.capabilities.has(Extensions::SVPBMT)
+        entry & NOT_OURS == 0 && pbmt != PBMT_RESERVED && self.capabilities.has(Extensions::SVPBMT)
     }
 }
 
@@ -235,9 +240,7 @@ impl Format for Gstage {
             (false, ..) | (true, WRITE, _) => Kind::Absent,
             (true, 0, 0) => Kind::Absent,
             // A, D and U, PBMT and N are reserved in a pointer.
-            (true, 0, _) if entry & (USER | ACCESSED | DIRTY) != 0 || entry >> UPPER_SHIFT != 0 => {
-                Kind::Absent
-            }
+            (true, 0, _) if entry & NOT_IN_POINTERS != 0 || entry >> UPPER_SHIFT != 0 => Kind::Absent,
             (true, 0, _) => Kind::Table,
             // W without R is reserved, with X as well; leaves of 512 GiB and more are not used.
             (true, _, 0..=2) if permissions != WRITE | EXECUTE => {

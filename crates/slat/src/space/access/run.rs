@@ -53,9 +53,10 @@ impl Upkeep {
         upkeep
     }
 
-    /// Whether the guest sees every access through the caches.
+    /// Whether the guest sees every access through the caches. That it fetches no instruction through them is another
+    /// matter.
     pub(super) fn is_coherent(self) -> bool {
-        (self.before | self.after).is_empty()
+        self.before.union(self.after).difference(CacheActions::INVALIDATE_INSTRUCTIONS).is_empty()
     }
 }
 

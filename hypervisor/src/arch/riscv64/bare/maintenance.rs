@@ -7,7 +7,7 @@
 
 use super::guest::all_forgotten;
 use super::recording::record;
-use super::{fail, firmware, this_hart};
+use super::{code, fail, firmware, this_hart};
 use crate::arch::riscv64::maintenance::{Step, recorded, steps, vmid};
 use crate::arch::riscv64::platform::RAM_ADDRESS;
 use crate::pool::Maintenance;
@@ -88,15 +88,13 @@ fn fence_there(fence: RemoteFence) -> bool {
 /// Executes what the library asks for, with the mistake that the run asks for.
 pub(super) struct Counted {
     mistake: Mistake,
-    /// Harts of the machine.
-    harts: usize,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counted {
     /// Nothing counted yet.
-    pub(super) fn new(mistake: Mistake, harts: usize) -> Self {
-        Self { mistake, harts, counts: Mutex::new(BTreeMap::new()) }
+    pub(super) fn new(mistake: Mistake) -> Self {
+        Self { mistake, counts: Mutex::new(BTreeMap::new()) }
     }
 
     /// Instructions executed, by mnemonic.
@@ -132,15 +130,7 @@ impl Maintenance for Counted {
 
     fn maintain_cache(&self, _start: *mut u8, maintenance: &CacheMaintenance) {
         if maintenance.actions.contains(CacheActions::INVALIDATE_INSTRUCTIONS) {
-            // SAFETY: a fence.
-            unsafe { asm!("fence.i", options(nostack)) };
-            // Any hart may fetch from there as soon as the page is mapped, and be in the guest already.
-            let others = ((1 << self.harts) - 1) & !(1 << this_hart());
-            if others != 0 {
-                if let Err(error) = firmware::remote_fence_i(others) {
-                    fail(format_args!("the firmware does not fence harts {others:#x}: {error:?}"));
-                }
-            }
+            code::is_new();
         }
     }
 

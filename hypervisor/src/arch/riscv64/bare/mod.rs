@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "takes over memory that the linker script and the parameters describe")]
 
 mod boot;
+mod code;
 mod console;
 mod failure;
 mod firmware;
@@ -175,7 +176,7 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.
-    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake, harts)) };
+    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };
     let pool: &Pool<Counted> = Box::leak(Box::new(pool));
     // Each level more is more for every walk: as few as guest RAM needs.
     let ram_end = MEMORY_MAP.guest_ram + params.guest_memory;

@@ -14,8 +14,8 @@ use super::maintenance::{fence_here, note_hart};
 use super::recording::record;
 use super::registers::{SystemRegisters, read_register, write_register};
 use super::switch::{self, Registers};
-use super::this_hart;
 use super::timer::{self, NEVER};
+use super::{code, this_hart};
 use crate::arch::riscv64::exception::{self, Before, Exception};
 use crate::arch::riscv64::exit::{self, Cause};
 use crate::arch::riscv64::maintenance::vmid;
@@ -141,6 +141,7 @@ impl Vcpu for RiscvVcpu {
         write_register!("hcounteren", HCOUNTEREN);
         write_register!("htimedelta", 0);
         write_register!("vsatp", 0);
+        code::load(self.hgatp);
         let is_new = note_hart(self.hgatp);
         record(Recorded::Load { root: self.hgatp });
         write_register!("hgatp", self.hgatp);
@@ -180,6 +181,7 @@ impl Vcpu for RiscvVcpu {
         self.system.save();
         write_register!("hvip", 0);
         write_register!("hgatp", 0);
+        code::load(0);
         record(Recorded::Unload);
     }
 

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const RFLAGS_AC: u64 = 1 << 18;
+
 fn states() -> [CpuState; 3] {
     let mut long = CpuState::long_mode(0xffff_8000_0000_1000, 0x3000);
     for (number, register) in General::ALL.into_iter().enumerate() {

@@ -246,6 +246,18 @@ fn memory_that_the_guest_reaches_through_the_caches_is_not_maintained() {
     assert_eq!(maintained(&hal, hpa(0)), []);
 }
 
+/// RISC-V: stores do not reach fetches by themselves, and an atomic access is one of data all the same.
+#[test]
+fn memory_that_can_be_executed_takes_atomic_accesses() {
+    let hal = HeapHal::new();
+    let [_, svpbmt, _] = gstage_formats();
+    let mut space = space_of(&hal, svpbmt);
+    space.map_alloc(gpa(0), KIB4, RWX | MappingFlags::UNCACHED, true).expect("free");
+    let memory = space.memory();
+    assert_eq!(memory.atomic_swap(gpa(0), 5u64), Ok(0));
+    assert_eq!(memory.atomic_load::<u64>(gpa(0)), Ok(5));
+}
+
 #[test]
 fn cleaning_maintains_what_is_populated_in_whole_pages() {
     const CLEAN: CacheActions = CacheActions::CLEAN_INVALIDATE_TO_POC;
