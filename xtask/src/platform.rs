@@ -138,6 +138,11 @@ impl Platform {
         }
     }
 
+    /// Bytes that its Linux takes in one piece when it begins: on RISC-V for the list of all pieces of memory that there may be.
+    pub(crate) fn kernel_takes_at_once(self) -> u64 {
+        if self == Self::Riscv { 32 << 20 } else { 0 }
+    }
+
     /// Bytes of memory that the emulated machine can have, all of it in one piece.
     pub(crate) fn most_machine_memory(self) -> u64 {
         let map = self.map();

@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     options::check_memory(&image, guest.initrd.as_deref(), guest.memory)?;
     let sizes = [Some(guest.kernel.as_path()), guest.initrd.as_deref()].map(options::file_size);
     options.check_machine(sizes[0], sizes[1])?;
-    if let Some(warning) = options::tight_memory(&image, guest.initrd.as_deref(), guest.memory) {
+    if let Some(warning) = options::tight_memory(platform, &image, guest.initrd.as_deref(), guest.memory) {
         eprintln!("warning: {warning}");
     }
 

@@ -159,6 +159,7 @@ fn all_good(cpu: Cpu, settings: Settings) -> Observed {
     assert_eq!(report.end, End::PowerOff, "{cpu:?}, {settings:?}");
     assert_eq!(report.frames.taken, report.frames.returned);
     assert_eq!(observed.image, observed.image_read);
+    assert_eq!(observed.images_right, vec![true; settings.guests]);
     let console = String::from_utf8_lossy(&observed.console);
     for guest in 0..settings.guests {
         let last = format!("[{guest}] it has read everything again, and goes off\r\n");
@@ -171,7 +172,7 @@ fn all_good(cpu: Cpu, settings: Settings) -> Observed {
 #[test]
 fn several_guests_share_cpus_and_tags_on_every_cpu() {
     for cpu in Cpu::ALL {
-        let all = [(5, 2, 1, true), (3, 2, 2, true), (4, 1, 1, false), (1, 1, 3, true)];
+        let all = [(4, 2, 1, true), (2, 2, 2, true), (3, 1, 1, false), (1, 1, 3, true)];
         // What neither tags nor formats have a part in is looked at once.
         for (guests, harts, cpus, churn) in all.into_iter().take(if cpu == Cpu::Riscv { 4 } else { 2 }) {
             let churn = settings().churn.filter(|_| churn);
@@ -199,7 +200,8 @@ fn a_run_of_several_guests_is_a_function_of_its_settings_too() {
 
 #[test]
 fn of_guests_with_more_memory_than_there_is_some_end_and_nobody_else_is_touched() {
-    for cpu in Cpu::ALL {
+    // The policy knows no format.
+    for cpu in [Cpu::Arm, Cpu::Riscv] {
         // Each of them touches one page in each 2 MiB at least, and its image; with 2 MiB at a time, all of its memory.
         let settings = Settings { pool: Some(41 << 20), leaf: Leaf::Size2M, ..several() };
         let observed = run(cpu, settings).expect("the run begins");
@@ -212,6 +214,7 @@ fn of_guests_with_more_memory_than_there_is_some_end_and_nobody_else_is_touched(
         let End::OutOfMemory { description } = &starved[0].end else { panic!("{:?}", starved[0].end) };
         assert!(description.starts_with(&format!("guest {}: ", starved[0].guest)), "{description}");
         assert_eq!(report.end, starved[0].end);
+        assert!(well.iter().all(|guest| observed.images_right[guest.guest as usize]));
     }
 }
 
@@ -219,7 +222,7 @@ fn of_guests_with_more_memory_than_there_is_some_end_and_nobody_else_is_touched(
 fn what_several_guests_see_of_each_other_by_a_mistake_is_noticed() {
     for cpu in Cpu::ALL {
         bad(cpu, Settings { mistake: Mistake::LocalTlbi, guests: 2, ..several() });
-        let settings = Settings { keeps_old_tags: true, guests: 5, cpus: 1, ..several() };
+        let settings = Settings { keeps_old_tags: true, guests: 4, cpus: 1, ..several() };
         if cpu == Cpu::Intel {
             // What comes from EPT is told apart by the table's address, not by a tag.
             all_good(cpu, settings);

@@ -38,7 +38,7 @@
 //! | `no-vector`       | VBAR in a hole, then a fault (`on_fault=inject`)                | no end: the guest loops; a time-out is right, and so is an end by the hypervisor |
 //! | `wild`            | executes random words 5000 times over, each until the next exception; `seed=N` in the command line | anything but a failure of the hypervisor; a time-out is right |
 //!
-//! On RISC-V there are `ok`, `touch-all`, `reset`, `hole` (0x10000000), `hole-write`, `too-wide` (`gpa_bits` 41), `walk-hole` and `wild`
+//! On RISC-V there are `ok`, `touch-all`, `reset`, `hole`, `hole-write`, `too-wide` (`gpa_bits` 41), `walk-hole` and `wild`
 //! as above, `inject` with access faults, and
 //!
 //! | scenario          | what it does                                                    | must end with |

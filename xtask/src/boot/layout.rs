@@ -103,9 +103,9 @@ pub(crate) fn least_memory(kernel_memory: u64, initrd_size: u64) -> u64 {
 }
 
 /// The memory from which on such a guest may be expected to reach its user space, found by trial with Debian's
-/// kernels.
-pub(crate) fn comfortable_memory(kernel_memory: u64, initrd_size: u64) -> u64 {
-    (kernel_memory + 2 * initrd_size + (12 << 20)).next_multiple_of(BLOCK)
+/// kernels. `at_once` is what it takes in one piece when it begins.
+pub(crate) fn comfortable_memory(kernel_memory: u64, initrd_size: u64, at_once: u64) -> u64 {
+    (kernel_memory + 2 * initrd_size + at_once + (12 << 20)).next_multiple_of(BLOCK)
 }
 
 #[cfg(test)]

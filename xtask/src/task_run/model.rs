@@ -19,9 +19,9 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let choices = options.check_model()?;
     let settings = Settings {
         cpus: options.cpus as usize,
-        guests: 1,
-        harts: None,
-        pool: None,
+        guests: options.guests as usize,
+        harts: options.host_cpus.map(|harts| harts as usize),
+        pool: options.pool,
         memory: options.memory,
         leaf: options.leaf,
         churn: options.churn.then(|| churn_on_the_model(options.churn_seed)),
@@ -32,26 +32,37 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     };
     let ran = watch(choices.cpu, settings)?;
 
+    let expected = sha256(&ran.image);
     let guest = Guest {
         kernel: "synthetic".into(),
         initrd: None,
         bootargs: String::new(),
         memory: options.memory,
-        sha256: Some(sha256(&ran.image)),
+        sha256: Some(expected.clone()),
         goal: Goal::PowerOff,
     };
     let (report, failed) = match ran.report {
         Ok(report) => (Some(report), None),
         Err(reason) => (None, Some(reason)),
     };
+    let printed = (0..options.guests as usize).map(|number| {
+        // Each has an image of its own.
+        let sum = match number {
+            0 => (ran.image_read.len() == ran.image.len()).then(|| sha256(&ran.image_read)),
+            _ => ran.images_right.get(number).is_some_and(|right| *right).then(|| expected.clone()),
+        };
+        let end = report.as_ref().map(|report| report.guests.get(number).map_or(&report.end, |one| &one.end));
+        Printed {
+            seconds_to_init: ran.seconds_to_up,
+            sha256: sum,
+            reached_end: end == Some(&End::PowerOff),
+            error: None,
+        }
+    });
+    let printed = printed.collect();
     let seen = Observed {
         ending: Ending::Exited { success: true },
-        printed: vec![Printed {
-            seconds_to_init: ran.seconds_to_up,
-            sha256: (ran.image_read.len() == ran.image.len()).then(|| sha256(&ran.image_read)),
-            reached_end: report.as_ref().is_some_and(|report| report.end == End::PowerOff),
-            error: None,
-        }],
+        printed,
         console: ran.console,
         started: Some(ran.started),
         report,

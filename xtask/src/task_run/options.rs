@@ -141,11 +141,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_CPUS as i64))]
     pub(crate) cpus: u32,
 
-    /// Guests at once on one machine, all alike, up to 8; with --arch riscv64 only
+    /// Guests at once on one machine, all alike, up to 8; with --arch riscv64, or on the model
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=GUESTS_MAX as i64))]
     pub(crate) guests: u32,
 
-    /// CPUs of the machine, where those are not as many as each guest has; with --arch riscv64 only [default: that of --cpus]
+    /// CPUs of the machine, where those are not as many as each guest has; with --arch riscv64, or on the model [default: that of --cpus]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CPUS_MAX as i64))]
     pub(crate) host_cpus: Option<u32>,
 
@@ -322,12 +322,10 @@ impl Options {
                 ("--churn-per-exit", self.churn_per_exit != CHURN_PER_EXIT),
                 ("--churn-limit", self.churn_limit != CHURN_LIMIT),
                 ("--record", self.record.is_some()),
-                ("--guests", self.guests != 1),
-                ("--host-cpus", self.host_cpus.is_some()),
-                ("--pool", self.pool.is_some()),
             ],
         )?;
         check_size(self.memory)?;
+        check_pool(self.pool)?;
         let fits = (LEAST_MEMORY..=MOST_MEMORY_OF_MODEL).contains(&self.memory);
         let (least, most) = (size(LEAST_MEMORY), size(MOST_MEMORY_OF_MODEL));
         ensure!(
@@ -356,11 +354,7 @@ impl Options {
             "--compare: natively there is one guest, not {}",
             self.guests
         );
-        if let Some(pool) = self.pool {
-            ensure!(pool % BLOCK == 0 && pool > 0, "--pool: {pool} bytes are no multiple of 2M");
-            ensure!(pool <= MOST_MEMORY, "--pool: {} is too much; at most {}", size(pool), size(MOST_MEMORY));
-        }
-        Ok(())
+        check_pool(self.pool)
     }
 
     /// Whether the emulated machine can have as much memory as the guests, blobs of these sizes and the hypervisor take.
@@ -475,11 +469,17 @@ pub(crate) fn check_memory(image: &Image, initrd: Option<&Path>, memory: u64) ->
 }
 
 /// A warning where the guest starts but will hardly get far.
-pub(crate) fn tight_memory(image: &Image, initrd: Option<&Path>, memory: u64) -> Option<String> {
+pub(crate) fn tight_memory(
+    platform: Platform,
+    image: &Image,
+    initrd: Option<&Path>,
+    memory: u64,
+) -> Option<String> {
     if image.program != Program::Linux {
         return None;
     }
-    let comfortable = layout::comfortable_memory(image.memory, file_size(initrd));
+    let comfortable =
+        layout::comfortable_memory(image.memory, file_size(initrd), platform.kernel_takes_at_once());
     (memory < comfortable).then(|| {
         format!("{} may be too little for this guest; {} should do", size(memory), size(comfortable))
     })
@@ -492,6 +492,13 @@ pub(crate) fn file_size(file: Option<&Path>) -> u64 {
 fn check_size(memory: u64) -> Result<()> {
     ensure!(memory % BLOCK == 0, "--memory: {memory} bytes are no multiple of 2M");
     ensure!(memory <= MOST_MEMORY, "--memory: {} is too much; at most {}", size(memory), size(MOST_MEMORY));
+    Ok(())
+}
+
+fn check_pool(pool: Option<u64>) -> Result<()> {
+    let Some(pool) = pool else { return Ok(()) };
+    ensure!(pool % BLOCK == 0 && pool > 0, "--pool: {pool} bytes are no multiple of 2M");
+    ensure!(pool <= MOST_MEMORY, "--pool: {} is too much; at most {}", size(pool), size(MOST_MEMORY));
     Ok(())
 }
 

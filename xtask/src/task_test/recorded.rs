@@ -6,18 +6,21 @@ use crate::replay::{self, Outcome};
 use crate::task_replay;
 use anyhow::{Context as _, Result, ensure};
 
+/// Entries that are stored in a boot page by page, at least.
+const LEAST_STORES: u64 = 1000;
+
 /// The model has nothing to say against the run.
 pub(crate) fn is_clean(seen: &Observed) -> Result<String> {
-    is_clean_and_has(1000, seen)
+    is_clean_and_has(LEAST_STORES, seen)
 }
 
 /// As [`is_clean`], of a run in which at least so many entries of the tables were stored: few where leaves are large.
 pub(crate) fn is_clean_and_has(least_stores: u64, seen: &Observed) -> Result<String> {
     let (recording, outcome) = repeated(seen)?;
-    judge_clean(least_stores, recording, &outcome)
+    judge_clean(recording, &outcome, least_stores)
 }
 
-fn judge_clean(least_stores: u64, recording: &Recording, outcome: &Outcome) -> Result<String> {
+fn judge_clean(recording: &Recording, outcome: &Outcome, least_stores: u64) -> Result<String> {
     let &Outcome { found, checks, stores, entries, faults, frames_taken, .. } = outcome;
     ensure!(found == 0, "on the model: {found} violations; the first: {}", task_replay::first(outcome));
     let enough = stores > least_stores && entries > faults && faults > 20 && checks * 50 >= least_stores;
@@ -86,7 +89,7 @@ pub(crate) fn is_stale(seen: &Observed) -> Result<String> {
 pub(crate) fn is_clean_and_needs_its_flushes(seen: &Observed) -> Result<String> {
     const SAMPLES: usize = 5;
     let (recording, outcome) = repeated(seen)?;
-    let clean = judge_clean(1000, recording, &outcome)?;
+    let clean = judge_clean(recording, &outcome, LEAST_STORES)?;
     let (needed, flushes) = (outcome.needed, recording.flushes());
     ensure!(needed.len() >= SAMPLES, "of {flushes} invalidations only {} are needed", needed.len());
     for number in spread(&needed, SAMPLES) {

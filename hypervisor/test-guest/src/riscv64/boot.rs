@@ -62,6 +62,9 @@ test_guest_trap:
     csrr    t1, sepc
     addi    t1, t1, 4
 1:  csrw    sepc, t1
+    // It goes on with interrupts off: one may be pending still.
+    li      t1, 32
+    csrc    sstatus, t1
     ld      t1, 32(t0)
     csrrw   t0, sscratch, t0
     sret

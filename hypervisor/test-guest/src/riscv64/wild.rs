@@ -1,22 +1,26 @@
-//! The scenario `wild`: random words as code, thousands of times over, each until the next trap.
+//! The scenario `wild`: random words as code, thousands of times over, each until the next trap, which is the timer's at the latest: most
+//! random words are jumps, and many of them go in circles.
 //!
 //! Whatever a round does to the registers and to this guest's memory, the next one begins with its own; what gets lost for good
 //! (the vector, translation) ends in a guest that goes nowhere, which is right as well.
 
 use super::boot::RECORD;
+use super::firmware::{TIME, call};
 use super::{Outcome, say};
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use slat_test_guest::{RISCV_RAM as RAM, Random};
 
 const ROUNDS: u64 = 3000;
+/// Most ticks that a round takes.
+const ROUND: u64 = 5000;
 const REGISTERS: usize = 32;
 const WORDS: usize = 16;
 
 #[repr(C, align(64))]
 struct Arena {
     registers: UnsafeCell<[u64; REGISTERS]>,
-    code: UnsafeCell<[u32; WORDS + 2]>,
+    code: UnsafeCell<[u32; WORDS + 3]>,
     random: UnsafeCell<Random>,
     round: UnsafeCell<u64>,
     stack: UnsafeCell<u64>,
@@ -27,7 +31,7 @@ unsafe impl Sync for Arena {}
 
 static ARENA: Arena = Arena {
     registers: UnsafeCell::new([0; REGISTERS]),
-    code: UnsafeCell::new([0; WORDS + 2]),
+    code: UnsafeCell::new([0; WORDS + 3]),
     random: UnsafeCell::new(Random(0)),
     round: UnsafeCell::new(0),
     stack: UnsafeCell::new(0),
@@ -83,7 +87,7 @@ extern "C" fn prepare() -> bool {
     }
     // SAFETY: as above.
     let code = unsafe { &mut *ARENA.code.get() };
-    for word in code.iter_mut().take(WORDS) {
+    for word in code.iter_mut().skip(1).take(WORDS) {
         let number = random.next_u64();
         let bits = (number >> 8) as u32;
         *word = match number & 7 {
@@ -96,12 +100,16 @@ extern "C" fn prepare() -> bool {
             _ => bits,
         };
     }
-    // The way back: an instruction that does not exist.
-    let [.., first, second] = code;
-    *first = 0;
-    *second = 0;
-    // SAFETY: makes the new code visible to fetches.
-    unsafe { asm!("fence.i", options(nostack)) };
+    // `li x31, 0`: the address of the code is not one that random stores should hit more often than others. And the way back, an
+    // instruction that does not exist.
+    let [first, .., last_but_one, last] = code;
+    *first = 0x0000_0f93;
+    *last_but_one = 0;
+    *last = 0;
+    let now: u64;
+    // SAFETY: makes the new code visible to fetches, and reads a clock.
+    unsafe { asm!("fence.i", "csrr {}, time", out(reg) now, options(nostack)) };
+    call(TIME, 0, [now + ROUND, 0, 0, 0, 0]);
     *round <= ROUNDS
 }
 
@@ -132,6 +140,9 @@ test_guest_wild_next:
     ld      sp, {stack}(t0)
     call    {prepare}
     beqz    a0, 9f
+    // The timer may interrupt the round.
+    li      t0, 32
+    csrw    sie, t0
     la      x31, {arena}
     .irp    number, 1,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30
     ld      x\number, 8*\number(x31)
@@ -139,6 +150,7 @@ test_guest_wild_next:
     addi    x31, x31, {code}
     // What the round writes to its stack must not hit the frame above.
     addi    sp, sp, -1024
+    csrsi   sstatus, 2
     jr      x31
 9:  la      t0, {arena}
     ld      sp, {stack}(t0)

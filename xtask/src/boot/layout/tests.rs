@@ -47,7 +47,8 @@ fn no_initrd_takes_no_room() {
 #[test]
 fn the_least_memory_counts_the_ram_disk_twice_and_room_to_work() {
     assert_eq!(least_memory(30 << 20, 3 << 20), 44 << 20);
-    assert_eq!(comfortable_memory(30 << 20, 3 << 20), 48 << 20);
+    assert_eq!(comfortable_memory(30 << 20, 3 << 20, 0), 48 << 20);
+    assert_eq!(comfortable_memory(30 << 20, 3 << 20, 32 << 20), 80 << 20);
 }
 
 #[test]

@@ -229,13 +229,13 @@ fn what_means_nothing_on_a_machine_is_named() {
         &["--no-native"],
         &["--cpu", "cortex-a72"],
         &["--record", "x"],
-        &["--guests", "2"],
-        &["--host-cpus", "2"],
-        &["--pool", "64M"],
     ] {
         assert_eq!(on_model(words), format!("{}: not with --machine model", words[0]));
     }
     assert!(on_model(&["--memory", "8M"]).contains("not between 16M and 512M"));
+    assert!(on_model(&["--pool", "3M"]).contains("no multiple of 2M"));
+    let several = ["--machine", "model", "--guests", "3", "--host-cpus", "2", "--pool", "64M"];
+    assert!(parse(&several).unwrap().check_model().is_ok());
     assert!(on_model(&["--memory", "17M"]).contains("multiple of 2M"));
     let arms = ["--format", "ept", "--mistake", "vmalle1-alone"];
     assert!(on_model(&arms).contains("--format stage2 alone"));

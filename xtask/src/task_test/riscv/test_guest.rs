@@ -42,10 +42,10 @@ const SCENARIOS: [(&str, FaultPolicy, Expected); 12] = [
     ("sbi", FaultPolicy::Stop, Expected::PowerOff),
     ("hypervisor-instructions", FaultPolicy::Stop, Expected::PowerOff),
     ("inject", FaultPolicy::Inject, Expected::PowerOff),
-    ("hole", FaultPolicy::Stop, Expected::Fault(&["read", "0x10000000"])),
-    ("hole-write", FaultPolicy::Stop, Expected::Fault(&["write", "0x10000000"])),
+    ("hole", FaultPolicy::Stop, Expected::Fault(&["read", "0xa000000"])),
+    ("hole-write", FaultPolicy::Stop, Expected::Fault(&["write", "0xa000000"])),
     ("too-wide", FaultPolicy::Stop, Expected::Fault(&["read", "0x40000000000"])),
-    ("walk-hole", FaultPolicy::Stop, Expected::Fault(&["0x10000"])),
+    ("walk-hole", FaultPolicy::Stop, Expected::Fault(&["walk", "0xa0000"])),
     ("wild seed=1", FaultPolicy::Inject, Expected::Contained),
     ("wild seed=2", FaultPolicy::Inject, Expected::Contained),
 ];
@@ -67,7 +67,7 @@ pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     steps.push(step(
         slot,
         "a hostile guest beside another one, on two harts, under churn",
-        |bench, output| isolated(bench, 2, Some(Churn { seed: 1, per_exit: 1, limit: 20_000 }), output),
+        |bench, output| isolated(bench, 2, Some(Churn { seed: 1, per_exit: 1, limit: 600 }), output),
     ));
     steps.push(step(slot, "a mistake is noticed: a frame in two guests", shared_frame));
     steps
@@ -167,10 +167,12 @@ fn isolated(bench: &Bench, harts: u32, churn: Option<Churn>, output: &mut String
         number.parse::<u64>().ok()
     });
     let refused = refused.context("the hostile guest did not say how much was refused")?;
-    let Report { injected_aborts: injected, faults, .. } = report;
+    let Report { injected_aborts: injected, faults, uart, .. } = report;
     ensure!(refused >= LEAST_REFUSED, "{refused} stores were refused only");
     ensure!(*injected == refused, "{refused} stores were refused, and {injected} access faults given");
-    ensure!(faults.unanswered == refused, "{} faults were nobody's", faults.unanswered);
+    // A flat binary has the emulated serial port, which takes no store of 8 bytes.
+    let nobodys = faults.unanswered + uart.refused;
+    ensure!(nobodys == refused, "{nobodys} faults were nobody's");
     if let Some(done) = &report.churn {
         ensure!(done.moved > 100, "{} pages were moved only", done.moved);
     }

@@ -59,7 +59,8 @@ fn under_churn(bench: &Bench, output: &mut String) -> Result<String> {
 fn boot(bench: &Bench, choices: &Choices, output: &mut String) -> Result<(Observed, Report)> {
     let guest = bench.linux_on(CPUS, LINUX_MEMORY)?;
     let cpu = (bench.platform.default_cpu(), CPUS);
-    let patience = patience(bench.platform, Mistake::None);
+    // Bochs emulates the two in turn.
+    let patience = CPUS * patience(bench.platform, Mistake::None);
     let seen = bench.boot(&guest, cpu, choices, patience, output)?;
     let (seen, report) = judged(bench, &guest, seen)?;
     let console = String::from_utf8_lossy(&seen.console);

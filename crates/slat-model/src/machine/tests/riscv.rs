@@ -162,3 +162,31 @@ fn vmids_share_nothing() {
     machine.execute(0, gvma(None, Some(1 << 14)));
     assert_eq!(machine.reports().len(), 1);
 }
+
+/// A hart with another VMID in hgatp is a CPU that is paused.
+#[test]
+fn a_cpu_that_is_paused_keeps_what_it_saw_and_sees_nothing_new() {
+    let mut machine = started(&isa(), 2);
+    machine.pause(1);
+    store(&mut machine, LEVEL_0 + 16, entry(0xccc_0000, 0xdf));
+    store(&mut machine, LEVEL_0 + 16, 0);
+    assert!(reads(&machine, 0, 0x2000, 0xccc_0000));
+    assert!(!reads(&machine, 1, 0x2000, 0xccc_0000));
+    take_out_leaves(&mut machine);
+    machine.resume(1);
+    assert_eq!(left(&machine, 1), [true; 3]);
+    machine.execute(1, gvma(None, Some(1)));
+    assert_eq!(left(&machine, 1), [false; 3]);
+}
+
+#[test]
+fn a_table_that_the_host_overwrites_stays_cached() {
+    let mut machine = started(&isa(), 1);
+    for word in (LEVEL_0..LEVEL_0 + 0x1000).step_by(8) {
+        assert!(machine.ram().write(word, 0));
+    }
+    machine.host_wrote(LEVEL_0..LEVEL_0 + 0x1000);
+    assert_eq!(left(&machine, 0), [true; 3]);
+    machine.execute(0, gvma(None, None));
+    assert_eq!(left(&machine, 0), [false, false, true]);
+}

@@ -503,7 +503,8 @@ fn forget_stage_1() {
     }
 }
 
-fn recorded(info: &NestedPageFaultInfo) -> Recorded {
+/// The event of a fault.
+pub(super) fn recorded(info: &NestedPageFaultInfo) -> Recorded {
     let kinds = [(MappingFlags::READ, 1), (MappingFlags::WRITE, 2), (MappingFlags::EXECUTE, 4)];
     let access =
         kinds.iter().filter(|(kind, _)| info.access.contains(*kind)).map(|(_, bit)| bit).sum::<u64>();

@@ -9,6 +9,7 @@ use super::super::maintenance::note_hart;
 use super::super::recording::record;
 use super::super::registers::{SystemRegisters, read_register, write_register};
 use super::super::switch::{self, Registers};
+use super::super::vcpu::recorded;
 use super::bench::{Space, fence};
 use super::{Failure, failed};
 use crate::arch::riscv64::registers::{HEDELEG, HIDELEG, hstatus, sstatus};
@@ -133,7 +134,9 @@ fn trap() -> Trap {
 /// One line if it is none.
 pub(super) fn decoded(trap: &Trap) -> Result<NestedPageFaultInfo, Failure> {
     let fault = decode_fault(trap).map_err(|error| failed("the trap", error))?;
-    fault.info().ok_or_else(|| alloc::format!("no address in {trap:x?}"))
+    let info = fault.info().ok_or_else(|| alloc::format!("no address in {trap:x?}"))?;
+    record(recorded(&info));
+    Ok(info)
 }
 
 /// A hart of a guest's in VS-mode; the space has to be loaded.
