@@ -183,11 +183,13 @@ impl Bench {
     /// A boot under churn: page by page, with a window around each fault, or in large leaves, which churn then has to split.
     pub(super) fn churned(&self, cpus: u32, seed: u64) -> Boot {
         /// On RISC-V each fence of another hart waits for the firmware there, and so for the host to give that hart a turn.
-        const FEWER: u64 = 3_000;
+        /// Slowly, so that it is not over before the guest has started its other CPU.
+        const LESS: (u32, u64) = (2, 6_000);
         let mut boot = Boot { cpus, ..self.usual() };
         let churn = task_run::churn(seed);
         let slow = self.platform == Platform::Riscv && cpus > 1;
-        boot.choices.churn = Some(if slow { Churn { limit: FEWER, ..churn } } else { churn });
+        boot.choices.churn =
+            Some(if slow { Churn { per_exit: LESS.0, limit: LESS.1, ..churn } } else { churn });
         boot.choices.leaf = [Leaf::Size4K, Leaf::Auto, Leaf::Size2M][seed as usize % 3];
         boot
     }
