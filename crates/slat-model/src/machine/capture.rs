@@ -49,7 +49,8 @@ impl Machine {
                 }
             }
         }
-        self.check_break_before_make(hpa, new);
+        let tags = reached.iter().filter_map(|(cpu, _)| Some(self.live(*cpu)?.tag())).collect();
+        self.check_break_before_make(hpa, new, &tags);
         self.mirror.write(hpa, new);
         for state in &mut self.cpus {
             state.stored_unseen(hpa);
@@ -184,11 +185,14 @@ impl Machine {
         }
     }
 
-    fn check_break_before_make(&mut self, hpa: u64, new: u64) {
+    /// `tags` are those under which the entry is reached: what is left under another one, of the table's life under an earlier
+    /// VMID or of another table in the same frame, meets no translation by the new value. Where no CPU reaches it nobody knows
+    /// under which it will be, and everything counts.
+    fn check_break_before_make(&mut self, hpa: u64, new: u64, tags: &BTreeSet<u64>) {
         let Mmu::Stage2(arm) = self.mmu.clone() else { return };
         let mut found = Vec::new();
         for (cpu, state) in self.cpus.iter().enumerate() {
-            for held in state.tlb.read_from(hpa) {
+            for held in state.tlb.read_from(hpa).filter(|held| tags.is_empty() || tags.contains(&held.tag)) {
                 if needs_break_before_make(&arm, held.level, held.raw, new) {
                     found.push(Report::BreakBeforeMake { cpu, entry: hpa, old: held.raw, new });
                 }

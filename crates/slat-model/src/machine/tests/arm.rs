@@ -277,6 +277,32 @@ fn break_before_make() {
 }
 
 #[test]
+fn what_is_left_under_another_vmid_needs_no_break() {
+    // CPU 1 remembers the table under VMID 1 and has left it; CPU 0 walks it under this VMID now.
+    let changed = |vmid: u16, invalidated: bool| {
+        let mut machine = synchronized(2);
+        machine.unload_root(1);
+        machine.load_root(0, (isa().root)(vmid)).unwrap();
+        machine.execute(0, Instruction::Isb);
+        store(&mut machine, LEVEL_0, 0);
+        if invalidated {
+            run(&mut machine, 0, &[ISHST, is(Tlbi::Vmalls12e1, 0), ISH]);
+        }
+        store(&mut machine, LEVEL_0, PAGE_1 | 0x7ff);
+        machine.reports().len()
+    };
+    assert_eq!(changed(2, true), 0);
+    assert_eq!(changed(2, false), 1); // what CPU 0 itself may remember
+    assert_eq!(changed(1, true), 0);
+    assert_eq!(changed(1, false), 2);
+    // While nobody walks the table everything counts.
+    let mut machine = synchronized(2);
+    (0..2).for_each(|cpu| machine.unload_root(cpu));
+    store(&mut machine, LEVEL_0, PAGE_1 | 0x7ff);
+    assert_eq!(machine.reports().len(), 2);
+}
+
+#[test]
 fn what_the_host_wrote_is_cleaned_before_a_guest_reads_it() {
     let clean = |hpa| Instruction::Dc { operation: Dc::Civac, hpa };
     let page = 0xccc_0000..0xccc_1000;
