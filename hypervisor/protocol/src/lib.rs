@@ -187,7 +187,7 @@ pub struct Params {
     /// CPUs of the machine, 1 to [`CPUS_MAX`], where that is not the number of [`cpus`](Self::cpus); RISC-V only.
     #[serde(default)]
     pub host_cpus: Option<u32>,
-    /// Width of a guest-physical address in bits; none for all that the CPU has.
+    /// Width of a guest-physical address in bits; none for all that the CPU has, on RISC-V for the narrowest that is enough.
     pub gpa_bits: Option<u32>,
     /// The guest's command line.
     pub bootargs: String,

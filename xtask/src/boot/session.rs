@@ -256,8 +256,8 @@ fn hypervisor_run(
     Ok(seen)
 }
 
-/// The secret of a run. Of runs that are to be the same it is no secret, as the hypervisor's way through its digits takes as
-/// many instructions as they want; whoever runs those trusts the guest.
+/// The secret of a run. Of runs that are to be the same it is no secret: with others the instruction counts, and so the guest's
+/// clock, were seen to differ. Whoever runs those trusts the guest.
 fn nonce(pace: Pace) -> String {
     match pace {
         Pace::Counted => "0123456789abcdef".repeat(2),

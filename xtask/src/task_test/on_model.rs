@@ -13,7 +13,12 @@ const CHECKS: [&str; 4] =
     ["stale_reads", "stale_translations", "frames_reachable_after_return", "rules_broken"];
 
 /// Runs of each format that must be good: with so many CPUs and these options.
-const GOOD: [(u64, &str); 2] = [(4, ""), (2, "--leaf 2m --tlb random --seed 2 --churn-seed 2")];
+const GOOD: [(u64, &str); 3] = [
+    (4, ""),
+    (2, "--leaf 2m --tlb random --seed 2 --churn-seed 2"),
+    // More guests than tags.
+    (2, "--guests 4 --host-cpus 2"),
+];
 
 /// Runs that must fail, on every format.
 const BAD: [&str; 2] = ["no-tlbi", "local-tlbi"];
