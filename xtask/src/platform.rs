@@ -140,7 +140,7 @@ impl Platform {
 
     /// Bytes that its Linux takes in one piece when it begins: on RISC-V for the list of all pieces of memory that there may be.
     pub(crate) fn kernel_takes_at_once(self) -> u64 {
-        if self == Self::Riscv { 32 << 20 } else { 0 }
+        if self == Self::Riscv { 40 << 20 } else { 0 }
     }
 
     /// Bytes of memory that the emulated machine can have, all of it in one piece.
