@@ -6,13 +6,17 @@ use crate::task_test::recorded;
 use crate::task_test::step::Step;
 use anyhow::{Result, bail, ensure};
 use slat_hv_protocol::UnitOutcome;
+use slat_hv_protocol::recording::{Event, FenceKind};
 use std::time::Duration;
 
 /// All of them in one machine; each takes less than a second.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A CPU on which several invalidations stand between two barriers that order them all.
+const WITH_SVINVAL: &str = "rv64,h=true,svinval=true";
+
 /// All unit guests.
-const UNITS: [&str; 42] = [
+const UNITS: [&str; 43] = [
     "fault-read",
     "fault-write",
     "fault-atomic",
@@ -34,6 +38,7 @@ const UNITS: [&str; 42] = [
     "hlv-unmap-without-fence",
     "hlv-protect",
     "hlv-protect-without-fence",
+    "hlv-protect-several",
     "hlv-retired-table",
     "hlv-retired-table-without-fence",
     "hlv-retired-table-by-address",
@@ -68,7 +73,7 @@ pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     ]
 }
 
-/// Those in which a fence is missing are as wrong on the model as on QEMU, and the others are right there.
+/// Those in which a fence is missing are as wrong on the model as on QEMU, and the others are right there, with Svinval, too.
 fn recorded(bench: &Bench, output: &mut String) -> Result<String> {
     let choices = Choices { record: true, ..Choices::default() };
     let cpu = bench.linux.platform.default_cpu();
@@ -77,15 +82,21 @@ fn recorded(bench: &Bench, output: &mut String) -> Result<String> {
     let is_wrong = |name: &&str| marks.iter().any(|mark| name.ends_with(mark));
     let fenced = |name: &&str| name.starts_with("hlv-") || name.starts_with("two-harts");
     let (wrong, right): (Vec<_>, Vec<_>) = UNITS.into_iter().filter(fenced).partition(is_wrong);
-    let mut run = |names: &[&str]| -> Result<Observed> {
+    let mut run = |cpu, names: &[&str]| -> Result<Observed> {
         let seen = bench.units(cpu, names, &choices, output)?;
         let good = |(_, unit): &(f64, UnitOutcome)| unit.failure.is_none() && unit.lacking.is_none();
         ensure!(seen.units.len() == names.len() && seen.units.iter().all(good), "{:?}", seen.units);
         Ok(seen)
     };
-    let right = recorded::units_are_clean(&run(&right)?)?;
-    let wrong = recorded::is_missed(&run(&wrong)?)?;
-    Ok(format!("{right}; with fences left out {wrong}"))
+    let batched = run(WITH_SVINVAL, &right)?;
+    let is_piece = |event: &Event| matches!(event, Event::Fence { kind: FenceKind::HinvalGvma, .. });
+    let events = batched.recording.iter().flat_map(|recording| &recording.events);
+    let pieces = events.filter(|(_, event)| is_piece(event)).count();
+    ensure!(pieces > 1, "with Svinval there were {pieces} HINVAL.GVMA");
+    recorded::units_are_clean(&batched)?;
+    let right = recorded::units_are_clean(&run(cpu, &right)?)?;
+    let wrong = recorded::is_missed(&run(cpu, &wrong)?)?;
+    Ok(format!("{right}; with fences left out {wrong}; {pieces} HINVAL.GVMA where there are such"))
 }
 
 /// All of them were run, none failed, and none is there that nobody knows.

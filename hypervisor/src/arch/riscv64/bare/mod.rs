@@ -156,12 +156,11 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let params = read_params()?;
     NONCE.call_once(|| params.nonce.clone());
     params::check(&params, &MEMORY_MAP).map_err(|error| format!("bad parameters: {error}"))?;
-    #[cfg(feature = "unit-guests")]
-    unit::run(&params);
-    let params: &Params = Box::leak(Box::new(params));
-
     // Before the pool has any frame: the firmware may have put its device tree there.
     let host = read_host(tree)?;
+    #[cfg(feature = "unit-guests")]
+    unit::run(&params, host.of_gstage);
+    let params: &Params = Box::leak(Box::new(params));
     if params.recording.size != 0 {
         // SAFETY: the parameters give this memory to the recording; it was checked to lie apart from everything else.
         unsafe { recording::start(params.recording) };

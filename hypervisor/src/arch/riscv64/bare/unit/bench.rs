@@ -138,16 +138,19 @@ pub(super) struct Bench {
     pub(super) host: Host,
     /// Harts of the machine.
     pub(super) harts: usize,
+    /// What is used of their extensions: what changes which instructions fence, and no entry.
+    extensions: Extensions,
 }
 
 impl Bench {
-    pub(super) fn new(params: &Params) -> Result<Self, String> {
+    pub(super) fn new(params: &Params, extensions: Extensions) -> Result<Self, String> {
         let harts = params.host_cpus.unwrap_or(params.cpus) as usize;
         let fenced = Fenced { right: Counted::new(Mistake::None), fencing: AtomicU8::new(0) };
         // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image, and all memory is
         // mapped one to one. The pool of the unit guest before is not used any more.
         let pool = unsafe { Pool::new(params.pool, true, fenced) };
-        Ok(Self { host: Box::leak(Box::new(pool)), harts })
+        let extensions = extensions & Extensions::SVINVAL;
+        Ok(Self { host: Box::leak(Box::new(pool)), harts, extensions })
     }
 
     pub(super) fn started(&self) -> Started {
@@ -185,7 +188,7 @@ impl Bench {
             Mode::Sv48x4 => 50,
             Mode::Sv57x4 => 59,
         };
-        let format = choose_format(bits, Extensions::empty())?;
+        let format = choose_format(bits, self.extensions)?;
         let size = 1 << format.geometry().gpa_bits;
         let space = AddrSpace::with_format(self.host, format, GuestPhysAddr::new(0), size, vmid);
         Ok(Space(space.map_err(|error| failed("a space", error))?))

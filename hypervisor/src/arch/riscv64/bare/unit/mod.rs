@@ -27,6 +27,7 @@ use super::{finish, say};
 use alloc::format;
 use alloc::string::{String, ToString};
 use bench::Bench;
+use slat::format::gstage::Extensions;
 use slat_hv_protocol::{Message, Params, UnitOutcome};
 
 /// What is wrong: one line.
@@ -43,8 +44,8 @@ struct UnitGuest {
 const TABLES: [&[UnitGuest]; 5] =
     [probes::GUESTS, reused::GUESTS, faults::GUESTS, instructions::GUESTS, second::GUESTS];
 
-/// Runs those that are asked for, and ends the machine; returns if none are.
-pub(super) fn run(params: &Params) {
+/// Runs those that are asked for on harts with these extensions, and ends the machine; returns if none are.
+pub(super) fn run(params: &Params, extensions: Extensions) {
     if params.unit_guests.is_empty() {
         return;
     }
@@ -60,7 +61,7 @@ pub(super) fn run(params: &Params) {
     }
     let mut said = false;
     for guest in known().filter(|guest| names.iter().any(|name| name == "all" || name == guest.name)) {
-        let bench = match Bench::new(params) {
+        let bench = match Bench::new(params, extensions) {
             Ok(bench) => bench,
             Err(reason) => finish(&Message::Failed { reason }),
         };

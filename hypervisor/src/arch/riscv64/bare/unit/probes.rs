@@ -22,6 +22,7 @@ pub(super) const GUESTS: &[UnitGuest] = &[
     UnitGuest { name: "hlv-unmap-without-fence", run: |bench| unmapped(bench, Fencing::None) },
     UnitGuest { name: "hlv-protect", run: |bench| protected(bench, Fencing::Right) },
     UnitGuest { name: "hlv-protect-without-fence", run: |bench| protected(bench, Fencing::None) },
+    UnitGuest { name: "hlv-protect-several", run: several_protected },
     UnitGuest { name: "hlv-retired-table", run: |bench| retired(bench, Fencing::Right) },
     UnitGuest { name: "hlv-retired-table-without-fence", run: |bench| retired(bench, Fencing::None) },
     // QEMU drops everything at an address, too: what this leaves behind only the model sees.
@@ -105,6 +106,25 @@ fn protected(bench: &Bench, fencing: Fencing) -> Result<(), Failure> {
     };
     ensure_eq!(value(read(TARGET))?, expected, "what is there");
     ensure_eq!(space.word(TARGET)?, expected, "what the host finds");
+    drop(loaded);
+    Ok(())
+}
+
+/// Several pages become read-only at once: few enough for a fence each, which Svinval orders all at once.
+fn several_protected(bench: &Bench) -> Result<(), Failure> {
+    let mut space = scene(bench)?;
+    let loaded = Loaded::new(&space);
+    let pages = || (0..PAGES / 2).map(|page| TARGET + page * PAGE_SIZE);
+    for page in pages() {
+        ensure!(write(page, VALUE).is_ok(), "the page cannot be written to");
+    }
+    space
+        .protect(GuestPhysAddr::new(TARGET), PAGES / 2 * PAGE_SIZE, READ_ONLY)
+        .map_err(|error| failed("protect", error))?;
+    for page in pages() {
+        ensure_eq!(value(read(page))?, VALUE, "what is there");
+        ensure_eq!(write(page, 0).err().map(|trap| trap.scause), Some(STORE), "scause");
+    }
     drop(loaded);
     Ok(())
 }
