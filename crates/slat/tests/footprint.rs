@@ -58,7 +58,8 @@ fn a_gib_of_small_leaves_takes_515_tables_in_four_levels() {
     takes_one_table_for_2_mib(ept(), 1);
     takes_one_table_for_2_mib(npt(), 1);
     // The root of the G-stage is four frames.
-    let capabilities = gstage::Capabilities { modes: gstage::Modes::all(), ..gstage::Capabilities::BASELINE };
+    let capabilities =
+        gstage::Capabilities { modes: gstage::Modes::all(), vmid_bits: 14, ..gstage::Capabilities::BASELINE };
     takes_one_table_for_2_mib(Gstage::new(gstage::Mode::Sv48x4, capabilities).expect("offered"), 4);
 }
 
