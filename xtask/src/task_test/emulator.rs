@@ -21,7 +21,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A guest that a mistake makes hang is given up after this; a good one takes a third of it.
-const MISTAKE_PATIENCE: Duration = Duration::from_secs(15);
+const MISTAKE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Pages that are mapped before the guest runs: the UART (4 KiB), the GIC's distributor (64 KiB) and its one
 /// redistributor (128 KiB).

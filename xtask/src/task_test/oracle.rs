@@ -10,7 +10,7 @@ use std::process::Command;
 const OPERATIONS: &str = "1050000";
 
 /// The formats of which every sequence is run, one of each ISA.
-const EXHAUSTIVE: &str = "stage2-3-levels,ept-5-levels-marks,npt-4-levels,gstage-sv39x4";
+const EXHAUSTIVE: &str = "stage2-3-levels,ept-5-levels-marks,npt-4-levels,gstage-sv48x4";
 
 /// Three steps.
 pub(crate) fn steps() -> Vec<Step> {

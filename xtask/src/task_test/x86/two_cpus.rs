@@ -15,7 +15,7 @@ use slat_hv_protocol::{Churn, Leaf, Mistake, Report};
 const CPUS: u32 = 2;
 
 /// It goes on until both CPUs have been at work for a while.
-const CHURN: Churn = Churn { seed: 1, per_exit: 1, limit: 50_000 };
+const CHURN: Churn = Churn { seed: 1, per_exit: 1, limit: 25_000 };
 
 /// Exits that each CPU has at least if it takes part in the boot.
 const LEAST_EXITS: u64 = 500;
