@@ -64,8 +64,13 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
         line(&mut text, name, *count, if invalidates(name) { "TLB invalidations" } else { "" });
     }
     // Elsewhere the caches look after themselves.
-    if matches!(machine.kind(), Cpu::Arm | Cpu::Riscv) {
-        line(&mut text, "caches", report.cache_maintenance_frames, "frames cleaned and invalidated");
+    let maintained = match machine.kind() {
+        Cpu::Arm => Some("frames cleaned and invalidated"),
+        Cpu::Riscv => Some("frames in which there may be new code (FENCE.I)"),
+        Cpu::Intel | Cpu::Amd => None,
+    };
+    if let Some(what) = maintained {
+        line(&mut text, "caches", report.cache_maintenance_frames, what);
     }
 
     if let Some(PagesWritten { dirty, logged }) = report.pages_written {
