@@ -13,6 +13,7 @@ use crate::hal::{CacheMaintenance, Hal};
 use crate::space::{AddrSpace, AllocOptions};
 use crate::sync::{AtomicU64, Ordering};
 use crate::tlb::{HartSet, Invalidation, Tag, TagPool};
+use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -276,6 +277,27 @@ fn a_hart_that_was_removed_and_enters_again_is_told_or_sees_the_change() {
         let seen = hart.join().expect("no panic");
         assert_eq!(told & 1, 1, "the other one stays");
         assert!(told & 2 != 0 || seen == 0, "a hart that was not told used the old entry");
+    });
+}
+
+#[test]
+fn what_a_hart_did_before_it_was_removed_is_done_when_nobody_tells_it() {
+    explore(|| {
+        let set = Arc::new(HartSet::<1>::new());
+        assert_eq!(set.enter(1), Ok(true));
+        // A page of the guest's, in which hart 1 writes until it has left, and which is taken away.
+        let page = Arc::new(UnsafeCell::new(0));
+        let (leaving, written) = (Arc::clone(&set), Arc::clone(&page));
+        let hart = thread::spawn(move || {
+            // SAFETY: the other thread uses the page only once this one has left; loom would see otherwise.
+            written.with_mut(|word| unsafe { *word = 1 });
+            leaving.remove(1).expect("a hart of the set");
+        });
+        if set.harts().next().is_none() {
+            // SAFETY: as above.
+            page.with_mut(|word| unsafe { *word = 2 });
+        }
+        hart.join().expect("no panic");
     });
 }
 

@@ -14,8 +14,8 @@
 //! the two sees what the other did: the hart is told, or its reads see the store. Its *reads* are those of the hardware's
 //! walk, which no fence for data orders: that takes an HFENCE.GVMA (RISC-V privileged manual, "Hypervisor
 //! Memory-Management Fence Instructions"), and so a hart that was not in the set executes one even if it was never there.
-//! A hart that was in the set already has done so, and was told of everything since. `loom_tests.rs` goes through all
-//! interleavings.
+//! A hart that was in the set already has done so, and was told of everything since. A removal releases what the hart did
+//! in the guest, so that frames may be reused when nobody is left to be told. `loom_tests.rs` goes through all interleavings.
 
 use crate::sync::{AtomicU64, Ordering, fence};
 use thiserror::Error;
@@ -77,7 +77,8 @@ impl<const WORDS: usize> HartSet<WORDS> {
     /// [`NoSuchHart`].
     pub fn remove(&self, hart: usize) -> Result<(), NoSuchHart> {
         let (word, bit) = self.place(hart)?;
-        word.fetch_and(!bit, Ordering::Relaxed);
+        // What the hart did in the guest comes before: whoever finds it gone may reuse the frames.
+        word.fetch_and(!bit, Ordering::Release);
         Ok(())
     }
 
@@ -91,7 +92,8 @@ impl<const WORDS: usize> HartSet<WORDS> {
 
     /// As [`harts`](Self::harts), in no order with what was stored before.
     pub(crate) fn harts_unfenced(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        let words = self.words.iter().map(|word| word.load(Ordering::Relaxed)).enumerate();
+        // After what those did that have been removed.
+        let words = self.words.iter().map(|word| word.load(Ordering::Acquire)).enumerate();
         words.filter(|(_, word)| *word != 0).map(|(index, word)| (index * BITS, word))
     }
 
