@@ -32,10 +32,6 @@ enum State {
 }
 
 impl State {
-    fn is_inside(self) -> bool {
-        matches!(self, Self::Starting(_) | Self::Running | Self::Stopping)
-    }
-
     /// Whether the guest goes on by this CPU.
     fn is_on(self) -> bool {
         matches!(self, Self::Starting(_) | Self::Running | Self::Waiting)
@@ -217,7 +213,7 @@ impl Cpus {
     #[must_use]
     pub fn is_last_out(&self) -> bool {
         let states = self.states.lock();
-        let inside = states.iter().any(|state| matches!(state, State::Running | State::Stopping));
+        let inside = states.iter().any(|state| self.is_inside(*state));
         self.is_ending() && !inside && !self.closing.swap(true, Ordering::AcqRel)
     }
 
@@ -278,8 +274,18 @@ impl Cpus {
         (0..patience).any(|_| {
             wake();
             spin_loop();
-            !self.states.lock().iter().any(|state| state.is_inside())
+            !self.states.lock().iter().any(|state| self.is_inside(*state))
         })
+    }
+
+    /// A pinned CPU that is started may be there at any moment; one in slices is not before [`enter`](Self::enter), which the end
+    /// forbids.
+    fn is_inside(&self, state: State) -> bool {
+        match state {
+            State::Running | State::Stopping => true,
+            State::Starting(_) => !self.in_slices,
+            State::Off | State::Waiting => false,
+        }
     }
 
     /// Gives `cpu` another state, unless the end was announced.

@@ -123,7 +123,7 @@ fn in_slices_one_hart_is_the_last_one_out() {
     assert_eq!((cpus.enter(0), cpus.start(1, ENTRY)), (Enter::Begin(ENTRY), Ok(())));
     assert!(cpus.end());
     cpus.pause(0);
-    assert!(cpus.is_last_out());
+    assert!(cpus.is_last_out() && cpus.wait_for_all(1, || ()));
     assert_eq!(cpus.enter(1), Enter::Ended);
 }
 

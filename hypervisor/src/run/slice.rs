@@ -147,10 +147,14 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     /// Announces the end of a guest in slices, unless another vCPU did.
     fn announce(&self, end: End) {
         let mut returns = self.reclaim.map(|reclaim| reclaim.0.lock());
+        self.announce_to(returns.as_deref_mut(), end);
+    }
+
+    fn announce_to(&self, returns: Option<&mut Returns>, end: End) {
         let mut first = self.end.lock();
         if self.cpus.end() {
             *first = Some(self.of_this_guest(end));
-            if let Some(returns) = &mut returns {
+            if let Some(returns) = returns {
                 returns.closing += 1;
             }
         }
@@ -180,12 +184,8 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         if state.closing > 0 || state.closed != returns {
             return Stop::Preempted;
         }
-        // Announced before anybody else is asked whether it has to end.
-        let mut first = self.end.lock();
-        if self.cpus.end() {
-            *first = Some(self.of_this_guest(end.clone()));
-            state.closing += 1;
-        }
+        // Before anybody else is asked whether it has to end; the second announcement, by whoever gets this, changes nothing.
+        self.announce_to(Some(&mut *state), end.clone());
         Stop::Ended(end)
     }
 

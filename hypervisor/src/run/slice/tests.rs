@@ -143,6 +143,19 @@ fn the_one_that_leaves_last_closes_whoever_ended_the_guest() {
 }
 
 #[test]
+fn a_cpu_that_was_started_and_never_ran_holds_nobody_up() {
+    let (pool, cpus) = (pool(1024, true), cpus(2));
+    let machine = Machine::new(space(&pool), &cpus, job()).expect("regions");
+    let mut first = Does::new(|| {
+        assert_eq!(cpus.start(1, ENTRY), Ok(()));
+        Exit::PowerOff
+    });
+    assert_eq!(machine.slice(0, &mut first, root), Slice::Ended(Some(End::PowerOff)));
+    assert_eq!(machine.close_slices(End::PowerOff).map(|outcome| outcome.end), Ok(End::PowerOff));
+    assert_eq!(pool.counts().taken, pool.counts().returned);
+}
+
+#[test]
 fn a_cpu_that_went_off_begins_again_where_it_is_started() {
     let (pool, cpus) = (pool(1024, true), cpus(2));
     let machine: Guest<'_> = Machine::new(space(&pool), &cpus, job()).expect("regions");
