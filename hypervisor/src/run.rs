@@ -264,7 +264,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     fn answer<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, exit: Exit) -> Result<(), Stop> {
         match exit {
             Exit::NestedPageFault(info) => return self.fault(cpu, vcpu, &info),
-            Exit::UnlocatedFault(tables, gva, access) => {
+            Exit::UnlocatedFault(tables, gva, access) if V::HIDES_ADDRESSES => {
                 return match self.locate(&tables, gva, access)? {
                     Some(info) => self.fault(cpu, vcpu, &info),
                     None => {
@@ -312,6 +312,10 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             Exit::Debug(command) => {
                 let text = self.debug(command)?;
                 vcpu.answer_debug(text);
+            }
+            Exit::UnlocatedFault(_, gva, _) => {
+                let description = line(vcpu, &format!("a fault at the guest's address {gva:#x}"));
+                return Err(Stop::Ended(End::Unsupported { description }));
             }
             Exit::Unsupported(what) => {
                 return Err(Stop::Ended(End::Unsupported { description: line(vcpu, &what) }));

@@ -18,6 +18,9 @@ pub trait Vcpu: Sized {
     /// What the CPU needs to know about the second-level table: its root and its format.
     type Root;
 
+    /// Whether it ever leaves with [`Exit::UnlocatedFault`]: where not, the walk of the guest's tables is no part of the program.
+    const HIDES_ADDRESSES: bool = false;
+
     /// A vCPU that has not run.
     fn new(id: usize, config: Self::Config) -> Self;
 

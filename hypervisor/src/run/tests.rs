@@ -33,6 +33,7 @@ struct Script {
 impl Vcpu for Script {
     type Config = Vec<Exit>;
     type Root = ();
+    const HIDES_ADDRESSES: bool = true;
 
     fn new(_: usize, mut exits: Vec<Exit>) -> Self {
         exits.reverse();
@@ -168,6 +169,17 @@ fn every_page_is_populated_once_with_its_content() {
     // The device's page is mapped from the start.
     assert_eq!(outcome.leaves, Leaves { size_4k: 4, size_2m: 0, size_1g: 0 });
     assert_eq!((outcome.exits, outcome.firmware_calls), (5, 1));
+}
+
+#[test]
+fn a_fault_without_an_address_is_located_by_the_guests_own_tables() {
+    // A guest without tables of its own: its addresses are guest-physical ones.
+    let tables = GuestPageWalkInfo::riscv(0, 0, 0);
+    let unlocated = |gva| Exit::UnlocatedFault(tables, GuestVirtAddr::new(gva), MappingFlags::WRITE);
+    let outcome = run(1024, job(), [0x4000_0000, 0x4000_0008, 0x4000_1000].map(unlocated).into());
+    assert_eq!((outcome.end, outcome.faults.populated, outcome.faults.spurious), (End::PowerOff, 2, 1));
+    let outcome = run(1024, job(), [unlocated(0xa00_0000)].into());
+    assert!(matches!(outcome.end, End::Fault { .. }), "{:?}", outcome.end);
 }
 
 #[test]

@@ -91,6 +91,7 @@ impl Pending {
 
     /// What the next entry does, to a guest that would take an external interrupt if `takes_interrupts`.
     pub(super) fn plan(&mut self, takes_interrupts: bool) -> Plan {
+        // What an earlier plan took out that did not come to an entry.
         self.has_not_run();
         let nmis = self.blocking == NmiBlocking::Open;
         self.injected = self.queue.deliver(Open { interrupts: takes_interrupts, nmis });

@@ -63,12 +63,6 @@ pub fn steps<'a>(invalidation: &'a Invalidation<'a>, mistake: Mistake) -> impl I
     steps.map(move |step| if mistake == Mistake::WrongAddress { astray(step) } else { step })
 }
 
-/// The VMID in a value of hgatp ("Hypervisor Guest Address Translation and Protection Register").
-#[must_use]
-pub const fn vmid(hgatp: u64) -> u16 {
-    (hgatp >> 44 & 0x3fff) as u16
-}
-
 /// The same at another address; what has none stays as it is.
 fn astray(step: Step) -> Step {
     match step {

@@ -165,7 +165,7 @@ impl<H: Hal, T: Deref<Target = TagPool<H>>, I: Instructions> Vcpu for SvmVcpu<H,
     }
 
     fn is_in_interrupt_shadow(&self) -> bool {
-        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && !self.is_interruptible()
+        self.vmcb.get(fields::RFLAGS) & RFLAGS_IF != 0 && self.is_in_shadow()
     }
 
     fn set_interrupt_window(&mut self, wanted: bool) {

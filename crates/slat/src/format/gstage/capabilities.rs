@@ -2,8 +2,8 @@
 //!
 //! Three sources: the extensions that the device tree (or ACPI) names, [`Extensions`]; what hgatp holds,
 //! [`HgatpProbe`](super::HgatpProbe); and which bits of henvcfg can be set, which says what M-mode has turned on in
-//! menvcfg (privileged manual, "Hypervisor Environment Configuration Register": PBMTE and ADUE are read-only zero where
-//! they are clear in menvcfg).
+//! menvcfg (privileged manual, "Hypervisor Environment Configuration Register": STCE, PBMTE and ADUE are read-only zero
+//! where they are clear in menvcfg).
 
 use super::hgatp::HgatpProbe;
 use bitflags::bitflags;
@@ -156,9 +156,10 @@ fn is_version(text: &str) -> bool {
     }
 }
 
-/// henvcfg.ADUE and henvcfg.PBMTE.
+/// henvcfg.ADUE, henvcfg.PBMTE and henvcfg.STCE.
 const ADUE: u64 = 1 << 61;
 const PBMTE: u64 = 1 << 62;
+const STCE: u64 = 1 << 63;
 
 /// What of the G-stage a hart offers, and the two choices of its hypervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +170,8 @@ pub struct Capabilities {
     pub vmid_bits: u32,
     /// Width of a host physical address in bits, 32 to 56. Entries that wait to be freed hold 52, so that no more are used.
     pub physical_bits: u32,
-    /// The extensions **in effect**: Svpbmt only with menvcfg.PBMTE set, Svadu only with menvcfg.ADUE set.
+    /// The extensions **in effect**: Svpbmt only with menvcfg.PBMTE set, Svadu only with menvcfg.ADUE set,
+    /// Sstc only with menvcfg.STCE set.
     pub extensions: Extensions,
     /// Whether what a guest has used and written is to be told apart: accessed and dirty are then clear in a new leaf. With
     /// Svadu the hart sets them. Without it an access that finds them clear faults, and
@@ -207,6 +209,9 @@ impl Capabilities {
         }
         if henvcfg & ADUE == 0 {
             off = off.union(Extensions::SVADU);
+        }
+        if henvcfg & STCE == 0 {
+            off = off.union(Extensions::SSTC);
         }
         Self {
             modes: hgatp.modes,

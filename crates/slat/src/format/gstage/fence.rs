@@ -9,6 +9,7 @@
 //! So does a change of hgatp.MODE for a VMID, also from and to Bare, and a VMID that gets a new owner: that is
 //! [`Scope::AllSpaces`], or [`Scope::Space`] for the VMID alone. A write of hgatp itself orders nothing.
 
+use super::hgatp::vmid;
 use crate::tlb::{BY_ADDRESS_LIMIT, Invalidation, Scope, TlbFeatures};
 
 /// One `HFENCE.GVMA`, or one `HINVAL.GVMA`, which has the same operands.
@@ -35,8 +36,7 @@ pub enum Instruction {
 
 /// The VMID of the space, or `None` for all.
 pub(super) fn vmid_of(invalidation: &Invalidation<'_>) -> Option<u16> {
-    // hgatp: VMID in 57:44.
-    (invalidation.scope != Scope::AllSpaces).then_some((invalidation.root >> 44 & 0x3fff) as u16)
+    (invalidation.scope != Scope::AllSpaces).then_some(vmid(invalidation.root))
 }
 
 /// The fences for `invalidation`, in order: what every hart with a G-stage has. Beyond 64 of them, one for all of the space.

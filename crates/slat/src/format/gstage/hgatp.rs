@@ -36,6 +36,12 @@ pub enum HgatpError {
     },
 }
 
+/// The VMID in `hgatp`, a value of that register: bits 57:44.
+#[must_use]
+pub const fn vmid(hgatp: u64) -> u16 {
+    ((hgatp & VMID_MASK) >> VMID_SHIFT) as u16
+}
+
 /// MODE in its place.
 pub(super) const fn mode_field(mode: Mode) -> u64 {
     let number = match mode {

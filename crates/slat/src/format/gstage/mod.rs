@@ -19,7 +19,7 @@ mod remote;
 pub use capabilities::{Capabilities, ConfigError, Extensions, Mode, Modes};
 pub use fault::{Fault, NotAGuestPageFault, Trap, decode_fault};
 pub use fence::{Fence, Instruction, fences, instructions};
-pub use hgatp::{HgatpError, HgatpProbe, probe_henvcfg};
+pub use hgatp::{HgatpError, HgatpProbe, probe_henvcfg, vmid};
 pub use instruction::transform;
 pub use remote::{HartMask, REMOTE_FENCE_I, RFENCE, RemoteFence, remote_fences};
 

@@ -3,52 +3,50 @@
 //! **In a recording** a fence of this hart stands before it is executed, one of other harts after the firmware's call has returned: so that
 //! there is never more maintenance in it than there was.
 
-#![expect(unsafe_code, reason = "executes fences")]
-
 use super::guest::all_forgotten;
 use super::recording::record;
 use super::{code, fail, firmware, this_hart};
-use crate::arch::riscv64::maintenance::{Step, recorded, steps, vmid};
+use crate::arch::riscv64::maintenance::{Step, recorded, steps};
 use crate::arch::riscv64::platform::RAM_ADDRESS;
 use crate::pool::Maintenance;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
-use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
-use slat::format::gstage::{Fence, HartMask, Instruction, RFENCE, RemoteFence};
+use core::sync::atomic::{self, Ordering};
+use slat::format::gstage::{Fence, HartMask, Instruction, RFENCE, RemoteFence, vmid};
+use slat::tlb::HartSet;
 use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation, Scope};
 use slat_hv_protocol::Mistake;
 use slat_hv_protocol::recording::Event;
-use spin::Mutex;
+use spin::{Mutex, Once};
 
-/// The harts that have had a VMID in hgatp, a bit each, by the lowest bits of the VMID: once there, a hart stays, and a fence too many
-/// does no harm.
-static RAN: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+/// The harts that have had a VMID in hgatp, by the lowest bits of the VMID: once there, a hart stays, and a fence too many does no
+/// harm.
+fn ran() -> &'static [HartSet; 64] {
+    static RAN: Once<[HartSet; 64]> = Once::new();
+    RAN.call_once(|| core::array::from_fn(|_| HartSet::new()))
+}
+
+fn of_vmid(vmid: u16) -> &'static HartSet {
+    let ran = ran();
+    &ran[usize::from(vmid) % ran.len()]
+}
 
 /// To be called before this hart writes hgatp: from now on it is told of changes of this VMID's space. Whether it was not until now:
-/// then it has to forget all of the VMID after having written hgatp, because nothing else orders its walks behind this.
-///
-/// **Whoever is not told sees the change:** the hart is noted, then there is a fence, then it walks; the other one stores, then there is
-/// a fence, then it looks who is noted.
+/// then it has to forget all of the VMID after having written hgatp ([`HartSet::enter`]).
 pub(super) fn note_hart(hgatp: u64) -> bool {
-    let hart = 1 << this_hart();
-    let ran = &RAN[usize::from(vmid(hgatp)) % RAN.len()];
-    let is_new = ran.load(Ordering::Relaxed) & hart == 0;
-    if is_new {
-        ran.fetch_or(hart, Ordering::SeqCst);
+    match of_vmid(vmid(hgatp)).enter(this_hart()) {
+        Ok(is_new) => is_new,
+        Err(error) => fail(format_args!("{error}")),
     }
-    // SAFETY: a fence.
-    unsafe { asm!("fence rw, rw", options(nostack)) };
-    is_new
 }
 
 /// The harts that may remember something under this VMID, or under any.
 fn harts(vmid: Option<u16>) -> u64 {
-    // SAFETY: a fence.
-    unsafe { asm!("fence rw, rw", options(nostack)) };
+    // All of them are in the first word.
+    let of = |set: &HartSet| set.harts().fold(0, |harts, (_, bits)| harts | bits);
     match vmid {
-        Some(vmid) => RAN[usize::from(vmid) % RAN.len()].load(Ordering::SeqCst),
-        None => RAN.iter().fold(0, |harts, ran| harts | ran.load(Ordering::SeqCst)),
+        Some(vmid) => of(of_vmid(vmid)),
+        None => ran().iter().fold(0, |harts, set| harts | of(set)),
     }
 }
 
@@ -135,8 +133,7 @@ impl Maintenance for Counted {
     }
 
     fn publish(&self) {
-        // SAFETY: a fence.
-        unsafe { asm!("fence rw, rw", options(nostack)) };
+        atomic::fence(Ordering::SeqCst);
     }
 
     fn record(&self, event: Event) {

@@ -18,7 +18,6 @@ use super::timer::{self, NEVER};
 use super::{code, this_hart};
 use crate::arch::riscv64::exception::{self, Before, Exception};
 use crate::arch::riscv64::exit::{self, Cause};
-use crate::arch::riscv64::maintenance::vmid;
 use crate::arch::riscv64::registers::{
     HCOUNTEREN, HEDELEG, HIDELEG, henvcfg, hstatus, interrupt, sstatus, without_float,
 };
@@ -28,7 +27,7 @@ use crate::vcpu::{BufferAnswer, BufferCall, Event, Exit, Vcpu};
 use alloc::format;
 use core::arch::asm;
 use slat::device::DataAccess;
-use slat::format::gstage::{Fence, Trap, decode_fault, transform};
+use slat::format::gstage::{Fence, Trap, decode_fault, transform, vmid};
 use slat::guest::GuestPageWalkInfo;
 use slat::{GuestPhysAddr, MappingFlags, NestedPageFaultInfo};
 use slat_hv_protocol::recording::Event as Recorded;
@@ -94,6 +93,8 @@ pub(super) struct RiscvVcpu {
 impl Vcpu for RiscvVcpu {
     type Config = Config;
     type Root = u64;
+    // htval may be 0.
+    const HIDES_ADDRESSES: bool = true;
 
     fn new(id: usize, config: Config) -> Self {
         let wait = if config.trap_wait { hstatus::VTW } else { 0 };

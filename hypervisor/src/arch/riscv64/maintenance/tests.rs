@@ -66,10 +66,3 @@ fn a_completion_is_recorded_when_it_is_done() {
     let done = (Event::Maintenance { operation, operand: 0 }, false);
     assert_eq!(recorded(Instruction::SfenceInvalIr), done);
 }
-
-#[test]
-fn the_vmid_has_fourteen_bits() {
-    assert_eq!(vmid(HGATP), 5);
-    assert_eq!(vmid(u64::MAX), 0x3fff);
-    assert_eq!(vmid(!(0x3fff << 44)), 0);
-}

@@ -50,9 +50,9 @@ fn only_what_m_mode_turned_on_is_in_effect() {
     let probe = HgatpProbe { modes: Modes::SV39X4 | Modes::SV48X4, vmid_bits: 7 };
     let named = E::all();
     let cases = [
-        (0, E::all() - E::SVPBMT - E::SVADU),
-        (1 << 61, E::all() - E::SVPBMT),
-        (1 << 62, E::all() - E::SVADU),
+        (0, E::all() - E::SVPBMT - E::SVADU - E::SSTC),
+        (1 << 61, E::all() - E::SVPBMT - E::SSTC),
+        (1 << 62, E::all() - E::SVADU - E::SSTC),
         (7 << 61, E::all()),
         (!(3 << 61), E::all() - E::SVPBMT - E::SVADU),
     ];

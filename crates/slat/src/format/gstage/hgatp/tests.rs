@@ -85,3 +85,10 @@ fn what_hgatp_cannot_hold_is_refused() {
     // What is not checked is cut, and reaches into nothing else.
     assert_eq!(super::value(Mode::Sv39x4, 0xffff, HostPhysAddr::new(0)), 0x83ff_f000_0000_0000);
 }
+
+#[test]
+fn the_vmid_has_fourteen_bits() {
+    assert_eq!(vmid(8 << 60 | 5 << 44 | 0x8_0000), 5);
+    assert_eq!(vmid(u64::MAX), 0x3fff);
+    assert_eq!(vmid(!(0x3fff << 44)), 0);
+}

@@ -12,7 +12,7 @@ use alloc::string::String;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU8, Ordering};
 use slat::format::Format as _;
-use slat::format::gstage::{Extensions, Fence, Gstage, Mode, fences};
+use slat::format::gstage::{Extensions, Fence, Gstage, Mode, fences, vmid};
 use slat::{
     AddrSpace, AllocOptions, CacheMaintenance, GuestPhysAddr, HostPhysRange, Invalidation, LeafSize,
     MappingFlags, PAGE_SIZE,
@@ -103,7 +103,7 @@ impl Maintenance for Fenced {
             Fencing::Right | Fencing::None => {}
             Fencing::Local => fences(invalidation).for_each(fence),
             Fencing::ByAddress => {
-                let vmid = Some((invalidation.root >> 44 & 0x3fff) as u16);
+                let vmid = Some(vmid(invalidation.root));
                 for page in 0..super::probes::PAGES {
                     let address = super::probes::TARGET + page * PAGE_SIZE;
                     fence(Fence { address: Some(address >> 2), vmid });
