@@ -9,6 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 /// Entries that are stored in a boot page by page, at least.
 const LEAST_STORES: u64 = 1000;
 
+/// Stores for each look at all TLBs, at most: there is one after each invalidation, and few of those where leaves are large.
+const STORES_OF_A_LOOK: u64 = 50;
+
 /// The model has nothing to say against the run.
 pub(crate) fn is_clean(seen: &Observed) -> Result<String> {
     is_clean_and_has(LEAST_STORES, seen)
@@ -23,7 +26,8 @@ pub(crate) fn is_clean_and_has(least_stores: u64, seen: &Observed) -> Result<Str
 fn judge_clean(recording: &Recording, outcome: &Outcome, least_stores: u64) -> Result<String> {
     let &Outcome { found, checks, stores, entries, faults, frames_taken, .. } = outcome;
     ensure!(found == 0, "on the model: {found} violations; the first: {}", task_replay::first(outcome));
-    let enough = stores > least_stores && entries > faults && faults > 20 && checks * 50 >= least_stores;
+    let enough =
+        stores > least_stores && entries > faults && faults > 20 && checks > least_stores / STORES_OF_A_LOOK;
     ensure!(
         enough,
         "too little was recorded: {stores} stores, {entries} entries, {faults} faults, {checks} looks"
@@ -68,11 +72,11 @@ fn spread(numbers: &[usize], samples: usize) -> Vec<usize> {
     (0..samples).map(|sample| numbers[numbers.len() * (2 * sample + 1) / (2 * samples)]).collect()
 }
 
-/// The model finds something.
-pub(crate) fn is_missed(seen: &Observed) -> Result<String> {
-    let Outcome { stale, reachable, found, .. } = repeated(seen)?.1;
-    ensure!(found > 0, "the model finds nothing");
-    Ok(format!("{stale} stale translations and {reachable} early frames on the model"))
+/// The model finds something stale, or a frame that came back too early.
+pub(crate) fn is_missed(seen: &Observed) -> Result<()> {
+    let Outcome { stale, reachable, .. } = repeated(seen)?.1;
+    ensure!(stale > 0 || reachable > 0, "the model finds nothing stale and no early frame");
+    Ok(())
 }
 
 /// The model finds translations that are stale, and frames that came back although a CPU could reach them.

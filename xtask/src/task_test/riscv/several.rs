@@ -113,7 +113,7 @@ fn report(seen: &Observed) -> Result<&Report> {
     seen.report.as_ref().with_context(|| format!("there is no report: {:?} {:?}", seen.ending, seen.failed))
 }
 
-fn frames_came_back(report: &Report) -> Result<()> {
+pub(super) fn frames_came_back(report: &Report) -> Result<()> {
     let frames = report.frames;
     ensure!(frames.taken > 0 && frames.taken == frames.returned, "the frames are {frames:?}");
     Ok(())

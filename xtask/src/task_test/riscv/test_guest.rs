@@ -1,6 +1,7 @@
 //! The guest that misbehaves on request, on RISC-V: what it does by itself, and two of them on one machine, one of which writes to
 //! everything that the other one has.
 
+use super::several::frames_came_back;
 use super::{Bench, Slot, step};
 use crate::boot::machine::Pace;
 use crate::boot::session::{Choices, Ending, Goal, Guest, Observed, Sharing};
@@ -129,12 +130,6 @@ fn judge(words: &str, expected: Expected, seen: &Observed) -> Result<String> {
     };
     frames_came_back(report)?;
     Ok(note)
-}
-
-fn frames_came_back(report: &Report) -> Result<()> {
-    let (taken, returned) = (report.frames.taken, report.frames.returned);
-    ensure!(taken == returned, "{returned} frames came back instead of {taken}");
-    Ok(())
 }
 
 fn two_guests(mistake: Mistake, churn: Option<Churn>) -> Choices {

@@ -47,7 +47,9 @@ fn as_it_is(bench: &Bench, output: &mut String) -> Result<String> {
 }
 
 fn under_churn(bench: &Bench, output: &mut String) -> Result<String> {
-    let choices = Choices { churn: Some(CHURN), leaf: Leaf::Size4K, record: true, ..Choices::default() };
+    // As little patience as with the mistake.
+    let (churn, silence) = (Some(CHURN), silence(bench.platform));
+    let choices = Choices { churn, leaf: Leaf::Size4K, record: true, silence, ..Choices::default() };
     let (seen, report) = boot(bench, &choices, output)?;
     let note = enough_churn(&report)?;
     let kicks = report.invalidations.get("nmi ipi").copied().unwrap_or_default();
