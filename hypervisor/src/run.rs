@@ -378,7 +378,12 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.populated);
                 Ok(())
             }
-            Ok(FaultOutcome::Marked) => {
+            Ok(
+                FaultOutcome::Marked
+                | FaultOutcome::Copied(_)
+                | FaultOutcome::MadeWritable
+                | FaultOutcome::Unshared,
+            ) => {
                 self.count(cpu, |faults| &mut faults.spurious);
                 Ok(())
             }

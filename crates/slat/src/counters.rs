@@ -70,6 +70,12 @@ counters! {
     spurious,
     /// Faults for a missing accessed or dirty flag: [`FaultOutcome::Marked`].
     marked,
+    /// Faults that copied a shared page: [`FaultOutcome::Copied`].
+    copied,
+    /// Faults that made a page writable: [`FaultOutcome::MadeWritable`].
+    made_writable,
+    /// Faults that copied shared tables and nothing else: [`FaultOutcome::Unshared`].
+    unshared,
     /// Faults that the guest is to repeat, at once or later: [`FaultOutcome::Retry`], [`FaultOutcome::Wait`].
     retried,
     /// Accesses left to the emulator of a device: [`FaultOutcome::Trap`].
@@ -117,6 +123,9 @@ impl Counters {
             Ok(FaultOutcome::Populated(LeafSize::Size1G)) => &self.populated_1g,
             Ok(FaultOutcome::Spurious) => &self.spurious,
             Ok(FaultOutcome::Marked) => &self.marked,
+            Ok(FaultOutcome::Copied(_)) => &self.copied,
+            Ok(FaultOutcome::MadeWritable) => &self.made_writable,
+            Ok(FaultOutcome::Unshared) => &self.unshared,
             Ok(FaultOutcome::Retry | FaultOutcome::Wait) => &self.retried,
             Ok(FaultOutcome::Trap(_)) => &self.trapped,
             Err(FaultError::OutsideSpace { .. }) => &self.outside_space,
@@ -147,7 +156,15 @@ impl Totals {
     /// Faults that were answered, whatever the answer was.
     #[must_use]
     pub const fn faults(&self) -> u64 {
-        self.populated() + self.spurious + self.marked + self.retried + self.trapped + self.refused()
+        self.populated()
+            + self.spurious
+            + self.marked
+            + self.copied
+            + self.made_writable
+            + self.unshared
+            + self.retried
+            + self.trapped
+            + self.refused()
     }
 
     /// Faults that mapped a leaf.
@@ -188,13 +205,16 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} faults: populated {} x 4K, {} x 2M, {} x 1G; {} spurious, {} for marks, {} to be repeated, {} for devices, {} refused",
+            "{} faults: populated {} x 4K, {} x 2M, {} x 1G; {} spurious, {} for marks, {} copied, {} made writable, {} unshared, {} to be repeated, {} for devices, {} refused",
             self.faults(),
             self.populated_4k,
             self.populated_2m,
             self.populated_1g,
             self.spurious,
             self.marked,
+            self.copied,
+            self.made_writable,
+            self.unshared,
             self.retried,
             self.trapped,
             self.refused()

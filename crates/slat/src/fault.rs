@@ -68,6 +68,15 @@ pub enum FaultOutcome {
     /// hardware does not set it ([`Format::marks_by_fault`](crate::format::Format::marks_by_fault)): it is set now. Re-enter
     /// the guest.
     Marked,
+    /// The page was shared with a fork or a snapshot, and the guest writes to it: it has a copy of its own now, in a leaf of
+    /// this size. Re-enter the guest.
+    Copied(LeafSize),
+    /// The page was mapped already, without the permission to write that its region has: because writes are logged, or
+    /// because it was shared and nobody else has it any more. It has the permission now. Re-enter the guest.
+    MadeWritable,
+    /// The page lies below tables that are shared with a fork or a snapshot; the space has its own copies of them now.
+    /// Re-enter the guest.
+    Unshared,
     /// The page is being replaced at this moment. Re-enter the guest.
     Retry,
     /// The backend is still fetching the page ([`BackendError::NotYet`](crate::BackendError::NotYet)). Let something else

@@ -73,8 +73,8 @@ pub use guest::{GuestPageFault, GuestPageWalkInfo, GuestTranslation, GuestWalkEr
 pub use hal::{CacheActions, CacheMaintenance, Hal};
 pub use space::{
     AccessError, AccessRefusal, AddrSpace, AllocOptions, AtomicWord, Backend, BackendError, BackendPage,
-    CopyError, CustomBackend, Debt, GuestBuffer, GuestMemory, GuestObject, GuestPiece, NoBackend, Region,
-    SharedId, SharedMemory, SharedMemoryError, Stats, Zeroed,
+    CopyError, CustomBackend, Debt, GuestBuffer, GuestMemory, GuestObject, GuestPiece, LogUnit, NoBackend,
+    Region, SharedId, SharedMemory, SharedMemoryError, Stats, Zeroed,
 };
 pub use table::{Census, Mapping};
 pub use tlb::{Invalidation, Reach, Scope, TableKind, Tag, TagError, TagPool, TlbFeatures};

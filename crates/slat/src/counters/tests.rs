@@ -20,13 +20,16 @@ fn space<'h, N: Fn() -> usize>(hal: &'h HeapHal, cpu: N) -> AddrSpace<Host<'h, N
 }
 
 /// The numbers in the order of the fields.
-fn list(totals: Totals) -> [u64; 21] {
+fn list(totals: Totals) -> [u64; 24] {
     [
         totals.populated_4k,
         totals.populated_2m,
         totals.populated_1g,
         totals.spurious,
         totals.marked,
+        totals.copied,
+        totals.made_writable,
+        totals.unshared,
         totals.retried,
         totals.trapped,
         totals.outside_space,
@@ -47,7 +50,7 @@ fn list(totals: Totals) -> [u64; 21] {
 }
 
 /// Every way in which a fault can end.
-fn answers() -> [Result<FaultOutcome, FaultError>; 13] {
+fn answers() -> [Result<FaultOutcome, FaultError>; 16] {
     let (at, host) = (gpa(0x1000), hpa(0x1000));
     let range = GuestPhysRange::new(at, KIB4).expect("valid");
     let access = MappingFlags::READ;
@@ -58,6 +61,9 @@ fn answers() -> [Result<FaultOutcome, FaultError>; 13] {
         Ok(FaultOutcome::Populated(LeafSize::Size1G)),
         Ok(FaultOutcome::Spurious),
         Ok(FaultOutcome::Marked),
+        Ok(FaultOutcome::Copied(LeafSize::Size4K)),
+        Ok(FaultOutcome::MadeWritable),
+        Ok(FaultOutcome::Unshared),
         Ok(FaultOutcome::Retry),
         Ok(FaultOutcome::Trap(device)),
         Err(FaultError::OutsideSpace { gpa: at, space: range }),
@@ -75,7 +81,7 @@ fn each_end_of_a_fault_has_a_counter_of_its_own() {
         let counters = Counters::new();
         counters.fault(answer);
         counters.fault(answer);
-        let mut wanted = [0; 21];
+        let mut wanted = [0; 24];
         wanted[index] = 2;
         let totals = counters.snapshot();
         assert_eq!(list(totals), wanted, "{answer:?}");
@@ -90,12 +96,12 @@ fn each_end_of_a_fault_has_a_counter_of_its_own() {
 fn each_invalidation_is_counted_by_what_and_where() {
     let ranges = [GuestPhysRange::new(gpa(0), KIB4).expect("valid")];
     let ranges = Scope::Ranges { ranges: &ranges, stride: LeafSize::Size4K };
-    let mut index = 13;
+    let mut index = 16;
     for scope in [ranges, Scope::Space, Scope::AllSpaces] {
         for (reach, wanted) in [(Reach::AllCpus, (3, 0)), (Reach::ThisCpu, (0, 3))] {
             let counters = Counters::default();
             (0..3).for_each(|_| counters.invalidation(scope, reach));
-            let mut all = [0; 21];
+            let mut all = [0; 24];
             all[index] = 3;
             assert_eq!(list(counters.snapshot()), all, "{scope:?} {reach:?}");
             assert_eq!(counters.snapshot().invalidations(), wanted);
@@ -115,6 +121,9 @@ fn all_different(first: u64) -> Totals {
         populated_1g: number(),
         spurious: number(),
         marked: number(),
+        copied: number(),
+        made_writable: number(),
+        unshared: number(),
         retried: number(),
         trapped: number(),
         outside_space: number(),
@@ -137,23 +146,24 @@ fn all_different(first: u64) -> Totals {
 #[test]
 fn sums_are_those_of_every_number() {
     let (one, other) = (all_different(1), all_different(100));
-    let wanted: Vec<u64> = (0..21).map(|index| 101 + 2 * index).collect();
+    let wanted: Vec<u64> = (0..24).map(|index| 101 + 2 * index).collect();
     assert_eq!(list(one + other).to_vec(), wanted);
     assert_eq!([one, other].into_iter().sum::<Totals>(), one + other);
     assert_eq!([one, other, one].into_iter().sum::<Totals>(), one + one + other);
     assert_eq!(core::iter::empty().sum::<Totals>(), Totals::default());
     assert_eq!(all_different(1).populated(), 1 + 2 + 3);
-    assert_eq!(all_different(1).refused(), 8 + 9 + 10 + 11 + 12 + 13);
-    assert_eq!(all_different(1).faults(), (1..=13).sum());
-    assert_eq!(all_different(1).invalidations(), (14 + 16 + 18, 15 + 17 + 19));
+    assert_eq!(all_different(1).refused(), 11 + 12 + 13 + 14 + 15 + 16);
+    assert_eq!(all_different(1).faults(), (1..=16).sum());
+    assert_eq!(all_different(1).invalidations(), (17 + 19 + 21, 18 + 20 + 22));
 }
 
 #[test]
 fn totals_as_text_name_every_number() {
-    let wanted = "91 faults: populated 1 x 4K, 2 x 2M, 3 x 1G; 4 spurious, 5 for marks, 6 to be repeated, 7 for devices, 63 refused\n\
-        refused: 8 outside of the space, 9 in no region, 10 by permission, 11 without a page, 12 bad frames, 13 out of memory\n\
-        invalidations on all CPUs and on one: 14 and 15 of ranges, 16 and 17 of a space, 18 and 19 of all spaces\n\
-        frames: 20 taken, 21 given back\n";
+    let wanted = "136 faults: populated 1 x 4K, 2 x 2M, 3 x 1G; 4 spurious, 5 for marks, 6 copied, 7 made writable, 8 unshared, \
+        9 to be repeated, 10 for devices, 81 refused\n\
+        refused: 11 outside of the space, 12 in no region, 13 by permission, 14 without a page, 15 bad frames, 16 out of memory\n\
+        invalidations on all CPUs and on one: 17 and 18 of ranges, 19 and 20 of a space, 21 and 22 of all spaces\n\
+        frames: 23 taken, 24 given back\n";
     assert_eq!(all_different(1).to_string(), wanted);
 }
 
@@ -226,7 +236,7 @@ fn what_happens_on_a_cpu_is_counted_with_it_and_beyond_the_last_with_the_last() 
     let mut space = space(&hal, || cpu.load(Ordering::Relaxed));
     space.map_alloc(gpa(0), 0x4000, RW, false).expect("free");
     let before: Vec<_> = space.hal().slots().iter().map(Counters::snapshot).collect();
-    assert_eq!((list(before[1]), before[0].frames_taken), ([0; 21], hal.taken() as u64));
+    assert_eq!((list(before[1]), before[0].frames_taken), ([0; 24], hal.taken() as u64));
     for (page, number) in [0, 1, 2, usize::MAX].into_iter().enumerate() {
         cpu.store(number, Ordering::Relaxed);
         space.handle_page_fault(gpa(page as u64 * KIB4), MappingFlags::READ).expect("mapped");

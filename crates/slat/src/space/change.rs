@@ -71,8 +71,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
         self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
         self.table.fill(range, flags, &mut source, &mut tables);
-        self.regions
-            .insert(self.table.hal(), Region { range, flags, backend: Backend::Linear { hpa }, pins: 0 });
+        self.regions.insert(self.table.hal(), Region::new(range, flags, Backend::Linear { hpa }));
         debug!("map_linear {range} -> {hpa:#x} {flags}");
         Ok(())
     }
@@ -121,7 +120,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         self.regions.insert(
             self.table.hal(),
-            Region { range, flags, backend: Backend::Alloc { largest_leaf, fault_around }, pins: 0 },
+            Region::new(range, flags, Backend::Alloc { largest_leaf, fault_around }),
         );
         debug!("map_alloc {range} {flags} {options:?}");
         Ok(())
@@ -145,7 +144,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         self.regions.reserve(self.table.hal(), 1).map_err(|OutOfMemory| MapError::OutOfMemory)?;
         let backend = Backend::Trap { device, offset: 0 };
-        self.regions.insert(self.table.hal(), Region { range, flags, backend, pins: 0 });
+        self.regions.insert(self.table.hal(), Region::new(range, flags, backend));
         debug!("map_trap {range} {device}");
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::fault::{FaultOutcome, NestedPageFaultInfo};
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::{Format, allows};
 use crate::hal::Hal;
-use crate::table::{Populated, Refused, Want};
+use crate::table::{MadeWritable, Populated, Refused, Want};
 use log::{trace, warn};
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -117,7 +117,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             Backend::Linear { .. } => {
                 // Mapped for good, but the table of a split may wait for a debt that was forgotten.
                 self.table.link_waiting(gpa);
-                return Ok(self.spurious(gpa, access));
+                return self.answer_present(&region, gpa, access);
             }
             Backend::Trap { device, offset } => {
                 let offset = offset + (gpa.as_u64() - region.range.start().as_u64());
@@ -137,7 +137,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 trace!("fault `{access}` at {gpa:#x}: populated {size}");
                 Ok(FaultOutcome::Populated(size))
             }
-            Ok(Populated::Present(_)) => Ok(self.spurious(gpa, access)),
+            Ok(Populated::Present(_)) => self.answer_present(&region, gpa, access),
             Ok(Populated::Unsettled) => Ok(FaultOutcome::Retry),
             Err(Refused::NotYet) => Ok(FaultOutcome::Wait),
             Err(refused) => Err(self.refused(gpa, access, refused)),
@@ -192,7 +192,28 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
     }
 
-    /// The region allows the access and the leaf is there: it lacks a mark, or this CPU remembers an older refusal.
+    /// The region allows the access and the leaf is there: it lacks a permission that the region has, or a mark, or this CPU
+    /// remembers an older refusal.
+    fn answer_present(
+        &self,
+        region: &Region,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+    ) -> Result<FaultOutcome, FaultError> {
+        if access.contains(MappingFlags::WRITE) {
+            match self.table.make_writable(gpa, region.flags) {
+                MadeWritable::Already => {}
+                MadeWritable::Now => {
+                    self.table.forget_refusal(gpa);
+                    trace!("fault `{access}` at {gpa:#x}: made writable");
+                    return Ok(FaultOutcome::MadeWritable);
+                }
+            }
+        }
+        Ok(self.spurious(gpa, access))
+    }
+
+    /// The leaf allows the access: it lacks a mark, or this CPU remembers an older refusal.
     #[cold]
     fn spurious(&self, gpa: GuestPhysAddr, access: MappingFlags) -> FaultOutcome {
         if self.format().marks_by_fault() && self.table.mark_by_fault(gpa, access) {

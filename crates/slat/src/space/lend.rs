@@ -73,7 +73,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         self.shared.add(id, memory, range.size() / PAGE_SIZE);
         let backend = Backend::Shared { memory: id, offset };
-        self.regions.insert(self.table.hal(), Region { range, flags, backend, pins: 0 });
+        self.regions.insert(self.table.hal(), Region::new(range, flags, backend));
         self.lent = true;
         Ok(())
     }
@@ -101,7 +101,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         check_offset(offset, size, OFFSET_LIMIT)?;
         self.regions.reserve(self.table.hal(), 1).map_err(|OutOfMemory| MapError::OutOfMemory)?;
         let backend = Backend::Custom { source, offset };
-        self.regions.insert(self.table.hal(), Region { range, flags, backend, pins: 0 });
+        self.regions.insert(self.table.hal(), Region::new(range, flags, backend));
         self.lent = true;
         debug!("map_custom {range} {flags} {source} + {offset:#x}");
         Ok(())

@@ -31,7 +31,7 @@ pub use backend::{
 pub use change::AllocOptions;
 pub use debt::Debt;
 pub use query::Stats;
-pub use regions::Region;
+pub use regions::{LogUnit, Region};
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::error::{BadRange, CreateError};

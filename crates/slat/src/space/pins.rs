@@ -23,7 +23,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// # Errors
     /// [`PinError`]: a bad range, an address that no region covers, [`PinError::NoMemory`] in a device,
     /// [`PinError::NoAccess`] at a page that has no frame and no access, pages that cannot be populated,
-    /// [`PinError::TooMany`] above 4095 pins, [`PinError::OutOfMemory`]. Nothing is pinned then; what was populated
+    /// [`PinError::TooMany`] above 2047 pins, [`PinError::OutOfMemory`]. Nothing is pinned then; what was populated
     /// stays.
     pub fn pin(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), PinError> {
         self.populate(gpa, size)?;

@@ -19,6 +19,7 @@ mod retire;
 mod retired;
 mod soft;
 mod split;
+mod writable;
 
 pub(crate) use inventory::Part;
 pub use leaves::Census;
@@ -29,6 +30,7 @@ pub(crate) use populate::{Populated, Refused, Supplier, Want};
 pub(crate) use reach::Reached;
 pub(crate) use retire::Ownership;
 pub(crate) use soft::{Leaf, Soft};
+pub(crate) use writable::MadeWritable;
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
 use crate::flags::{LeafSize, MappingFlags, level_bytes};

@@ -181,6 +181,9 @@ impl<H: Hal, F: Format, B: CustomBackend, I: Fn(GuestPhysAddr, &mut [u8])> Guest
                 FaultOutcome::Populated(_)
                 | FaultOutcome::Spurious
                 | FaultOutcome::Marked
+                | FaultOutcome::Copied(_)
+                | FaultOutcome::MadeWritable
+                | FaultOutcome::Unshared
                 | FaultOutcome::Retry => {}
             }
         }

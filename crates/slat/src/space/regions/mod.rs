@@ -37,12 +37,31 @@ pub struct Region {
     pub backend: Backend,
     /// How many pins hold it: see [`pin`](crate::AddrSpace::pin).
     pub pins: u16,
+    /// Whether it is logged what the guest writes to, and in which unit.
+    pub log: Option<LogUnit>,
+    /// Whether a fork of the space has it too.
+    pub in_children: bool,
+}
+
+/// The unit in which writes of a guest are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogUnit {
+    /// 4 KiB: a large leaf is split when the guest first writes to it.
+    Page,
+    /// The leaf that is there: a large one is logged as a whole.
+    Leaf,
 }
 
 impl Region {
+    /// A region that nothing special has been asked for.
+    pub(super) const fn new(range: GuestPhysRange, flags: MappingFlags, backend: Backend) -> Self {
+        Self { range, flags, backend, pins: 0, log: None, in_children: true }
+    }
+
     /// This region and `next`, if the two are really one.
     fn joined(&self, next: &Self) -> Option<Self> {
-        let alike = self.flags == next.flags && self.pins == next.pins;
+        let alike = (self.flags, self.pins, self.log, self.in_children)
+            == (next.flags, next.pins, next.log, next.in_children);
         if self.range.end() != next.range.start() || !alike {
             return None;
         }

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "keeps the regions in frames of the host")]
 
-use super::Region;
+use super::{LogUnit, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::device::DeviceId;
 use crate::flags::{LeafSize, MappingFlags};
@@ -249,13 +249,23 @@ impl<const N: usize> Leaf<N> {
 /// A region without its address: size, flags, kind of the backend, pins, and what the backend is about.
 #[derive(Clone, Copy)]
 pub(super) struct Packed {
-    /// Size in bytes; in its low 12 bits the flags, [`ALLOC`], [`WINDOW`] and [`KIND`].
+    /// Size in bytes; in its low 12 bits the flags, [`LOGGED`], [`ABSENT_IN_CHILDREN`], [`ALLOC`], [`WINDOW`] and [`KIND`].
     size: u64,
-    /// Above [`PINS_SHIFT`] the pins; below, the host physical address ([`Backend::Linear`]), the levels of the leaf
-    /// sizes ([`Backend::Alloc`]), or a number from [`NUMBER_SHIFT`] on and an offset in pages.
+    /// In the highest bit [`LOG_LEAVES`], from [`PINS_SHIFT`] on the pins; below, the number of the host's first page
+    /// ([`Backend::Linear`]), the levels of the leaf sizes ([`Backend::Alloc`]), or a number from [`NUMBER_SHIFT`] on and an
+    /// offset in pages.
     backend: u64,
 }
 
+/// Bits of [`Packed::size`] that hold the flags.
+const FLAGS: u64 = 0x3f;
+const _: () = assert!(MappingFlags::all().bits() as u64 == FLAGS);
+/// Bit of [`Packed::size`]: what the guest writes to is logged.
+const LOGGED: u64 = 1 << 6;
+/// Bit of [`Packed::size`]: a fork does not have it.
+const ABSENT_IN_CHILDREN: u64 = 1 << 7;
+/// Bit of [`Packed::backend`]: the log is of leaves as they are.
+const LOG_LEAVES: u64 = 1 << 63;
 /// Bit of [`Packed::size`], above the flags: the backend is [`Backend::Alloc`].
 const ALLOC: u64 = 1 << 8;
 /// Bit of [`Packed::size`]: a fault populates more than a leaf of 4 KiB at once.
@@ -272,7 +282,7 @@ const PINS_SHIFT: u32 = 52;
 const NUMBER_SHIFT: u32 = 36;
 
 /// Most pins of one region.
-pub(in crate::space) const MOST_PINS: u16 = (1 << (64 - PINS_SHIFT)) - 1;
+pub(in crate::space) const MOST_PINS: u16 = (1 << (63 - PINS_SHIFT)) - 1;
 /// Offsets in a backend are below this many bytes.
 pub(in crate::space) const OFFSET_LIMIT: u64 = PAGE_SIZE << NUMBER_SHIFT;
 
@@ -296,7 +306,7 @@ impl Packed {
     pub(super) fn new(region: &Region) -> Self {
         debug_assert!(region.range.is_aligned(PAGE_SIZE), "the low bits are taken");
         let (kind, backend) = match region.backend {
-            Backend::Linear { hpa } => (LINEAR, hpa.as_u64()),
+            Backend::Linear { hpa } => (LINEAR, hpa.as_u64() / PAGE_SIZE),
             Backend::Alloc { largest_leaf, fault_around } => {
                 let window = if fault_around > LeafSize::Size4K { WINDOW } else { 0 };
                 (ALLOC | window, u64::from(largest_leaf.level()) | u64::from(fault_around.level()) << 8)
@@ -305,15 +315,21 @@ impl Packed {
             Backend::Trap { device, offset } => (TRAP, numbered(device.0, offset)),
             Backend::Custom { source, offset } => (CUSTOM, numbered(source, offset)),
         };
+        let (logged, leaves) = match region.log {
+            None => (0, 0),
+            Some(LogUnit::Page) => (LOGGED, 0),
+            Some(LogUnit::Leaf) => (LOGGED, LOG_LEAVES),
+        };
+        let absent = if region.in_children { 0 } else { ABSENT_IN_CHILDREN };
         Self {
-            size: region.range.size() | u64::from(region.flags.bits()) | kind,
-            backend: u64::from(region.pins) << PINS_SHIFT | backend,
+            size: region.range.size() | u64::from(region.flags.bits()) | kind | logged | absent,
+            backend: leaves | u64::from(region.pins) << PINS_SHIFT | backend,
         }
     }
 
     #[inline]
     pub(super) fn flags(self) -> MappingFlags {
-        MappingFlags::from_bits_retain(self.size as u8)
+        MappingFlags::from_bits_retain((self.size & FLAGS) as u8)
     }
 
     /// Whether `next` begins where the region at `start` ends, and has its flags.
@@ -326,7 +342,7 @@ impl Packed {
     /// Whether a fault where only a page is missing takes a single frame and nothing more.
     #[inline]
     pub(super) fn populates_single_pages(self) -> bool {
-        self.size & (ALLOC | WINDOW) == ALLOC
+        self.size & (ALLOC | WINDOW | LOGGED) == ALLOC
     }
 
     /// Whether `address`, which is not below `start`, lies in the region at `start`.
@@ -340,10 +356,10 @@ impl Packed {
     pub(super) fn unpack(self, start: u64) -> Option<Region> {
         let range = GuestPhysRange::new(GuestPhysAddr::new(start), self.size & !(PAGE_SIZE - 1)).ok()?;
         let flags = self.flags();
-        let pins = (self.backend >> PINS_SHIFT) as u16;
+        let pins = (self.backend >> PINS_SHIFT) as u16 & MOST_PINS;
         let about = self.backend & ((1 << PINS_SHIFT) - 1);
         let backend = match self.size & (ALLOC | KIND) {
-            LINEAR => Backend::Linear { hpa: HostPhysAddr::new(about) },
+            LINEAR => Backend::Linear { hpa: HostPhysAddr::new(about * PAGE_SIZE) },
             ALLOC => {
                 let [largest_leaf, fault_around] = [about, about >> 8].map(|level| match level & 3 {
                     0 => LeafSize::Size4K,
@@ -354,7 +370,13 @@ impl Packed {
             }
             kind => lent_backend(kind, about),
         };
-        Some(Region { range, flags, backend, pins })
+        let log = match (self.size & LOGGED != 0, self.backend & LOG_LEAVES != 0) {
+            (false, _) => None,
+            (true, false) => Some(LogUnit::Page),
+            (true, true) => Some(LogUnit::Leaf),
+        };
+        let in_children = self.size & ABSENT_IN_CHILDREN == 0;
+        Some(Region { range, flags, backend, pins, log, in_children })
     }
 }
 

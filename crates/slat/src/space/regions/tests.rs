@@ -40,7 +40,7 @@ fn pages(start: u64, pages: u64) -> GuestPhysRange {
 }
 
 fn region(start: u64, size: u64, flags: MappingFlags, backend: Backend) -> Region {
-    Region { range: pages(start, size), flags, backend, pins: 0 }
+    Region::new(pages(start, size), flags, backend)
 }
 
 /// A page of its own: it is not one with its neighbours.

@@ -101,3 +101,31 @@ fn a_search_finds_the_same_place_however_keys_are_spread() {
         }
     }
 }
+
+#[test]
+fn a_region_comes_out_of_its_node_as_it_went_in() {
+    let range = GuestPhysRange::new(GuestPhysAddr::new(0x7000), 0x3000).expect("a range");
+    let offset = OFFSET_LIMIT - PAGE_SIZE;
+    let backends = [
+        // RISC-V has host physical addresses of 56 bits.
+        Backend::Linear { hpa: HostPhysAddr::new((1 << 56) - PAGE_SIZE) },
+        Backend::Alloc { largest_leaf: LeafSize::Size1G, fault_around: LeafSize::Size2M },
+        Backend::Shared { memory: SharedId(u16::MAX), offset },
+        Backend::Trap { device: DeviceId(u16::MAX), offset },
+        Backend::Custom { source: u16::MAX, offset },
+    ];
+    for backend in backends {
+        for log in [None, Some(LogUnit::Page), Some(LogUnit::Leaf)] {
+            for (pins, in_children) in [(0, true), (MOST_PINS, false)] {
+                for flags in [MappingFlags::empty(), MappingFlags::all()] {
+                    let region = Region { range, flags, backend, pins, log, in_children };
+                    assert_eq!(Packed::new(&region).unpack(0x7000), Some(region));
+                    let around =
+                        Backend::Alloc { largest_leaf: LeafSize::Size1G, fault_around: LeafSize::Size4K };
+                    let single = Packed::new(&Region { backend: around, ..region }).populates_single_pages();
+                    assert_eq!(single, log.is_none(), "the short way of a fault logs nothing");
+                }
+            }
+        }
+    }
+}

@@ -18,7 +18,7 @@ fn filled(hal: &HeapHal, pages: core::ops::Range<u64>) -> Small {
     for number in pages {
         let backend = Backend::Linear { hpa: crate::HostPhysAddr::new(number * 8 * 4096) };
         tree.reserve(hal, 1).expect("memory");
-        tree.insert(hal, Region { range: page(number), flags: MappingFlags::READ, backend, pins: 0 });
+        tree.insert(hal, Region::new(page(number), MappingFlags::READ, backend));
     }
     tree.check();
     tree
