@@ -13,6 +13,7 @@ mod change;
 mod debt;
 mod discard;
 mod faults;
+mod fork;
 mod guest_walk;
 mod holdings;
 mod lend;
@@ -30,6 +31,7 @@ pub use backend::{
 };
 pub use change::AllocOptions;
 pub use debt::Debt;
+pub use fork::Snapshot;
 pub use query::Stats;
 pub use regions::{LogUnit, Region};
 

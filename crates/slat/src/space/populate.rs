@@ -65,7 +65,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// both address spaces with the same flags and make a larger leaf that lies in the range: the way back from the
     /// splits of [`unmap`](Self::unmap) and [`protect`](Self::protect). Returns the number of larger leaves made.
     ///
-    /// Takes no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
+    /// Pages that are shared with a fork or a snapshot stay as they are. Takes no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
     /// break-before-make, its pages fault for that moment.
     ///
     /// # Errors
@@ -76,7 +76,15 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             return Err(CollapseError::NotMapped(hole));
         }
         self.table.settle(&mut self.pending);
-        let joined = self.table.collapse(&mut self.pending, range);
+        let joined = if self.table.has_version() {
+            let Self { table, regions, pending, .. } = self;
+            let parts = regions.overlapping(range).filter_map(|region| {
+                Some((region.range.intersection(range)?, region.backend.is_copied_on_write()))
+            });
+            parts.map(|(part, owned)| table.collapse(pending, part, owned)).sum()
+        } else {
+            self.table.collapse(&mut self.pending, range, false)
+        };
         self.table.settle(&mut self.pending);
         debug!("collapse {range}: {joined} leaves");
         Ok(joined)
