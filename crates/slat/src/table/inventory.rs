@@ -34,7 +34,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
             let start = base + index as u64 * level_bytes(level);
-            let (next, reachable) = match self.view(level, entries.load(index)) {
+            let (next, reachable) = match self.view(level, index, entries.load(index)) {
                 View::Table(next) | View::Soft(Soft::NewTable(next)) => (next, reachable),
                 View::Soft(Soft::RetiredTable { hpa, .. }) => (hpa, false),
                 View::Leaf(leaf) if reachable => {

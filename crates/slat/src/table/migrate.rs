@@ -23,7 +23,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut stacks = [0, 1, 2].map(|level| FrameStack::new(self.hal(), level));
         let mut result = Ok(());
         self.visit(range, &mut |slot, entry, piece| {
-            let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) = self.view(slot.level, entry) else {
+            let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) =
+                self.view(slot.level, slot.index, entry)
+            else {
                 return;
             };
             if !leaf.owned {
@@ -59,7 +61,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         mut frames: NewFrames<'_, H>,
     ) -> u64 {
         self.visit(range, &mut |slot, entry, piece| {
-            if let View::Leaf(leaf) = self.view(slot.level, entry) {
+            if let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) {
                 if leaf.owned {
                     self.break_leaf(pending, slot, leaf, piece);
                 }
@@ -69,7 +71,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut pages = 0;
         self.visit(range, &mut |slot, entry, piece| {
             let (View::Soft(Soft::Broken(old)) | View::Soft(Soft::NoAccess(old))) =
-                self.view(slot.level, entry)
+                self.view(slot.level, slot.index, entry)
             else {
                 return;
             };

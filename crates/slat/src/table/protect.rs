@@ -38,6 +38,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         flags: MappingFlags,
         alike: bool,
     ) {
+        if !flags.is_accessible() {
+            self.ungroup_all(pending, range);
+        }
         let mut broken = false;
         // Neighbours nearly always have the same attributes: what was found out for one holds for the next.
         let mut rule = Rule { level: u8::MAX, old: 0, new: None };
@@ -87,7 +90,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         if broken {
             self.settle(pending);
             self.visit(range, &mut |slot, entry, _| {
-                let View::Soft(Soft::Broken(old)) = self.view(slot.level, entry) else { return };
+                let View::Soft(Soft::Broken(old)) = self.view(slot.level, slot.index, entry) else { return };
                 if old.owned {
                     self.maintain_change(slot.level, old, flags);
                 }
@@ -127,7 +130,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// The bits of a present leaf that a change of its flags leaves alone.
     #[inline]
     fn kept(&self) -> u64 {
-        F::ADDRESS | F::OWNED | self.marks()
+        F::ADDRESS | F::OWNED | self.marks() | self.format.group_bit()
     }
 
     /// Inverts `bits` in present leaves, whatever the hardware marks meanwhile.
@@ -142,13 +145,14 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// The attributes that replace those of `entry` by a single store, if that is all there is to do.
     fn in_place(&self, level: u8, entry: u64, flags: MappingFlags) -> Option<u64> {
-        let old = match self.view(level, entry) {
+        // Which of a group it is makes no difference to its attributes.
+        let old = match self.view(level, 0, entry) {
             View::Leaf(old) => old,
             // Nothing there: nothing to change.
             View::Absent => return Some(entry & !self.kept()),
             _ => return None,
         };
-        let new = self.encode(level, Leaf { flags, ..old });
+        let new = self.grouped_like(entry, self.encode(level, Leaf { flags, ..old }));
         let simple = flags.is_accessible()
             && !self.format.needs_break(level, entry, new)
             && !caches_differ(old.flags, flags);
@@ -164,12 +168,12 @@ impl<H: Hal, F: Format> Table<H, F> {
         piece: GuestPhysRange,
         flags: MappingFlags,
     ) -> bool {
-        let (old, present) = match self.view(slot.level, entry) {
+        let (old, present) = match self.view(slot.level, slot.index, entry) {
             View::Leaf(old) => (old, true),
             View::Soft(Soft::NoAccess(old)) => (old, false),
             _ => return false,
         };
-        let replacement = self.encode(slot.level, Leaf { flags, ..old });
+        let replacement = self.grouped_like(entry, self.encode(slot.level, Leaf { flags, ..old }));
         if replacement == entry {
             return false;
         }
