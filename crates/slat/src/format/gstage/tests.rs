@@ -24,10 +24,12 @@ fn formats() -> Vec<Gstage> {
     formats
 }
 
-/// With accessed and dirty flags, set by the hart or in the answers to faults.
+/// With accessed and dirty flags, set by the hart, which has leaves of 64 KiB, or in the answers to faults.
 fn telling_formats() -> [Gstage; 2] {
-    [Extensions::SVADU, Extensions::SVADE | Extensions::SVPBMT]
-        .map(|extensions| of(Mode::Sv48x4, Capabilities { accessed_dirty: true, ..hart(extensions) }))
+    [Extensions::SVADU | Extensions::SVNAPOT, Extensions::SVADE | Extensions::SVPBMT].map(|extensions| {
+        let wanted = Capabilities { accessed_dirty: true, napot_leaves: true, ..hart(extensions) };
+        of(Mode::Sv48x4, wanted)
+    })
 }
 
 crate::format::conformance::conformance!(formats().into_iter().chain(telling_formats()));
