@@ -316,7 +316,9 @@ pub(super) fn split_edges<H: Hal, F: Format>(
 ) -> Result<(), OutOfMemory> {
     let tables = table.plan_split(range);
     if tables == 0 {
-        return regions.reserve(table.hal(), 2);
+        regions.reserve(table.hal(), 2)?;
+        table.ungroup_edges(pending, range);
+        return Ok(());
     }
     let mut tables = FrameStack::with(table.hal(), 0, tables).ok_or(OutOfMemory)?;
     regions.reserve(table.hal(), 2)?;

@@ -44,7 +44,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut copy: Option<OwnedFrames<'_, H>> = None;
         loop {
             let (slot, entry) = self.walk(gpa);
-            let leaf = match self.view(slot.level, entry) {
+            let leaf = match self.view(slot.level, slot.index, entry) {
                 View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if !leaf.owned => leaf,
                 View::Soft(Soft::Broken(_) | Soft::NewTable(_)) => return Ok(Unshared::Unsettled),
                 _ => return Ok(Unshared::Never),
@@ -54,7 +54,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             match taken {
                 TakenOver::Taken => {
                     let write = if flags.contains(MappingFlags::WRITE) { F::WRITE } else { 0 };
-                    let owned = |entry: u64| match self.view(slot.level, entry) {
+                    let owned = |entry: u64| match self.view(slot.level, slot.index, entry) {
                         View::Leaf(_) => entry | F::OWNED | write,
                         _ => self.as_owned(slot.level, entry),
                     };

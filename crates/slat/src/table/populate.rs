@@ -180,7 +180,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         loop {
             let (slot, entry) = self.walk(gpa);
             if entry != 0 {
-                match self.view(slot.level, entry) {
+                match self.view(slot.level, slot.index, entry) {
                     View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
                     View::Soft(Soft::NewTable(table)) => {
                         self.link_early(gpa, slot, entry, table);
@@ -259,7 +259,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     pub(crate) fn link_waiting(&self, gpa: GuestPhysAddr) {
         loop {
             let (slot, entry) = self.walk(gpa);
-            let View::Soft(Soft::NewTable(table)) = self.view(slot.level, entry) else { return };
+            let View::Soft(Soft::NewTable(table)) = self.view(slot.level, slot.index, entry) else { return };
             self.link_early(gpa, slot, entry, table);
         }
     }

@@ -23,7 +23,9 @@ impl<H: Hal, F: Format> Table<H, F> {
     pub(crate) fn make_writable(&self, gpa: GuestPhysAddr, flags: MappingFlags) -> MadeWritable {
         loop {
             let (slot, entry) = self.walk(gpa);
-            let View::Leaf(leaf) = self.view(slot.level, entry) else { return MadeWritable::Already };
+            let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) else {
+                return MadeWritable::Already;
+            };
             if leaf.flags.contains(MappingFlags::WRITE) {
                 return MadeWritable::Already;
             }
