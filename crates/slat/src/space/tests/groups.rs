@@ -196,7 +196,14 @@ fn what_had_no_access_comes_back_where_it_was() {
 fn marks_are_those_of_all_sixteen() {
     let [plain, hart, fault] = formats();
     for format in [hart, fault] {
-        for (marks, marked) in [(0, 7), (ACCESSED, 0), (ACCESSED | DIRTY, 15), (ACCESSED | DIRTY, 6)] {
+        let marked: [(u64, &[u64]); 5] = [
+            (0, &[7]),
+            (ACCESSED, &[0]),
+            (ACCESSED, &[4, 15]),
+            (ACCESSED | DIRTY, &[15]),
+            (ACCESSED | DIRTY, &[3, 9]),
+        ];
+        for (marks, marked) in marked {
             let known = (marks & ACCESSED != 0, marks & DIRTY != 0);
             let of = |space: &Space<'_, Gstage>, page: u64| {
                 let all = space.mappings(GuestPhysRange::new(gpa(page * KIB4), 1).expect("a page"));
@@ -213,8 +220,10 @@ fn marks_are_those_of_all_sixteen() {
                 let hal = HeapHal::new();
                 let mut space = gstage(&hal, format);
                 space.map_linear(gpa(0), hpa(GIB1), 33 * KIB4, RW).expect("free");
-                let (slot, _) = space.table.walk(gpa(marked * KIB4));
-                slot.entries.set_bits(space.hal(), slot.index, marks);
+                for page in marked {
+                    let (slot, _) = space.table.walk(gpa(page * KIB4));
+                    slot.entries.set_bits(space.hal(), slot.index, marks);
+                }
                 change(&mut space, 3, 4);
                 for page in (0..16).filter(|page| *page != 3) {
                     assert_eq!(of(&space, page), known, "page {page}");
