@@ -95,6 +95,9 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     /// The bits of an entry that hold the address.
     const ADDRESS: u64;
 
+    /// The bit of a present leaf, and of a table entry where those have permissions, without which nobody writes through it.
+    const WRITE: u64;
+
     /// By how many bits an address is shifted down where it stands in an entry.
     const ADDRESS_SHIFT: u32;
 
@@ -152,6 +155,13 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     fn dirty_bit(&self) -> u64 {
         0
     }
+
+    /// The bit of a leaf by which the dirty log tells clean ones: [`dirty_bit`](Self::dirty_bit) where there is one, else one
+    /// of software's own that a fresh leaf has as a dirty one.
+    fn log_bit(&self) -> u64;
+
+    /// What the [`log_bit`](Self::log_bit) is in a leaf that is clean.
+    fn log_bit_of_clean(&self) -> u64;
 
     /// Whether the hardware sets neither bit: an access to a leaf without those that it would leave faults, and the answer
     /// to the fault sets them (RISC-V without Svadu).

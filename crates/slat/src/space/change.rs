@@ -284,6 +284,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
         split.map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
         self.table.protect(&mut self.pending, range, flags, cover.alike);
+        if cover.logged {
+            self.hold_large(range);
+        }
         self.regions.update(self.table.hal(), range, cover, |region| Some(Region { flags, ..region }));
         trace!("protect {range} {flags}");
         Ok(())
@@ -292,7 +295,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
 
 /// Takes what a change of `range` needs, tables for the leaves at its edges and room for two more regions, and splits
 /// those leaves.
-fn split_edges<H: Hal, F: Format>(
+pub(super) fn split_edges<H: Hal, F: Format>(
     table: &Table<H, F>,
     regions: &mut Regions,
     pending: &mut Pending,

@@ -16,6 +16,7 @@ mod faults;
 mod guest_walk;
 mod holdings;
 mod lend;
+mod log;
 mod pins;
 mod populate;
 mod query;
@@ -31,7 +32,7 @@ pub use backend::{
 pub use change::AllocOptions;
 pub use debt::Debt;
 pub use query::Stats;
-pub use regions::{LogUnit, Region};
+pub use regions::Region;
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::error::{BadRange, CreateError};

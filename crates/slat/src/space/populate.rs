@@ -1,6 +1,6 @@
 //! Populating ahead, and joining leaves again: neither changes what the guest sees.
 
-use super::{AddrSpace, Backend, CustomBackend};
+use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, PAGE_SIZE};
 use crate::error::{CollapseError, PopulateError, TopUpError};
 use crate::flags::MappingFlags;
@@ -76,7 +76,22 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             return Err(CollapseError::NotMapped(hole));
         }
         self.table.settle(&mut self.pending);
-        let joined = self.table.collapse(&mut self.pending, range);
+        // What lies in one leaf has one set of flags, also while permissions are held back from some of it.
+        let (mut joined, mut alike): (u64, Option<Region>) = (0, None);
+        for region in self.regions.overlapping(range) {
+            alike = match alike {
+                Some(before) if (before.flags, before.log) == (region.flags, region.log) => {
+                    Some(Region { range: before.range.hull(region.range), ..region })
+                }
+                before => {
+                    let part = before.and_then(|before| before.range.intersection(range));
+                    joined += part.map_or(0, |part| self.table.collapse(&mut self.pending, part));
+                    Some(region)
+                }
+            };
+        }
+        let part = alike.and_then(|last| last.range.intersection(range));
+        joined += part.map_or(0, |part| self.table.collapse(&mut self.pending, part));
         self.table.settle(&mut self.pending);
         debug!("collapse {range}: {joined} leaves");
         Ok(joined)

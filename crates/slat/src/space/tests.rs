@@ -8,6 +8,8 @@ mod errors;
 mod faults;
 mod guest_walk;
 mod lifetimes;
+mod log;
+mod log_naive;
 mod marks;
 mod naive;
 mod operations;

@@ -171,6 +171,7 @@ impl Default for Gstage {
 impl Format for Gstage {
     const OWNED: u64 = 1 << 8;
     const ADDRESS: u64 = PPN_MASK;
+    const WRITE: u64 = WRITE;
     const ADDRESS_SHIFT: u32 = 2;
     const TABLE: TableKind = TableKind::Gstage;
 
@@ -262,6 +263,18 @@ impl Format for Gstage {
     #[inline]
     fn dirty_bit(&self) -> u64 {
         if self.capabilities.accessed_dirty { DIRTY } else { 0 }
+    }
+
+    #[inline]
+    fn log_bit(&self) -> u64 {
+        // Both bits for software are taken. Where D is set beforehand and tells nothing, a leaf from which W is held back
+        // can do without it.
+        DIRTY
+    }
+
+    #[inline]
+    fn log_bit_of_clean(&self) -> u64 {
+        0
     }
 
     #[inline]
