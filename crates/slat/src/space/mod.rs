@@ -17,6 +17,7 @@ mod fork;
 mod guest_walk;
 mod holdings;
 mod lend;
+mod log;
 mod pins;
 mod populate;
 mod query;
@@ -33,7 +34,7 @@ pub use change::AllocOptions;
 pub use debt::Debt;
 pub use fork::Snapshot;
 pub use query::Stats;
-pub use regions::{LogUnit, Region};
+pub use regions::Region;
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::error::{BadRange, CreateError};

@@ -10,6 +10,8 @@ mod fork;
 mod groups;
 mod guest_walk;
 mod lifetimes;
+mod log;
+mod log_naive;
 mod marks;
 mod naive;
 mod operations;
