@@ -64,7 +64,8 @@ pub use counters::{Counted, Counters, Totals};
 pub use dump::Dump;
 pub use error::{
     BadRange, ClearError, CollapseError, CreateError, DiscardError, FaultError, MapError, MigrateError,
-    PinError, PopulateError, ProtectError, QueryError, TopUpError, UnmapError, UnpinError, UnsupportedFlags,
+    PageOutError, PinError, PopulateError, ProtectError, QueryError, TopUpError, UnmapError, UnpinError,
+    UnsupportedFlags,
 };
 pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 pub use flags::{LeafSize, MappingFlags, MemoryType};
@@ -74,7 +75,7 @@ pub use hal::{CacheActions, CacheMaintenance, Hal};
 pub use space::{
     AccessError, AccessRefusal, AddrSpace, AllocOptions, AtomicWord, Backend, BackendError, BackendPage,
     CopyError, CustomBackend, Debt, GuestBuffer, GuestMemory, GuestObject, GuestPiece, LogUnit, NoBackend,
-    Region, SharedId, SharedMemory, SharedMemoryError, Stats, Zeroed,
+    PagedOut, Pager, PagerBackend, Region, SharedId, SharedMemory, SharedMemoryError, Stats, Zeroed,
 };
 pub use table::{Census, Mapping};
 pub use tlb::{Invalidation, Reach, Scope, TableKind, Tag, TagError, TagPool, TlbFeatures};

@@ -1,6 +1,6 @@
 //! Answering a guest's faults, on any number of CPUs at once.
 
-use super::backend::{Custom, Shared, page_of};
+use super::backend::{Custom, PageIn, Shared, page_of, paged_page};
 use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::device::DeviceAccess;
@@ -124,7 +124,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 trace!("fault `{access}` at {gpa:#x}: {device} + {offset:#x}");
                 return Ok(FaultOutcome::Trap(DeviceAccess { device, offset, access, width: None }));
             }
-            Backend::Alloc { .. } | Backend::Shared { .. } | Backend::Custom { .. } => {}
+            Backend::Alloc { .. }
+            | Backend::Shared { .. }
+            | Backend::Custom { .. }
+            | Backend::Paged { .. } => {}
         }
         match self.supply(&region, gpa, access, init) {
             Ok(Populated::New(size)) => {
@@ -167,6 +170,16 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 let Some(page) = page_of(region, gpa) else { return Err(Refused::NoSuchPage) };
                 let mut custom = Custom { table: &self.table, backend: &self.backend, page };
                 self.table.populate_from(gpa, (flags, access), &mut custom)
+            }
+            Backend::Paged { .. } => {
+                let (Some(page), Some(pager)) = (paged_page(region, gpa), self.backend.pager()) else {
+                    return Err(Refused::NoSuchPage);
+                };
+                self.table.populate_from(
+                    gpa,
+                    (flags, access),
+                    &mut PageIn { table: &self.table, pager, page },
+                )
             }
             Backend::Linear { .. } | Backend::Trap { .. } => Err(Refused::NoSuchPage),
         }
