@@ -146,6 +146,12 @@ mistakes! {
     SharedNotShared,
     /// A custom backend gives the next page.
     BackendPageMixedUp,
+    /// Pages are paged out without an invalidation.
+    PageOutUninvalidated,
+    /// The contents of a page are saved before it is out of reach.
+    SavedTooEarly,
+    /// A page that was written to is dropped as if it had not been.
+    WrittenDropped,
     /// A trap region names another device.
     DeviceMixedUp,
     /// The host does not say which memory is its own.

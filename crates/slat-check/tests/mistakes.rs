@@ -79,6 +79,8 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::ProtectionMissing => (ALL, &[Verdict, Store]),
         Mistake::DiscardKeeps => (ALL, &[Query]),
         Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
+        Mistake::PageOutUninvalidated => (ALL, &[Freed, Store, Stale, Contents, Architecture]),
+        Mistake::SavedTooEarly | Mistake::WrittenDropped => (ALL, &[Contents]),
         Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store]),
         Mistake::TableMapped => (ALL, &[Audit]),
         // Unless the guest writes by the one address and looks by the other before the audit does.
