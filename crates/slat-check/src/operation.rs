@@ -411,8 +411,8 @@ fn random_operation(random: &mut Random) -> Operation {
     if random.one_in(8) {
         return random_lending(random);
     }
-    if random.one_in(16) {
-        return random_paging(random);
+    if random.one_in(30) {
+        return random_paging(random, Span { first: 0, length: 11 });
     }
     match random.below(100) {
         0..8 => Operation::MapLinear {
@@ -420,7 +420,8 @@ fn random_operation(random: &mut Random) -> Operation {
             flags: random_flags(random),
             shift: random.choose(&[0, 0, 1, 2]),
         },
-        8..24 => Operation::MapAlloc {
+        8..12 => Operation::MapPaged { span: random_span(random), flags: random_flags(random) },
+        12..24 => Operation::MapAlloc {
             span: random_span(random),
             flags: random_flags(random),
             populate: random.one_in(2),
@@ -481,18 +482,30 @@ fn random_lending(random: &mut Random) -> Operation {
     }
 }
 
-/// What has to do with a pager.
-fn random_paging(random: &mut Random) -> Operation {
-    let (span, flags) = (random_span(random), random_flags(random));
-    // Most of the time it takes everything.
+/// An operation on a space most of which is paged: `whole` if there is nothing else.
+pub(crate) fn random_paging(random: &mut Random, whole: Span) -> Operation {
+    let (cpu, page) = (random.below(4) as u8, random.below(240) as u8);
+    // Most of the time the pager takes everything.
     let refused = random.choose(&[255, 255, 255, 0, 1, 2]);
-    match random.below(5) {
-        0..2 => Operation::MapPaged { span, flags },
-        2..4 => Operation::PageOut(span, refused),
-        _ => Operation::Evict {
+    match random.below(16) {
+        0..7 => Operation::Access { cpu, page, access: random.choose(&ACCESSES[..2]) },
+        7 => Operation::Host(HostAccess {
+            kind: random.choose(&HostAccessKind::ALL),
+            page,
+            offset: random.below(240) as u8,
+            length: random.below(240) as u8,
+            other: random.below(256) as u8,
+        }),
+        8 => Operation::Populate(random_span(random)),
+        9..12 => Operation::PageOut(if random.one_in(3) { whole } else { random_span(random) }, refused),
+        12..15 => Operation::Evict {
             most: random.choose(&[1, 2, 5, 200]),
             looks: random.choose(&[255, 255, 1, 3]),
             refused,
+        },
+        _ => Operation::MapPaged {
+            span: if random.one_in(2) { whole } else { random_span(random) },
+            flags: ALL,
         },
     }
 }

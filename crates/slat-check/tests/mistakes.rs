@@ -69,7 +69,7 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::LargeBitMissing => {
             (&[STAGE2, EPT, NPT], &[Store, Walk, Progress, Query, Panic, Architecture, Verdict, Balance])
         }
-        Mistake::FaultReplaces => (ALL, &[Query, Verdict, Progress]),
+        Mistake::FaultReplaces => (ALL, &[Query, Verdict, Progress, Store]),
         Mistake::UnmapTooShort | Mistake::UnmapTooLong => (ALL, &[Query, Verdict]),
         Mistake::ProtectTooShort => (ALL, &[Store, Query, Verdict]),
         Mistake::MoveLosesContents => (ALL, &[Contents]),
@@ -83,8 +83,8 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::SavedTooEarly | Mistake::WrittenDropped => (ALL, &[Contents]),
         Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store]),
         Mistake::TableMapped => (ALL, &[Audit]),
-        // Unless the guest writes by the one address and looks by the other before the audit does.
-        Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents]),
+        // Unless the guest writes by the one address and looks by the other before the audit does, or the frame goes back.
+        Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents, Freed]),
         Mistake::CountMissing => (ALL, &[Statistics]),
         Mistake::WideAddressAliases | Mistake::HostWritesReadOnly | Mistake::HostMiscounts => {
             (ALL, &[Verdict])
