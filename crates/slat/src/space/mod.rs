@@ -13,6 +13,7 @@ mod change;
 mod debt;
 mod discard;
 mod faults;
+mod fork;
 mod guest_walk;
 mod holdings;
 mod lend;
@@ -32,6 +33,7 @@ pub use backend::{
 };
 pub use change::AllocOptions;
 pub use debt::Debt;
+pub use fork::Snapshot;
 pub use page_out::PagedOut;
 pub use query::Stats;
 pub use regions::{LogUnit, Region};

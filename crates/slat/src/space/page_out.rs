@@ -27,6 +27,9 @@ pub struct PagedOut {
     pub refused: u64,
     /// The first of those, and why.
     pub first_refused: Option<(GuestPhysAddr, BackendError)>,
+    /// Pages of 4 KiB whose writes are logged and were not collected yet: they are mapped as they were, so that no write
+    /// is lost.
+    pub logged: u64,
 }
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -69,7 +72,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// in again.
     ///
     /// One invalidation for all of it, if anything was there: the pager is given contents that nobody can change any more.
-    /// What it refuses is mapped again as it was, and the others go. Takes no memory; empty tables go back too. Costs a
+    /// What it refuses is mapped again as it was, and the others go. So is what a fork or a snapshot shares, and what is dirty
+    /// in a [log](Region::log) of writes until that is collected. Takes no memory; empty tables go back too. Costs a
     /// pass over the tables of the range before the invalidation and one after it, beside what the pager does. If the
     /// pager panics and the panic is caught, pages that were not handed over yet answer their faults with
     /// [`FaultOutcome::Retry`](crate::FaultOutcome::Retry) until they are unmapped.
@@ -143,7 +147,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 for region in regions.overlapping(part).filter(|region| is_paged(region) && region.pins == 0)
                 {
                     let Some(piece) = region.range.intersection(part) else { continue };
-                    table.break_pages(pending, piece, |gpa, leaf| clock.judge(gpa, leaf));
+                    let logged = region.log.is_some();
+                    table.break_pages(pending, piece, |gpa, leaf| {
+                        clock.judge(gpa, leaf, logged && is_dirty(table.format(), leaf))
+                    });
                     if clock.is_done() {
                         if first {
                             *passed = GuestPhysRange::between(part.start(), clock.hand);
@@ -169,7 +176,13 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             for region in regions.overlapping(*range).filter(is_paged) {
                 let Some(part) = region.range.intersection(*range) else { continue };
                 table.finish_pages(pending, part, &mut |gpa, leaf: &Leaf, bytes| {
-                    let written = leaf.dirty || table.format().dirty_bit() == 0;
+                    let dirty = is_dirty(table.format(), leaf);
+                    if dirty && region.log.is_some() {
+                        out.logged += 1;
+                        return false;
+                    }
+                    // A log that was collected has taken marks away.
+                    let written = dirty || region.log.is_some();
                     let kept = match (written, backend.pager(), paged_page(&region, gpa)) {
                         (false, ..) => Ok(()),
                         (true, Some(pager), Some(page)) => pager.page_out(&page, bytes),
@@ -208,18 +221,24 @@ impl Clock {
         self.taken == self.most || self.looks == self.most_looks
     }
 
-    fn judge(&mut self, gpa: GuestPhysAddr, leaf: &Leaf) -> Verdict {
+    /// `stays` says that it could not go anyway.
+    fn judge(&mut self, gpa: GuestPhysAddr, leaf: &Leaf, stays: bool) -> Verdict {
         if self.is_done() {
             return Verdict::Stop;
         }
         self.looks += 1;
         self.hand = gpa.checked_add(PAGE_SIZE).unwrap_or(gpa);
-        if leaf.accessed && leaf.flags.is_accessible() {
+        if leaf.accessed && leaf.flags.is_accessible() || stays {
             return Verdict::Unmark;
         }
         self.taken += 1;
         Verdict::Take
     }
+}
+
+/// Whether the guest may have written to a page since it was paged in, or since its log was collected.
+fn is_dirty<F: Format>(format: &F, leaf: &Leaf) -> bool {
+    leaf.dirty || format.dirty_bit() == 0
 }
 
 fn is_paged(region: &Region) -> bool {

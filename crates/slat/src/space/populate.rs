@@ -1,7 +1,7 @@
 //! Populating ahead, and joining leaves again: neither changes what the guest sees.
 
-use super::{AddrSpace, Backend, CustomBackend};
-use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
+use super::{AddrSpace, Backend, CustomBackend, Region};
+use crate::addr::{GuestPhysAddr, PAGE_SIZE};
 use crate::error::{CollapseError, PopulateError, TopUpError};
 use crate::flags::MappingFlags;
 use crate::format::Format;
@@ -65,7 +65,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// both address spaces with the same flags and make a larger leaf that lies in the range: the way back from the
     /// splits of [`unmap`](Self::unmap) and [`protect`](Self::protect). Returns the number of larger leaves made.
     ///
-    /// Paged regions keep their leaves of 4 KiB. Takes no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
+    /// Pages that are shared with a fork or a snapshot stay as they are, and paged regions keep their leaves of 4 KiB. Takes
+    /// no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
     /// break-before-make, its pages fault for that moment.
     ///
     /// # Errors
@@ -76,19 +77,18 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             return Err(CollapseError::NotMapped(hole));
         }
         self.table.settle(&mut self.pending);
-        let (mut joined, mut next) = (0, range.start());
-        // Paged regions keep their 4 KiB leaves, each of which can be paged out.
-        for region in
-            self.regions.overlapping(range).filter(|region| matches!(region.backend, Backend::Paged { .. }))
-        {
-            if let Some(before) = GuestPhysRange::between(next, region.range.start()) {
-                joined += self.table.collapse(&mut self.pending, before);
-            }
-            next = region.range.end();
-        }
-        if let Some(rest) = GuestPhysRange::between(next, range.end()) {
-            joined += self.table.collapse(&mut self.pending, rest);
-        }
+        let Self { table, regions, pending, .. } = self;
+        // Paged regions keep their small leaves, each of which can be paged out.
+        let joins = |region: &Region| !matches!(region.backend, Backend::Paged { .. });
+        let alone = !table.has_version() && regions.overlapping(range).all(|region| joins(&region));
+        let joined = if alone {
+            table.collapse(pending, range, false)
+        } else {
+            let parts = regions.overlapping(range).filter(joins).filter_map(|region| {
+                Some((region.range.intersection(range)?, region.backend.is_copied_on_write()))
+            });
+            parts.map(|(part, owned)| table.collapse(pending, part, owned)).sum()
+        };
         self.table.settle(&mut self.pending);
         debug!("collapse {range}: {joined} leaves");
         Ok(joined)

@@ -7,6 +7,7 @@ mod edges;
 mod errors;
 mod evict;
 mod faults;
+mod fork;
 mod guest_walk;
 mod lifetimes;
 mod marks;

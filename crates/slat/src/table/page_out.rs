@@ -74,7 +74,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             let slot = Slot { entries, index, level };
             match self.view(level, slot.load()) {
                 View::Table(next) if self.break_pages_in(breaking, level - 1, next, piece) => {
-                    slot.store(&self.hal, Soft::RetiredTable { hpa: next, owned: true }.encode());
+                    slot.store(
+                        &self.hal,
+                        Soft::RetiredTable { hpa: next, owned: true, shared: false }.encode(),
+                    );
                     taken = true;
                     // The walk to the table is dropped by way of one of its pages.
                     if let Ok(page) = GuestPhysRange::new(piece.start(), PAGE_SIZE) {
@@ -90,7 +93,8 @@ impl<H: Hal, F: Format> Table<H, F> {
                 View::Soft(Soft::NoAccess(leaf)) if level == 0 && leaf.owned => {
                     taken |= self.break_page(breaking, slot, leaf, piece, false);
                 }
-                View::Absent | View::Table(_) | View::Leaf(_) | View::Soft(_) => {}
+                // What is shared stays: others have it too.
+                View::Absent | View::Table(_) | View::SharedTable(_) | View::Leaf(_) | View::Soft(_) => {}
             }
         }
         taken && level != self.geometry.root_level() && !self.left_in(level, entries).alive
@@ -145,7 +149,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         (0..entries.len()).fold(Left::default(), |left, index| match self.view(level, entries.load(index)) {
             View::Absent => left,
             View::Soft(Soft::Broken(_) | Soft::RetiredTable { .. }) => Left { unfinished: true, ..left },
-            View::Table(_) | View::Leaf(_) | View::Soft(_) => Left { alive: true, ..left },
+            View::Table(_) | View::SharedTable(_) | View::Leaf(_) | View::Soft(_) => {
+                Left { alive: true, ..left }
+            }
         })
     }
 
@@ -198,7 +204,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                         self.make(pending, slot, self.encode(level, leaf));
                     }
                 }
-                View::Absent | View::Leaf(_) | View::Soft(_) => {}
+                View::Absent | View::SharedTable(_) | View::Leaf(_) | View::Soft(_) => {}
             }
         }
     }

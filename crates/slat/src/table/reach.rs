@@ -99,11 +99,20 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Where `most` bytes (at least 1) at `gpa`, an address inside of a region, are, as far as leaves of one table
-    /// continue each other. `None` if no leaf is there that the guest could use. `foreign` says that the frames are not the
-    /// host's own.
-    pub(crate) fn reach(&self, gpa: GuestPhysAddr, most: u64, foreign: bool) -> Option<Reached> {
+    /// continue each other. `None` if no leaf is there that the guest could use for `access`. `foreign` says that the frames
+    /// are not the host's own.
+    pub(crate) fn reach(
+        &self,
+        gpa: GuestPhysAddr,
+        most: u64,
+        access: MappingFlags,
+        foreign: bool,
+    ) -> Option<Reached> {
         let (slot, entry) = self.walk(gpa);
         let View::Leaf(leaf) = self.view(slot.level, entry) else { return None };
+        if access.contains(MappingFlags::WRITE) && !leaf.flags.contains(MappingFlags::WRITE) {
+            return None;
+        }
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let hpa = HostPhysAddr::new(leaf.hpa.as_u64() + offset);
         let pointer = (!foreign).then(|| self.hal.phys_to_virt(hpa));

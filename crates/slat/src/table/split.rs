@@ -99,7 +99,7 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Fills a table of `level` that is not linked yet with what `leaf`, one level above, maps. All of the small leaves
     /// have the marks of the large one: it is not known which of them the guest meant.
-    fn fill_split(&self, level: u8, table: HostPhysAddr, leaf: Leaf) {
+    pub(super) fn fill_split(&self, level: u8, table: HostPhysAddr, leaf: Leaf) {
         let entries = self.entries(level, table);
         let shift = if leaf.flags.is_accessible() { F::ADDRESS_SHIFT } else { 0 };
         let step = level_bytes(level) >> shift;

@@ -171,7 +171,7 @@ impl<H: Hal, F: Format, B: CustomBackend, I: Fn(GuestPhysAddr, &mut [u8])> Guest
             // What continues the leaf beyond the region may be of another kind.
             let most = most.min(region.range.end().as_u64() - gpa.as_u64());
             let linear = matches!(region.backend, Backend::Linear { .. });
-            if let Some(reached) = space.table.reach(gpa, most, linear) {
+            if let Some(reached) = space.table.reach(gpa, most, access, linear) {
                 let upkeep = Upkeep::new(space.format(), flags, access, linear);
                 return self.take(reached, access, upkeep).ok_or(AccessRefusal::Unreachable);
             }

@@ -156,7 +156,7 @@ fn refused<F: Format>(format: F) {
     *picky.refuses.lock().expect("no panic") = all.collect();
     let out = space.page_out(gpa(0), pages * KIB4).expect("paged");
     let first_refused = Some((gpa(0), BackendError::OutOfMemory));
-    assert_eq!(out, PagedOut { pages: 0, written: 0, refused: pages, first_refused });
+    assert_eq!(out, PagedOut { refused: pages, first_refused, ..PagedOut::default() });
     assert_eq!((space.table.fingerprint(), hal.in_use()), (before, frames), "everything is as it was");
     // Some: one that has no access, one in another table.
     let some = vec![(7 * KIB4, BackendError::NotYet), (700 * KIB4, BackendError::NoSuchPage)];
@@ -442,4 +442,42 @@ fn two_cpus_that_fault_on_a_page_have_one_frame() {
         assert_eq!((populated, hal.in_use() as u64), (64, known(&space)));
     }
     formats().into_iter().for_each(race);
+}
+
+fn forked<F: Format>(format: F) {
+    let hal = HeapHal::new();
+    let (pager, other) = (MemoryPager::new(), MemoryPager::new());
+    let mut parent = space_with(&hal, format, &pager);
+    parent.map_paged(gpa(MIB2 - 4 * KIB4), 0, 0, 8 * KIB4, RW).expect("free");
+    let at = |page: u64| MIB2 - 4 * KIB4 + page * KIB4;
+    (0..7).for_each(|page| write(&parent, at(page), page + 1));
+    // One is out, and what the parent's pager has of it is what the fork's has at that moment.
+    assert_eq!(parent.page_out(gpa(at(2)), KIB4).map(|out| out.pages), Ok(1));
+    other.put(0, 2 * KIB4, &pager.get(0, 2 * KIB4).expect("it was written"));
+    let mut child = parent.fork_with(&hal, PagerBackend(&other), 2).expect("memory");
+    // What both have stays.
+    assert_eq!(parent.page_out(gpa(at(0)), 8 * KIB4), Ok(PagedOut::default()));
+    assert_eq!((parent.evict(99, 99).pages, child.evict(99, 99).pages), (0, 0));
+    write(&parent, at(0), 100);
+    write(&child, at(1), 101);
+    write(&child, at(2), 102);
+    assert_eq!(parent.page_out(gpa(at(0)), 8 * KIB4).map(|out| (out.pages, out.written)), Ok((1, 1)));
+    let out = child.page_out(gpa(at(0)), 8 * KIB4).expect("paged");
+    assert_eq!((out.pages, out.written), (2, 2), "its copy, and what it has paged in itself");
+    let seen = |space: &Paged<'_, F>| {
+        (0..8).map(|page| space.read_obj::<u64>(gpa(at(page))).expect("memory")).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&parent), [100, 2, 3, 4, 5, 6, 7, 0]);
+    assert_eq!(seen(&child), [1, 101, 102, 4, 5, 6, 7, 0]);
+    // Alone again, everything can go.
+    drop(child);
+    parent.consolidate();
+    assert_eq!(parent.page_out(gpa(at(0)), 8 * KIB4).map(|out| out.pages), Ok(8));
+    assert_eq!((parent.table.fingerprint(), hal.in_use() as u64), (vec![], known(&parent)));
+    assert_eq!(seen(&parent), [100, 2, 3, 4, 5, 6, 7, 0]);
+}
+
+#[test]
+fn a_fork_shares_what_is_there_and_asks_its_own_pager_for_the_rest() {
+    on_all_formats!(forked);
 }
