@@ -190,11 +190,12 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ///
     /// # Errors
     /// [`MigrateError`]: a bad range, [`MigrateError::NotMapped`], [`MigrateError::NotOwned`] unless the region is one
-    /// of [`map_alloc`](Self::map_alloc), [`MigrateError::Pinned`], [`MigrateError::OutOfMemory`] if the host does not have as many frames again.
+    /// of [`map_alloc`](Self::map_alloc) or [`map_paged`](Self::map_paged), [`MigrateError::Pinned`], [`MigrateError::OutOfMemory`] if the host does not have as many frames again.
     pub fn migrate(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, MigrateError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(MigrateError::NotMapped)?;
-        let not_owned = |region: &Region| !matches!(region.backend, Backend::Alloc { .. });
+        let not_owned =
+            |region: &Region| !matches!(region.backend, Backend::Alloc { .. } | Backend::Paged { .. });
         if let Some(region) = self.regions.overlapping(range).find(not_owned) {
             return Err(MigrateError::NotOwned(region.range));
         }

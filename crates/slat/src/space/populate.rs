@@ -65,8 +65,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// both address spaces with the same flags and make a larger leaf that lies in the range: the way back from the
     /// splits of [`unmap`](Self::unmap) and [`protect`](Self::protect). Returns the number of larger leaves made.
     ///
-    /// Pages that are shared with a fork or a snapshot stay as they are. Takes no memory and gives tables back. One
-    /// invalidation for each larger leaf; where the format asks for break-before-make, its pages fault for that moment.
+    /// Pages that are shared with a fork or a snapshot stay as they are, and paged regions keep their leaves of 4 KiB. Takes
+    /// no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
+    /// break-before-make, its pages fault for that moment.
     ///
     /// # Errors
     /// [`CollapseError`]: a bad range, [`CollapseError::NotMapped`] with the first address that no region covers.
@@ -79,10 +80,17 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         // What lies in one leaf has one set of flags, also while permissions are held back from some of it; and what shares its
         // frames stays as it is.
         let versions = self.table.has_version();
-        let kind =
-            |region: &Region| (region.flags, region.log, versions && region.backend.is_copied_on_write());
+        let paged = |region: &Region| matches!(region.backend, Backend::Paged { .. });
+        let kind = |region: &Region| {
+            let copied = versions && region.backend.is_copied_on_write();
+            (region.flags, region.log, copied, paged(region))
+        };
         let Self { table, regions, pending, .. } = self;
         let mut join = |part: Region| {
+            // Paged regions keep their small leaves, each of which can be paged out.
+            if paged(&part) {
+                return 0;
+            }
             let owned = kind(&part).2;
             let part = part.range.intersection(range);
             part.map_or(0, |part| table.collapse(pending, part, owned))
