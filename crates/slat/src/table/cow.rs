@@ -56,7 +56,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                     let write = if flags.contains(MappingFlags::WRITE) { F::WRITE } else { 0 };
                     let owned = |entry: u64| match self.view(slot.level, entry) {
                         View::Leaf(_) => entry | F::OWNED | write,
-                        _ => self.as_owned(slot.level, entry),
+                        _ => self.encode(slot.level, Leaf { flags, owned: true, ..leaf }),
                     };
                     let mut entry = entry;
                     while !slot.compare_exchange(&self.hal, entry, owned(entry)) {

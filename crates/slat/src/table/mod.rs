@@ -360,9 +360,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             return None;
         }
         // A table that waits for an invalidation is passed too: the page is the guest's, and its next fault links it.
-        let (slot, entry, _) = self.walk_to_read(gpa);
+        let (slot, entry, shared) = self.walk_to_read(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
-        let leaf = self.format.kind(slot.level, entry) == Kind::Leaf;
+        let leaf = self.format.kind(slot.level, entry) == Kind::Leaf
+            && !(shared && !(self.format.flags(entry) - MappingFlags::WRITE).is_accessible());
         leaf.then(|| HostPhysAddr::new(self.format.address(entry).as_u64() | offset))
     }
 

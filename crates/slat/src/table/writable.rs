@@ -1,7 +1,7 @@
 //! Giving a leaf the permission to write that its region has: it lacks it while writes are logged, or while its frame is
 //! shared.
 
-use super::{Leaf, Table, View};
+use super::{Leaf, Soft, Table, View};
 use crate::addr::GuestPhysAddr;
 use crate::flags::MappingFlags;
 use crate::format::Format;
@@ -23,7 +23,10 @@ impl<H: Hal, F: Format> Table<H, F> {
     pub(crate) fn make_writable(&self, gpa: GuestPhysAddr, flags: MappingFlags) -> MadeWritable {
         loop {
             let (slot, entry) = self.walk(gpa);
-            let View::Leaf(leaf) = self.view(slot.level, entry) else { return MadeWritable::Already };
+            // The latter if it could only be written to, and was shared.
+            let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) = self.view(slot.level, entry) else {
+                return MadeWritable::Already;
+            };
             if leaf.flags.contains(MappingFlags::WRITE) {
                 return MadeWritable::Already;
             }

@@ -59,3 +59,34 @@ fn stays_away<F: Format>(format: F) {
 fn what_a_snapshot_leaves_out_does_not_come_back() {
     on_all_formats!(stays_away);
 }
+
+/// A page of stage 2 that can be written to and not read has no permission at all while it is shared.
+#[test]
+fn a_page_that_can_only_be_written_to_is_copied() {
+    for protect in [false, true] {
+        for alone in [false, true] {
+            let hal = HeapHal::new();
+            let mut parent = filled(&hal, formats()[1], 2 * KIB4, SMALL);
+            if !protect {
+                parent.protect(gpa(0), KIB4, WRITE).expect("mapped");
+            }
+            let mut child = parent.fork(2).expect("memory");
+            if alone {
+                drop(parent);
+            }
+            if protect {
+                child.protect(gpa(0), KIB4, WRITE).expect("mapped");
+            }
+            assert_eq!(
+                (child.translate(gpa(0)), child.query(gpa(0)).is_ok()),
+                (None, false),
+                "no access as it is"
+            );
+            let answer = child.handle_page_fault(gpa(0), WRITE);
+            let wanted =
+                if alone { FaultOutcome::MadeWritable } else { FaultOutcome::Copied(LeafSize::Size4K) };
+            assert_eq!(answer, Ok(wanted));
+            assert_eq!(child.query(gpa(0)).expect("there").flags, WRITE);
+        }
+    }
+}
