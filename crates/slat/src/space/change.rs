@@ -304,6 +304,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             let alike = if cover.alike { Alike::Yes } else { Alike::No { copied: false } };
             self.table.protect(&mut self.pending, range, flags, alike);
         }
+        if cover.logged {
+            self.hold_large(range);
+        }
         self.regions.update(self.table.hal(), range, cover, |region| Some(Region { flags, ..region }));
         trace!("protect {range} {flags}");
         Ok(())
@@ -320,11 +323,25 @@ pub(super) fn split_edges<H: Hal, F: Format>(
 ) -> Result<(), OutOfMemory> {
     let tables = table.plan_split(range);
     if tables == 0 {
-        return regions.reserve(table.hal(), 2);
+        regions.reserve(table.hal(), 2)?;
+        table.ungroup_edges(pending, range);
+        return Ok(());
     }
     let mut tables = FrameStack::with(table.hal(), 0, tables).ok_or(OutOfMemory)?;
     regions.reserve(table.hal(), 2)?;
-    table.split_at(pending, range.start(), &mut tables);
-    table.split_at(pending, range.end(), &mut tables);
+    for edge in [range.start(), range.end()] {
+        table.split_at(pending, edge, &mut tables);
+        // What is logged is logged page by page.
+        let block = GuestPhysRange::new(edge.align_down(LeafSize::Size2M.bytes()), LeafSize::Size2M.bytes());
+        if let (true, Ok(block)) = (table.has_groups(), block) {
+            for region in regions.overlapping(block).filter(|region| region.log.is_some()) {
+                region
+                    .range
+                    .intersection(block)
+                    .into_iter()
+                    .for_each(|part| table.ungroup_all(pending, part));
+            }
+        }
+    }
     Ok(())
 }

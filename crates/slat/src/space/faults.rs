@@ -134,10 +134,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         match self.supply(&region, gpa, access, init) {
             Ok(Populated::New(size)) => {
-                if let Backend::Alloc { largest_leaf: largest, fault_around } = region.backend {
+                if let Backend::Alloc { fault_around, .. } = region.backend {
                     if fault_around > size {
-                        let want = Want { gpa, region: region.range, flags: region.flags, largest };
-                        self.populate_around(&want, fault_around, init);
+                        self.populate_around(&region, gpa, fault_around, init);
                     }
                 }
                 trace!("fault `{access}` at {gpa:#x}: populated {size}");
@@ -153,6 +152,21 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Maps the leaf around `gpa`, in a region that has frames to be mapped on demand and allows some access: in the answer
     /// to `access`, or ahead of any if that is of no kind.
     pub(super) fn supply(
+        &self,
+        region: &Region,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<Populated, Refused> {
+        let populated = self.supply_unlogged(region, gpa, access, init);
+        if region.log.is_some() && matches!(populated, Ok(Populated::New(_))) {
+            // Whoever follows the log knows nothing of it yet, written to or not.
+            self.table.note_dirty(gpa);
+        }
+        populated
+    }
+
+    fn supply_unlogged(
         &self,
         region: &Region,
         gpa: GuestPhysAddr,
@@ -251,7 +265,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                     Unshared::Unsettled => return Ok(FaultOutcome::Retry),
                 }
             }
-            match self.table.make_writable(gpa, region.flags) {
+            match self.table.make_writable(gpa, region.flags, region.log, access) {
                 MadeWritable::Already => {}
                 MadeWritable::Now => {
                     self.table.forget_refusal(gpa);
@@ -297,15 +311,16 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     #[cold]
     fn populate_around(
         &self,
-        fault: &Want,
+        region: &Region,
+        fault: GuestPhysAddr,
         window: LeafSize,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) {
-        let window = GuestPhysRange::new(fault.gpa.align_down(window.bytes()), window.bytes());
-        let Some(window) = window.ok().and_then(|window| window.intersection(fault.region)) else { return };
+        let window = GuestPhysRange::new(fault.align_down(window.bytes()), window.bytes());
+        let Some(window) = window.ok().and_then(|window| window.intersection(region.range)) else { return };
         let mut next = Some(window.start());
         while let Some(gpa) = next.filter(|gpa| *gpa < window.end()) {
-            let step = match self.table.populate(&Want { gpa, ..*fault }, MappingFlags::empty(), init) {
+            let step = match self.supply(region, gpa, MappingFlags::empty(), init) {
                 Ok(Populated::New(size)) => size.bytes(),
                 Ok(Populated::Present(_) | Populated::Unsettled) => PAGE_SIZE,
                 Err(_) => return,

@@ -24,6 +24,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// split on the first write.
     ///
     /// - Memory of [`map_alloc`](Self::map_alloc) is copied on write. What is not populated yet, each populates by itself.
+    /// - So is what is there of [`map_paged`](Self::map_paged) regions. For the rest each asks its own pager: that of the fork has
+    ///   to answer as the other one would at this moment.
     /// - Linear memory, devices and shared memory stay mapped in both.
     /// - Memory of [`map_paged`](Self::map_paged) is copied on write as far as it is there, and not
     ///   [paged out](Self::page_out) while it is shared. The rest comes from the fork's own pager, which must have what the

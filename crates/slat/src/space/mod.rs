@@ -17,6 +17,7 @@ mod fork;
 mod guest_walk;
 mod holdings;
 mod lend;
+mod log;
 mod page_out;
 mod pins;
 mod populate;
@@ -36,7 +37,7 @@ pub use debt::Debt;
 pub use fork::Snapshot;
 pub use page_out::PagedOut;
 pub use query::Stats;
-pub use regions::{LogUnit, Region};
+pub use regions::Region;
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::error::{BadRange, CreateError};

@@ -77,18 +77,38 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             return Err(CollapseError::NotMapped(hole));
         }
         self.table.settle(&mut self.pending);
-        let Self { table, regions, pending, .. } = self;
-        // Paged regions keep their small leaves, each of which can be paged out.
-        let joins = |region: &Region| !matches!(region.backend, Backend::Paged { .. });
-        let alone = !table.has_version() && regions.overlapping(range).all(|region| joins(&region));
-        let joined = if alone {
-            table.collapse(pending, range, false)
-        } else {
-            let parts = regions.overlapping(range).filter(joins).filter_map(|region| {
-                Some((region.range.intersection(range)?, region.backend.is_copied_on_write()))
-            });
-            parts.map(|(part, owned)| table.collapse(pending, part, owned)).sum()
+        // What lies in one leaf has one set of flags, also while permissions are held back from some of it; and what shares its
+        // frames stays as it is.
+        let versions = self.table.has_version();
+        let paged = |region: &Region| matches!(region.backend, Backend::Paged { .. });
+        let private = |region: &Region| matches!(region.backend, Backend::Private { .. });
+        let kind = |region: &Region| {
+            let copied = versions && region.backend.is_copied_on_write();
+            (region.flags, region.log, copied, paged(region), private(region))
         };
+        let Self { table, regions, pending, .. } = self;
+        let mut join = |part: Region| {
+            // Paged regions keep their small leaves, each of which can be paged out.
+            if paged(&part) {
+                return 0;
+            }
+            let owned = kind(&part).2;
+            let part = part.range.intersection(range);
+            part.map_or(0, |part| table.collapse(pending, part, owned))
+        };
+        let (mut joined, mut alike): (u64, Option<Region>) = (0, None);
+        for region in regions.overlapping(range) {
+            alike = match alike {
+                Some(before) if kind(&before) == kind(&region) => {
+                    Some(Region { range: before.range.hull(region.range), ..region })
+                }
+                before => {
+                    joined += before.map_or(0, &mut join);
+                    Some(region)
+                }
+            };
+        }
+        joined += alike.map_or(0, join);
         self.table.settle(&mut self.pending);
         debug!("collapse {range}: {joined} leaves");
         Ok(joined)

@@ -72,7 +72,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 break;
             }
             let slot = Slot { entries, index, level };
-            match self.view(level, slot.load()) {
+            match self.view(level, slot.index, slot.load()) {
                 View::Table(next) if self.break_pages_in(breaking, level - 1, next, piece) => {
                     slot.store(
                         &self.hal,
@@ -136,7 +136,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         if dirty == 0 {
             return;
         }
-        self.visit(range, &mut |slot, entry, _| match self.view(slot.level, entry) {
+        self.visit(range, &mut |slot, entry, _| match self.view(slot.level, slot.index, entry) {
             View::Leaf(leaf) if !leaf.dirty => slot.entries.set_bits(&self.hal, slot.index, dirty),
             View::Soft(Soft::NoAccess(leaf)) => {
                 slot.store(&self.hal, Soft::NoAccess(Leaf { dirty: true, ..leaf }).encode());
@@ -146,11 +146,13 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     fn left_in(&self, level: u8, entries: Entries) -> Left {
-        (0..entries.len()).fold(Left::default(), |left, index| match self.view(level, entries.load(index)) {
-            View::Absent => left,
-            View::Soft(Soft::Broken(_) | Soft::RetiredTable { .. }) => Left { unfinished: true, ..left },
-            View::Table(_) | View::SharedTable(_) | View::Leaf(_) | View::Soft(_) => {
-                Left { alive: true, ..left }
+        (0..entries.len()).fold(Left::default(), |left, index| {
+            match self.view(level, index, entries.load(index)) {
+                View::Absent => left,
+                View::Soft(Soft::Broken(_) | Soft::RetiredTable { .. }) => Left { unfinished: true, ..left },
+                View::Table(_) | View::SharedTable(_) | View::Leaf(_) | View::Soft(_) => {
+                    Left { alive: true, ..left }
+                }
             }
         })
     }
@@ -179,7 +181,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let entries = self.entries(level, table);
         for (index, piece) in pieces(self.geometry, level, range) {
             let slot = Slot { entries, index, level };
-            match self.view(level, slot.load()) {
+            match self.view(level, slot.index, slot.load()) {
                 View::Table(next) => self.finish_pages_in(pending, level - 1, next, piece, keep),
                 View::Soft(Soft::RetiredTable { hpa, .. }) => {
                     self.finish_pages_in(pending, level - 1, hpa, piece, keep);

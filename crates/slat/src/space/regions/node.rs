@@ -6,11 +6,12 @@
 
 #![expect(unsafe_code, reason = "keeps the regions in frames of the host")]
 
-use super::{LogUnit, Region};
+use super::Region;
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::device::DeviceId;
 use crate::flags::{LeafSize, MappingFlags};
 use crate::space::backend::{Backend, SharedId};
+use crate::table::LogUnit;
 use core::ptr::NonNull;
 
 /// Entries sorted by key: regions in a leaf, children in an inner node.

@@ -481,3 +481,45 @@ fn forked<F: Format>(format: F) {
 fn a_fork_shares_what_is_there_and_asks_its_own_pager_for_the_rest() {
     on_all_formats!(forked);
 }
+
+fn logged<F: Format>(format: F) {
+    let hal = HeapHal::new();
+    let pager = MemoryPager::new();
+    let mut space = space_with(&hal, format, &pager);
+    space.map_paged(gpa(0), 0, 0, 4 * KIB4, RW).expect("free");
+    (0..4).for_each(|page| write(&space, page * KIB4, page + 1));
+    space.start_dirty_log(gpa(0), 4 * KIB4, crate::LogUnit::Page).expect("mapped");
+    let collect = |space: &mut Paged<'_, F>| {
+        let mut pages = vec![];
+        let each = |range: GuestPhysRange| {
+            pages.extend((0..range.size() / KIB4).map(|page| range.start().as_u64() / KIB4 + page))
+        };
+        space.collect_dirty(gpa(0), 4 * KIB4, each).expect("logged");
+        pages
+    };
+    write(&space, KIB4, 100);
+    // What nobody was told of stays; of the others it is not known any more what was written to them.
+    let before = space.translate(gpa(KIB4));
+    let out = space.page_out(gpa(0), 4 * KIB4).expect("paged");
+    assert_eq!((out.pages, out.written, out.logged, out.refused), (3, 3, 1, 0));
+    assert_eq!(space.translate(gpa(KIB4)), before);
+    assert_eq!(space.evict(9, 99).pages, 0);
+    assert_eq!(collect(&mut space), [1]);
+    assert_eq!(space.evict(9, 99), PagedOut { pages: 1, written: 1, ..PagedOut::default() });
+    // What comes in is news to whoever follows the log.
+    assert_eq!(space.read_obj::<u64>(gpa(KIB4)), Ok(100));
+    assert_eq!(space.read_obj::<u64>(gpa(2 * KIB4)), Ok(3));
+    assert_eq!(collect(&mut space), [1, 2]);
+    write(&space, 2 * KIB4, 102);
+    assert_eq!(collect(&mut space), [2]);
+    // The log took the mark away, and ends: the write is not forgotten.
+    space.stop_dirty_log(gpa(0), 4 * KIB4).expect("logged");
+    let out = space.page_out(gpa(0), 4 * KIB4).expect("paged");
+    assert_eq!((out.pages, out.written, out.logged), (2, 2, 0));
+    assert_eq!(space.read_obj::<u64>(gpa(2 * KIB4)), Ok(102));
+}
+
+#[test]
+fn what_is_logged_goes_once_it_was_told() {
+    on_all_formats!(logged);
+}
