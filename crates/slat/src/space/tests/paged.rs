@@ -413,6 +413,14 @@ fn other_changes<F: Format>(format: F) {
     let events = hal.events();
     lifetimes::assert_freed_after_invalidation(&events);
     assert!(events.iter().any(|event| matches!(event, Event::Dealloc(..))));
+    // Nothing of the page is remembered, but the tables above it may be.
+    space.protect(gpa(0), KIB4, RW).expect("mapped");
+    space.page_out(gpa(0), 2 * KIB4).expect("paged");
+    space.populate(gpa(0), KIB4).expect("memory");
+    space.protect(gpa(0), KIB4, MappingFlags::empty()).expect("mapped");
+    hal.record();
+    assert_eq!(space.page_out(gpa(0), KIB4).map(|out| out.pages), Ok(1));
+    lifetimes::assert_freed_after_invalidation(&hal.events());
     space.clear().expect("no pins");
     assert_eq!(hal.in_use() as u64, space.stats().table.table_frames);
 }
