@@ -341,6 +341,19 @@ fn pinned<F: Format>(format: F) {
     space.unpin(gpa(KIB4), KIB4).expect("pinned");
     assert_eq!(space.page_out(gpa(0), 3 * KIB4).map(|out| (out.pages, out.written)), Ok((1, 1)));
     assert_eq!(pager.get(0, KIB4), Some(contents(0, KIB4)));
+    // Also to a page to which the guest has no access.
+    space.pin(gpa(0), KIB4).expect("memory");
+    space.protect(gpa(0), KIB4, MappingFlags::empty()).expect("mapped");
+    let (slot, entry) = space.table.walk(gpa(0));
+    let Some(crate::table::Soft::NoAccess(leaf)) = crate::table::Soft::decode(entry) else {
+        panic!("{entry:#x}")
+    };
+    // As if its log had been collected meanwhile.
+    slot.store(&hal, crate::table::Soft::NoAccess(crate::table::Leaf { dirty: false, ..leaf }).encode());
+    hal.write(leaf.hpa, &contents(0, 0));
+    space.unpin(gpa(0), KIB4).expect("pinned");
+    assert_eq!(space.page_out(gpa(0), KIB4).map(|out| out.written), Ok(1));
+    assert_eq!(pager.get(0, 0), Some(contents(0, 0)));
 }
 
 #[test]
@@ -428,6 +441,43 @@ fn other_changes<F: Format>(format: F) {
 #[test]
 fn other_changes_of_paged_regions() {
     on_all_formats!(other_changes);
+}
+
+#[test]
+fn a_table_that_goes_costs_the_whole_space_where_addresses_do_not_reach_it() {
+    fn check<F: Format>(format: F) {
+        let hal = HeapHal::new();
+        let pager = MemoryPager::new();
+        let mut space = space_with(&hal, format, &pager);
+        space.map_paged(gpa(0), 0, 0, 4 * KIB4, RW).expect("free");
+        space.populate(gpa(0), 4 * KIB4).expect("memory");
+        for (pages, table) in [(2, false), (4, true)] {
+            hal.record();
+            space.page_out(gpa(0), pages * KIB4).expect("paged");
+            let whole = lifetimes::count(&hal.events(), |event| matches!(event, Event::InvalidateSpace(_)));
+            let wanted = table && !format.invalidation_by_address_reaches_tables();
+            assert_eq!(whole, usize::from(wanted), "{pages} pages");
+        }
+    }
+    on_all_formats!(check);
+}
+
+#[test]
+fn what_was_written_past_the_caches_is_what_the_pager_is_given() {
+    let hal = HeapHal::new();
+    let pager = MemoryPager::new();
+    let mut space = space_with(&hal, Stage2::default(), &pager);
+    space.map_paged(gpa(0), 0, 0, KIB4, RW | MappingFlags::UNCACHED).expect("free");
+    space.populate(gpa(0), KIB4).expect("memory");
+    let frame = space.translate(gpa(0)).expect("populated");
+    hal.record();
+    space.page_out(gpa(0), KIB4).expect("paged");
+    let events = hal.events();
+    let maintained =
+        events.iter().position(|event| matches!(event, Event::Maintain(at, 1, _) if *at == frame));
+    let invalidated = events.iter().position(lifetimes::is_invalidation);
+    let freed = events.iter().position(|event| matches!(event, Event::Dealloc(at, 1) if *at == frame));
+    assert!(invalidated < maintained && maintained < freed && maintained.is_some(), "{events:x?}");
 }
 
 #[test]

@@ -72,12 +72,14 @@ fn whole_life<F: Format>(format: F) {
     // Flags that come back do not let the guest write to what it shares.
     guest.protect(gpa(start), 6 * KIB4, MappingFlags::READ).expect("mapped");
     guest.protect(gpa(start), 6 * KIB4, RW).expect("mapped");
+    assert!(!guest.query(at(3)).expect("there").flags.contains(MappingFlags::WRITE));
     assert_eq!(guest.handle_page_fault(at(3), MappingFlags::WRITE), COPIED);
     assert_ne!(guest.translate(at(3)), owner.translate(gpa(5 * KIB4)));
     assert_ne!(guest.handle_page_fault(at(0), MappingFlags::WRITE), COPIED, "it has its copy");
     // Nor does a time without any access.
     guest.protect(at(4), KIB4, MappingFlags::empty()).expect("mapped");
     guest.protect(at(4), KIB4, RW).expect("mapped");
+    assert!(!guest.query(at(4)).expect("there").flags.contains(MappingFlags::WRITE));
     assert_eq!(guest.handle_page_fault(at(4), MappingFlags::WRITE), COPIED);
     // What is given up is what the memory has; what is moved would be a copy.
     assert_eq!(guest.discard(at(0), 2 * KIB4), Ok(2));
