@@ -1,6 +1,6 @@
 //! Answering a guest's faults, on any number of CPUs at once.
 
-use super::backend::{Custom, PageIn, Shared, page_of, paged_page};
+use super::backend::{Custom, PageIn, PrivateCopy, Shared, page_of, paged_page};
 use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::device::DeviceAccess;
@@ -128,6 +128,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             Backend::Trap { .. }
             | Backend::Alloc { .. }
             | Backend::Shared { .. }
+            | Backend::Private { .. }
             | Backend::Custom { .. }
             | Backend::Paged { .. } => {}
         }
@@ -182,6 +183,21 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 let mut shared = Shared { table: &self.table, memory, region: *region, offset, gpa };
                 self.table.populate_from(gpa, (flags, access), &mut shared)
             }
+            Backend::Private { memory, offset } => {
+                let Some(memory) = self.shared.get(memory) else { return Err(Refused::NoSuchPage) };
+                let table = &self.table;
+                let shared = |region| Shared { table, memory, region, offset, gpa };
+                let reads = flags - MappingFlags::WRITE;
+                let copies = access.contains(MappingFlags::WRITE)
+                    || !reads.is_accessible()
+                    || self.format().check_flags(reads).is_err();
+                if copies {
+                    table.populate_from(gpa, (flags, access), &mut PrivateCopy(shared(*region)))
+                } else {
+                    let region = Region { flags: reads, ..*region };
+                    table.populate_from(gpa, (reads, access), &mut shared(region))
+                }
+            }
             Backend::Custom { .. } => {
                 let Some(page) = page_of(region, gpa) else { return Err(Refused::NoSuchPage) };
                 let mut custom = Custom { table: &self.table, backend: &self.backend, page };
@@ -232,7 +248,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ) -> Result<FaultOutcome, FaultError> {
         if access.contains(MappingFlags::WRITE) {
             if region.backend.is_copied_on_write() {
-                let written = self.table.write_shared(gpa, region.flags, true);
+                // Whose the frame is, the memory or a version, is not known of a private mapping.
+                let from_version = !matches!(region.backend, Backend::Private { .. });
+                let written = self.table.write_shared(gpa, region.flags, from_version);
                 match written.map_err(|OutOfMemory| self.refused(gpa, access, Refused::OutOfMemory))? {
                     Unshared::Never => {}
                     Unshared::Copied(size) => {

@@ -159,8 +159,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     }
 
     /// Ends the log of `size` bytes at `gpa`, both multiples of 4 KiB: the guest has all of its permissions again, at once.
-    /// What was not collected is not told any more. The leaves of a custom backend count as written to from now on
-    /// ([`give_back`](CustomBackend::give_back)), for the log may have collected that they were.
+    /// What was not collected is not told any more. The leaves of a custom backend or a pager count as written to from now on
+    /// ([`give_back`](CustomBackend::give_back), [`page_out`](Self::page_out)), for the log may have collected that they were.
     ///
     /// One invalidation, if anything was held back from the guest. Large leaves that were split stay split
     /// ([`collapse`](Self::collapse) joins them). Costs one pass over the leaves.
@@ -178,7 +178,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             let Some(part) = region.range.intersection(range) else { continue };
             // Frames of the host that are not the space's alone are shared, and somebody else reads them.
             let alone = region.backend.is_copied_on_write();
-            let written = matches!(region.backend, Backend::Custom { .. });
+            let written = matches!(region.backend, Backend::Custom { .. } | Backend::Paged { .. });
             self.table.end_log(&mut self.pending, part, (region.flags, alone, written));
         }
         self.regions.update(self.table.hal(), range, cover, |region| Some(Region { log: None, ..region }));

@@ -81,9 +81,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         // frames stays as it is.
         let versions = self.table.has_version();
         let paged = |region: &Region| matches!(region.backend, Backend::Paged { .. });
+        let private = |region: &Region| matches!(region.backend, Backend::Private { .. });
         let kind = |region: &Region| {
             let copied = versions && region.backend.is_copied_on_write();
-            (region.flags, region.log, copied, paged(region))
+            (region.flags, region.log, copied, paged(region), private(region))
         };
         let Self { table, regions, pending, .. } = self;
         let mut join = |part: Region| {

@@ -18,6 +18,7 @@ mod naive;
 mod operations;
 mod paged;
 mod pins;
+mod private;
 mod riscv;
 mod shared;
 mod traps;

@@ -1,6 +1,6 @@
 //! Copy-on-write: what a write does to a leaf whose frame others use too.
 //!
-//! The frame is copied while nobody can write to it, then the leaf goes through a break, on every format: **no CPU reads the
+//! The frame is copied while nobody can write to it (shared memory: while this space cannot), then the leaf goes through a break, on every format: **no CPU reads the
 //! old frame any more when one writes to the new one.** Whoever meets the broken leaf answers its fault with a retry. Only
 //! one CPU can break it; the others give their copies back.
 
@@ -33,7 +33,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Makes the frame of the leaf of `gpa`, which lies in a region of memory of the space's own with `flags`, the space's
     /// alone, as a write needs it. A large leaf of which others have the rest is split. Tables above are the space's own.
     /// `from_version` says that the frame can only be that of a version, so that there is nothing to copy once nobody else
-    /// needs that one.
+    /// needs that one; otherwise it may be of shared memory, which other spaces go on writing to.
     #[cold]
     pub(crate) fn write_shared(
         &self,
@@ -77,9 +77,14 @@ impl<H: Hal, F: Format> Table<H, F> {
                     let mut new = OwnedFrames::alloc_leaf(&self.hal, 0).ok_or(OutOfMemory)?;
                     // The guest may have written past the caches; only then does the copy see what it wrote.
                     self.maintain(0, leaf.hpa, &[CacheEvent::FromGuest(leaf.flags.memory_type())]);
-                    // SAFETY: the leaf is of a frame of this host that is shared, so that no leaf anywhere lets a CPU
-                    // write to it, and it stays as long as this space holds the version or memory that it comes from.
-                    unsafe { new.copy_from(leaf.hpa) };
+                    if from_version {
+                        // SAFETY: the leaf is of a frame of this host that is shared, so that no leaf anywhere lets a CPU
+                        // write to it, and it stays as long as this space holds the version that it comes from.
+                        unsafe { new.copy_from(leaf.hpa) };
+                    } else {
+                        // SAFETY: as above, as long as this space holds the version or memory; others may write to it.
+                        unsafe { new.copy_from_live(leaf.hpa) };
+                    }
                     self.maintain(0, new.start(), &[CacheEvent::ToGuest(flags)]);
                     new
                 }

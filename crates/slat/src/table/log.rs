@@ -61,7 +61,7 @@ struct Alike {
 impl<H: Hal, F: Format> Table<H, F> {
     /// Whether the guest may have written to a leaf since the log was last asked, or since ever if there is none.
     #[inline]
-    pub(super) fn is_dirty(&self, leaf: &Leaf) -> bool {
+    pub(crate) fn is_dirty(&self, leaf: &Leaf) -> bool {
         if self.format.dirty_bit() != 0 { leaf.dirty } else { !leaf.clean }
     }
 

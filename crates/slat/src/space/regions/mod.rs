@@ -252,8 +252,11 @@ impl Cover {
 
     /// What is to be known of one region that covers a range.
     fn of(region: &Region) -> Self {
-        let lent = matches!(region.backend, Backend::Shared { .. } | Backend::Custom { .. });
-        let owned = matches!(region.backend, Backend::Alloc { .. } | Backend::Paged { .. });
+        let lent = matches!(
+            region.backend,
+            Backend::Shared { .. } | Backend::Private { .. } | Backend::Custom { .. }
+        );
+        let owned = region.backend.is_copied_on_write();
         Self { owned, lent, pinned: region.pins > 0, logged: region.log.is_some(), ..Self::NONE }
     }
 
