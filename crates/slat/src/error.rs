@@ -212,6 +212,56 @@ pub enum UnpinError {
     OutOfMemory,
 }
 
+/// Why a space could not be forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ForkError {
+    /// The tag has more bits than the CPU's VMIDs.
+    #[error("tag {tag} does not fit into the {tag_bits} bits that this CPU has")]
+    TagTooWide {
+        /// The tag.
+        tag: u16,
+        /// Bits of a tag.
+        tag_bits: u32,
+    },
+    /// The fork's host could not reach the frames of the space ([`Hal::is_same_host`](crate::Hal::is_same_host)).
+    #[error("the fork would be on another host")]
+    OtherHost,
+    /// The host has no frame left.
+    #[error("out of memory")]
+    OutOfMemory,
+}
+
+/// Why a space could not be made what a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ResetError {
+    /// Something is pinned: see [`pin`](crate::AddrSpace::pin).
+    #[error("{0} is pinned")]
+    Pinned(GuestPhysRange),
+    /// The snapshot is on another host.
+    #[error("the snapshot is on another host")]
+    OtherHost,
+    /// The snapshot is of a space of another size or format.
+    #[error("the snapshot is of a space of another size or format")]
+    OtherShape,
+    /// The host has no frame left.
+    #[error("out of memory")]
+    OutOfMemory,
+}
+
+/// Why it could not be said whether forks have a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum InheritError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// The host has no frame left for a split, or for the region that must be divided.
+    #[error("out of memory")]
+    OutOfMemory,
+}
+
 /// The space cannot be emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ClearError {
@@ -302,6 +352,9 @@ pub enum CollectLogError {
     /// Writes to this region are not logged.
     #[error("writes to {0} are not logged")]
     NotLogged(GuestPhysRange),
+    /// Tables are shared with a fork or a snapshot, and the host has no frame left to copy them.
+    #[error("out of memory for tables")]
+    OutOfMemory,
     /// The bitmap has fewer bits than the range has pages.
     #[error("a bitmap of {given} words for a range that needs {needed}")]
     BitmapTooSmall {

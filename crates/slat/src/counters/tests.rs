@@ -398,7 +398,8 @@ fn no_addition_is_lost_where_cpus_count_with_one_slot() {
 #[test]
 fn statistics_of_a_space_as_text_name_every_number() {
     let table = crate::Census { leaves_4k: 1, leaves_2m: 2, leaves_1g: 3, table_frames: 4, owned_frames: 5 };
-    let stats = crate::Stats { table, regions: 6, region_frames: 7, shared_frames: 1, spare_frames: 8 };
+    let stats =
+        crate::Stats { table, regions: 6, region_frames: 7, shared_frames: 1, spare_frames: 8, versions: 0 };
     let wanted = "leaves: 1 x 4K, 2 x 2M, 3 x 1G; 5 frames of the space's own\n\
         tables: 4 frames, 8 kept ready\n\
         regions: 6 in 8 frames\n";

@@ -161,7 +161,9 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
                     Soft::NoAccess(leaf),
                     Soft::Broken(leaf),
                     Soft::RetiredLeaf(leaf),
-                    Soft::RetiredTable { hpa, owned: leaf.owned },
+                    Soft::RetiredTable { hpa, owned: leaf.owned, shared: false },
+                    Soft::RetiredTable { hpa, owned: leaf.owned, shared: true },
+                    Soft::SharedTable(hpa),
                     Soft::NewTable(hpa),
                 ];
                 for soft in soft {

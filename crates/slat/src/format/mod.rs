@@ -98,6 +98,9 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
     /// The bit of a present leaf, and of a table entry where those have permissions, without which nobody writes through it.
     const WRITE: u64;
 
+    /// Whether an entry that points to a table has permissions, which count for all below it.
+    const TABLES_HAVE_PERMISSIONS: bool;
+
     /// By how many bits an address is shifted down where it stands in an entry.
     const ADDRESS_SHIFT: u32;
 

@@ -10,7 +10,7 @@ use crate::flags::{LeafSize, MappingFlags};
 use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
-use crate::table::{Frames, Linear, OutOfMemory, Ownership, Table};
+use crate::table::{Alike, Extent, Frames, Linear, OutOfMemory, Ownership, Table};
 use crate::tlb::Pending;
 use log::{debug, trace};
 
@@ -64,6 +64,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 return Err(MapError::HostProtected(run));
             }
         }
+        self.table.unshare(range, Extent::Edges).map_err(|OutOfMemory| MapError::OutOfMemory)?;
         let largest = self.format().largest_leaf().level();
         let mut source = Linear { gpa, hpa, end: range.end(), largest };
         let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
@@ -110,6 +111,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let AllocOptions { populate, largest_leaf, fault_around } = options;
         let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
         if populate {
+            self.table.unshare(range, Extent::Edges).map_err(out_of_memory)?;
             let mut frames = Frames::new(self.table.hal(), *self.format(), flags, largest_leaf.level());
             let tables = self.table.plan(range, &mut frames).map_err(out_of_memory)?;
             let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
@@ -200,6 +202,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             return Err(MigrateError::Pinned(pinned));
         }
         self.table.settle(&mut self.pending);
+        self.table.unshare(range, Extent::All).map_err(|OutOfMemory| MigrateError::OutOfMemory)?;
         let tables = self.table.plan_split(range);
         let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MigrateError::OutOfMemory)?;
         let frames = self.table.plan_migrate(range).map_err(|OutOfMemory| MigrateError::OutOfMemory)?;
@@ -221,6 +224,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.take_back_all();
         self.table.retire(&mut self.pending, self.range, Ownership::Owned);
         self.table.settle(&mut self.pending);
+        self.table.release_version();
         self.regions.clear(self.table.hal());
         self.table.drop_spares();
         debug!("clear {}", self.range);
@@ -260,6 +264,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         if let Some(pinned) = self.pinned_in(range, &cover) {
             return Err(UnmapError::Pinned(pinned));
         }
+        self.table.unshare(range, Extent::Edges).map_err(|OutOfMemory| UnmapError::OutOfMemory)?;
         let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
         split.map_err(|OutOfMemory| UnmapError::OutOfMemory)?;
         self.table.retire(&mut self.pending, range, cover.ownership());
@@ -281,9 +286,20 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let range = self.checked_range(gpa, size)?;
         self.format().check_flags(flags)?;
         let cover = self.regions.cover(range).map_err(ProtectError::NotMapped)?;
+        self.table.unshare(range, Extent::All).map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
         let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
         split.map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
-        self.table.protect(&mut self.pending, range, flags, cover.alike);
+        if self.table.has_version() {
+            // A leaf that shares its frame is not made writable where it is to be copied first.
+            for region in self.regions.overlapping(range) {
+                let Some(part) = region.range.intersection(range) else { continue };
+                let copied = region.backend.is_copied_on_write();
+                self.table.protect(&mut self.pending, part, flags, Alike::No { copied });
+            }
+        } else {
+            let alike = if cover.alike && !self.held { Alike::Yes } else { Alike::No { copied: false } };
+            self.table.protect(&mut self.pending, range, flags, alike);
+        }
         if cover.logged {
             self.hold_large(range);
         }

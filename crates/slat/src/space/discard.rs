@@ -6,6 +6,7 @@ use crate::error::DiscardError;
 use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
+use crate::table::{Extent, OutOfMemory};
 use log::debug;
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -30,6 +31,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         if let Some(pinned) = self.pinned_in(range, &cover) {
             return Err(DiscardError::Pinned(pinned));
         }
+        self.table.unshare(range, Extent::Edges).map_err(|OutOfMemory| DiscardError::OutOfMemory)?;
         let tables = self.table.plan_split(range);
         let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(DiscardError::OutOfMemory)?;
         self.table.split_at(&mut self.pending, range.start(), &mut tables);

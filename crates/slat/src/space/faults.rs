@@ -9,7 +9,7 @@ use crate::fault::{FaultOutcome, NestedPageFaultInfo};
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::{Format, allows};
 use crate::hal::Hal;
-use crate::table::{MadeWritable, Populated, Refused, Want};
+use crate::table::{MadeWritable, OutOfMemory, Populated, Refused, Unshared, Want};
 use log::{trace, warn};
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -113,18 +113,22 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             let (region, allowed) = (region.range, region.flags);
             return Err(FaultError::Permission { gpa, access, region, allowed });
         }
+        if let Backend::Trap { device, offset } = region.backend {
+            let offset = offset + (gpa.as_u64() - region.range.start().as_u64());
+            trace!("fault `{access}` at {gpa:#x}: {device} + {offset:#x}");
+            return Ok(FaultOutcome::Trap(DeviceAccess { device, offset, access, width: None }));
+        }
+        let unshared = self.unshare_for_fault(gpa).map_err(|refused| self.refused(gpa, access, refused))?;
         match region.backend {
             Backend::Linear { .. } => {
                 // Mapped for good, but the table of a split may wait for a debt that was forgotten.
                 self.table.link_waiting(gpa);
-                return self.answer_present(&region, gpa, access);
+                return self.answer_present(&region, gpa, access, unshared);
             }
-            Backend::Trap { device, offset } => {
-                let offset = offset + (gpa.as_u64() - region.range.start().as_u64());
-                trace!("fault `{access}` at {gpa:#x}: {device} + {offset:#x}");
-                return Ok(FaultOutcome::Trap(DeviceAccess { device, offset, access, width: None }));
-            }
-            Backend::Alloc { .. } | Backend::Shared { .. } | Backend::Custom { .. } => {}
+            Backend::Trap { .. }
+            | Backend::Alloc { .. }
+            | Backend::Shared { .. }
+            | Backend::Custom { .. } => {}
         }
         match self.supply(&region, gpa, access, init) {
             Ok(Populated::New(size)) => {
@@ -136,7 +140,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 trace!("fault `{access}` at {gpa:#x}: populated {size}");
                 Ok(FaultOutcome::Populated(size))
             }
-            Ok(Populated::Present(_)) => self.answer_present(&region, gpa, access),
+            Ok(Populated::Present(_)) => self.answer_present(&region, gpa, access, unshared),
             Ok(Populated::Unsettled) => Ok(FaultOutcome::Retry),
             Err(Refused::NotYet) => Ok(FaultOutcome::Wait),
             Err(refused) => Err(self.refused(gpa, access, refused)),
@@ -213,8 +217,26 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         region: &Region,
         gpa: GuestPhysAddr,
         access: MappingFlags,
+        unshared: bool,
     ) -> Result<FaultOutcome, FaultError> {
         if access.contains(MappingFlags::WRITE) {
+            if region.backend.is_copied_on_write() {
+                let written = self.table.write_shared(gpa, region.flags, true);
+                match written.map_err(|OutOfMemory| self.refused(gpa, access, Refused::OutOfMemory))? {
+                    Unshared::Never => {}
+                    Unshared::Copied(size) => {
+                        trace!("fault `{access}` at {gpa:#x}: copied {size}");
+                        return Ok(FaultOutcome::Copied(size));
+                    }
+                    Unshared::TakenOver => {
+                        self.table.make_writable(gpa, region.flags, region.log, access);
+                        self.table.forget_refusal(gpa);
+                        trace!("fault `{access}` at {gpa:#x}: taken over");
+                        return Ok(FaultOutcome::MadeWritable);
+                    }
+                    Unshared::Unsettled => return Ok(FaultOutcome::Retry),
+                }
+            }
             match self.table.make_writable(gpa, region.flags, region.log, access) {
                 MadeWritable::Already => {}
                 MadeWritable::Now => {
@@ -224,7 +246,24 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 }
             }
         }
+        if unshared {
+            trace!("fault `{access}` at {gpa:#x}: unshared tables");
+            return Ok(FaultOutcome::Unshared);
+        }
         Ok(self.spurious(gpa, access))
+    }
+
+    /// Makes the tables above `gpa` the space's own, if they are shared with a fork or a snapshot; returns whether any was.
+    #[inline]
+    fn unshare_for_fault(&self, gpa: GuestPhysAddr) -> Result<bool, Refused> {
+        if !self.table.has_version() || !self.table.unshare_path(gpa)? {
+            return Ok(false);
+        }
+        // This CPU may remember that nothing can be written through the old table, or that there was none.
+        if F::TABLES_HAVE_PERMISSIONS || self.format().fences_new_entries() {
+            self.table.forget_refusal(gpa);
+        }
+        Ok(true)
     }
 
     /// The leaf allows the access: it lacks a mark, or this CPU remembers an older refusal.

@@ -13,7 +13,7 @@ use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format};
 use crate::frame::FrameStack;
 use crate::hal::Hal;
-use crate::table::{Leaf, OutOfMemory, Ownership};
+use crate::table::{Extent, Leaf, OutOfMemory, Ownership};
 use log::debug;
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -62,6 +62,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let too_many = MapError::TooManyShared { most: MOST_SHARED };
         let id = self.shared.number(memory).ok_or(too_many)?;
         if populate {
+            self.table.unshare(range, Extent::Edges).map_err(out_of_memory)?;
             memory.inner().populate(offset, range.size()).map_err(out_of_memory)?;
             let mut run = SharedRun { table: &self.table, memory: memory.inner(), range, offset, flags };
             let tables = self.table.plan(range, &mut run).map_err(out_of_memory)?;

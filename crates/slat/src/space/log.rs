@@ -10,7 +10,7 @@ use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::error::{CollectLogError, StartLogError, StopLogError};
 use crate::format::Format;
 use crate::hal::Hal;
-use crate::table::{LogUnit, OutOfMemory};
+use crate::table::{Extent, LogUnit, OutOfMemory};
 use log::{debug, trace};
 
 /// Whether there is memory of which writes can be logged. The registers of a device are nobody's pages.
@@ -67,8 +67,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         if let Some(logged) = self.regions.overlapping(range).find(|region| region.log.is_some()) {
             return Err(StartLogError::AlreadyLogged(logged.range));
         }
-        split_edges(&self.table, &mut self.regions, &mut self.pending, range)
-            .map_err(|OutOfMemory| StartLogError::OutOfMemory)?;
+        let out_of_memory = |OutOfMemory| StartLogError::OutOfMemory;
+        self.table.unshare(range, Extent::All).map_err(out_of_memory)?;
+        split_edges(&self.table, &mut self.regions, &mut self.pending, range).map_err(out_of_memory)?;
+        self.held = true;
         self.regions.update(self.table.hal(), range, cover, |region| {
             Some(Region { log: has_memory(&region).then_some(unit), ..region })
         });
@@ -84,11 +86,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// The guest runs on meanwhile. At most one invalidation, after the last call of `visit`: **the contents are to be read
     /// after this has returned,** for until then a CPU may write to a page without its being told again. A large leaf that is
     /// dirty is told as a whole; one that the range covers in part stays dirty, so that the rest is not lost. Takes no
-    /// memory. Costs one pass over the tables of the range, and one change of each dirty leaf.
+    /// memory, but after a [fork](Self::fork) that of copies of the tables. Costs one pass over the tables of the range, and one change of each dirty leaf.
     ///
     /// # Errors
     /// [`CollectLogError`]: a bad range, [`CollectLogError::NotMapped`], [`CollectLogError::NotLogged`] with the first region
-    /// that is not logged; nothing was visited then.
+    /// that is not logged, [`CollectLogError::OutOfMemory`] for tables that a fork shares; nothing was visited then.
     pub fn collect_dirty(
         &mut self,
         gpa: GuestPhysAddr,
@@ -97,6 +99,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ) -> Result<u64, CollectLogError> {
         let range = self.checked_range(gpa, size)?;
         self.check_logged(range)?;
+        self.table.unshare(range, Extent::All).map_err(|OutOfMemory| CollectLogError::OutOfMemory)?;
         Ok(self.clean(range, &mut visit))
     }
 
@@ -128,10 +131,12 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// over and counted: the result. An address may come more than once.
     ///
     /// The hardware notes the writes of the guest. It does not note what a fault
-    /// [populated](crate::FaultOutcome::Populated) or what [`memory`](Self::memory) wrote: either adds their addresses, or
-    /// the last collection is one of [`collect_dirty`](Self::collect_dirty), which finds everything.
+    /// [populated](crate::FaultOutcome::Populated) or [copied](crate::FaultOutcome::Copied), nor what
+    /// [`memory`](Self::memory) wrote: either somebody adds their addresses, or the last collection is one of [`collect_dirty`](Self::collect_dirty), which finds everything.
     ///
-    /// At most one invalidation, as there. Costs one walk for each address, whatever the size of the space.
+    /// At most one invalidation, as there. Costs one walk for each address, whatever the size of the space. After a
+    /// [fork](Self::fork), takes frames for copies of the tables above; a page for which there are none is told and stays
+    /// dirty.
     pub fn collect_logged(
         &mut self,
         written: impl IntoIterator<Item = GuestPhysAddr>,
@@ -141,8 +146,15 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         for gpa in written {
             let region = self.regions.find(gpa);
             let logged = region.and_then(|region| Some((region.range, region.log?)));
-            let leaf =
-                logged.and_then(|(region, unit)| self.table.clean_one(&mut self.pending, gpa, region, unit));
+            let leaf = logged.and_then(|(region, unit)| match self.table.unshare_path(gpa) {
+                Ok(_) => self.table.clean_one(&mut self.pending, gpa, region, unit),
+                // It stays dirty, so that it is told once more.
+                Err(OutOfMemory) => {
+                    let page = GuestPhysRange::new(gpa.align_down(PAGE_SIZE), PAGE_SIZE).ok()?;
+                    let leaf = self.table.leaves(page).next()?;
+                    Some(leaf.dirty.then(|| leaf.range().intersection(region)).flatten())
+                }
+            });
             match leaf {
                 Some(dirty) => dirty.into_iter().for_each(&mut visit),
                 None => passed_over += 1,
@@ -168,11 +180,13 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let range = self.checked_range(gpa, size)?;
         self.check_logged(range)?;
         let cover = self.regions.cover(range).map_err(StopLogError::NotMapped)?;
-        self.regions.reserve(self.table.hal(), 2).map_err(|OutOfMemory| StopLogError::OutOfMemory)?;
+        let out_of_memory = |OutOfMemory| StopLogError::OutOfMemory;
+        self.table.unshare(range, Extent::All).map_err(out_of_memory)?;
+        self.regions.reserve(self.table.hal(), 2).map_err(out_of_memory)?;
         for region in self.regions.overlapping(range).filter(|region| region.log.is_some()) {
             let Some(part) = region.range.intersection(range) else { continue };
             // Frames of the host that are not the space's alone are shared, and somebody else reads them.
-            let alone = matches!(region.backend, Backend::Alloc { .. });
+            let alone = region.backend.is_copied_on_write();
             let written = matches!(region.backend, Backend::Custom { .. });
             self.table.end_log(&mut self.pending, part, (region.flags, alone, written));
         }

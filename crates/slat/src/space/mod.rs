@@ -13,6 +13,7 @@ mod change;
 mod debt;
 mod discard;
 mod faults;
+mod fork;
 mod guest_walk;
 mod holdings;
 mod lend;
@@ -31,6 +32,7 @@ pub use backend::{
 };
 pub use change::AllocOptions;
 pub use debt::Debt;
+pub use fork::Snapshot;
 pub use query::Stats;
 pub use regions::Region;
 
@@ -76,6 +78,8 @@ pub struct AddrSpace<H: Hal, F: Format = Native, B: CustomBackend = NoBackend> {
     shared: Attached<H>,
     /// Whether a region ever had frames that go back elsewhere than to the host.
     lent: bool,
+    /// Whether leaves may lack permissions that their regions have, logged or not.
+    held: bool,
     table: Table<H, F>,
     regions: Regions,
     pending: Pending,
@@ -138,7 +142,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         let table = Table::new(hal, format, tag).ok_or(CreateError::OutOfMemory)?;
         let (shared, regions) = (Attached::new(), Regions::new());
-        Ok(Self { backend, shared, lent: false, table, regions, pending: Pending::NONE, range })
+        Ok(Self { backend, shared, lent: false, held: false, table, regions, pending: Pending::NONE, range })
     }
 
     /// The host.

@@ -9,14 +9,14 @@ use crate::addr::{GuestPhysAddr, GuestPhysRange};
 use crate::error::{PinError, UnpinError};
 use crate::format::Format;
 use crate::hal::Hal;
-use crate::table::OutOfMemory;
+use crate::table::{Extent, OutOfMemory};
 use log::trace;
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Populates and pins `size` bytes at `gpa`, both multiples of 4 KiB, all of them memory: until
     /// [`unpin`](Self::unpin), their frames are not moved, discarded or unmapped, and who knows their host physical
     /// addresses ([`translate_and_get_limit`](Self::translate_and_get_limit)) can use them, such as a device by DMA.
-    /// Pins add up; the flags of pinned pages can change, for they concern the guest alone.
+    /// Pages that are shared with a fork or a snapshot are copied first. Pins add up; the flags of pinned pages can change, for they concern the guest alone.
     ///
     /// Nothing is to be invalidated. Costs as much as [`populate`](Self::populate) and a change of regions.
     ///
@@ -39,6 +39,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         if let Some(hole) = self.first_without_frame(range) {
             return Err(PinError::NoAccess(hole));
         }
+        self.own(range).map_err(|OutOfMemory| PinError::OutOfMemory)?;
         self.change_pins(range, |region| Region { pins: region.pins + 1, ..region })
             .map_err(|OutOfMemory| PinError::OutOfMemory)?;
         trace!("pin {range}");
@@ -67,6 +68,23 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.change_pins(range, |region| Region { pins: region.pins - 1, ..region })
             .map_err(|OutOfMemory| UnpinError::OutOfMemory)?;
         trace!("unpin {range}");
+        Ok(())
+    }
+
+    /// Copies what pages of `range` share with forks and snapshots, as writes would.
+    fn own(&self, range: GuestPhysRange) -> Result<(), OutOfMemory> {
+        if !self.table.has_version() {
+            return Ok(());
+        }
+        self.table.unshare(range, Extent::All)?;
+        for region in self.regions.overlapping(range).filter(|region| region.backend.is_copied_on_write()) {
+            let mut rest = region.range.intersection(range);
+            while let Some(part) = rest {
+                self.table.write_shared(part.start(), region.flags, true)?;
+                let leaf = self.mappings(part).next().map(|mapping| mapping.range().end());
+                rest = leaf.and_then(|end| GuestPhysRange::between(end, part.end()));
+            }
+        }
         Ok(())
     }
 

@@ -65,7 +65,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// both address spaces with the same flags and make a larger leaf that lies in the range: the way back from the
     /// splits of [`unmap`](Self::unmap) and [`protect`](Self::protect). Returns the number of larger leaves made.
     ///
-    /// Takes no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
+    /// Pages that are shared with a fork or a snapshot stay as they are. Takes no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
     /// break-before-make, its pages fault for that moment.
     ///
     /// # Errors
@@ -77,21 +77,26 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         self.table.settle(&mut self.pending);
         // What lies in one leaf has one set of flags, also while permissions are held back from some of it.
+        let Self { table, regions, pending, .. } = self;
+        let key = |region: &Region| (region.flags, region.log, region.backend.is_copied_on_write());
+        let mut join = |alike: Option<Region>| {
+            let owned = alike.is_some_and(|alike| alike.backend.is_copied_on_write()) && table.has_version();
+            let part = alike.and_then(|alike| alike.range.intersection(range));
+            part.map_or(0, |part| table.collapse(pending, part, owned))
+        };
         let (mut joined, mut alike): (u64, Option<Region>) = (0, None);
-        for region in self.regions.overlapping(range) {
+        for region in regions.overlapping(range) {
             alike = match alike {
-                Some(before) if (before.flags, before.log) == (region.flags, region.log) => {
+                Some(before) if key(&before) == key(&region) => {
                     Some(Region { range: before.range.hull(region.range), ..region })
                 }
                 before => {
-                    let part = before.and_then(|before| before.range.intersection(range));
-                    joined += part.map_or(0, |part| self.table.collapse(&mut self.pending, part));
+                    joined += join(before);
                     Some(region)
                 }
             };
         }
-        let part = alike.and_then(|last| last.range.intersection(range));
-        joined += part.map_or(0, |part| self.table.collapse(&mut self.pending, part));
+        joined += join(alike);
         self.table.settle(&mut self.pending);
         debug!("collapse {range}: {joined} leaves");
         Ok(joined)

@@ -22,6 +22,9 @@ pub struct Stats {
     pub shared_frames: usize,
     /// Frames of 4 KiB that are kept ready for tables.
     pub spare_frames: usize,
+    /// States that the space shares with forks or snapshots, one based on the other: see
+    /// [`fork`](crate::AddrSpace::fork).
+    pub versions: usize,
 }
 
 impl fmt::Display for Stats {
@@ -104,6 +107,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             region_frames: self.regions.frames(),
             shared_frames: self.shared.frames(),
             spare_frames: self.table.spares(),
+            versions: self.table.versions(),
         }
     }
 

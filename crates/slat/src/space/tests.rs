@@ -6,6 +6,7 @@ mod discard;
 mod edges;
 mod errors;
 mod faults;
+mod fork;
 mod guest_walk;
 mod lifetimes;
 mod log;

@@ -11,11 +11,12 @@ use crate::hal::Hal;
 use crate::tlb::Pending;
 
 impl<H: Hal, F: Format> Table<H, F> {
-    /// Joins leaves in `range` wherever that makes a larger one that lies in it; returns how many larger ones.
-    pub(crate) fn collapse(&self, pending: &mut Pending, range: GuestPhysRange) -> u64 {
+    /// Joins leaves in `range` wherever that makes a larger one that lies in it; returns how many larger ones. `owned` leaves
+    /// those alone that share their frames.
+    pub(crate) fn collapse(&self, pending: &mut Pending, range: GuestPhysRange, owned: bool) -> u64 {
         let mut joined = 0;
         for level in 1..=self.format.largest_leaf().level() {
-            joined += self.collapse_in(pending, self.geometry.root_level(), self.root, range, level);
+            joined += self.collapse_in(pending, self.geometry.root_level(), self.root, range, (level, owned));
         }
         joined
     }
@@ -26,7 +27,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         level: u8,
         table: HostPhysAddr,
         range: GuestPhysRange,
-        target: u8,
+        (target, owned): (u8, bool),
     ) -> u64 {
         let entries = self.entries(level, table);
         let mut joined = 0;
@@ -35,9 +36,9 @@ impl<H: Hal, F: Format> Table<H, F> {
             let entry = slot.load();
             let View::Table(next) = self.view(level, entry) else { continue };
             if level > target {
-                joined += self.collapse_in(pending, level - 1, next, piece, target);
+                joined += self.collapse_in(pending, level - 1, next, piece, (target, owned));
             } else if piece.size() == level_bytes(level) {
-                if let Some(leaf) = self.uniform(level - 1, next) {
+                if let Some(leaf) = self.uniform(level - 1, next).filter(|leaf| leaf.owned || !owned) {
                     self.join(pending, slot, entry, next, leaf, piece);
                     joined += 1;
                 }

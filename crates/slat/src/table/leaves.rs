@@ -47,8 +47,18 @@ pub struct Census {
     pub leaves_1g: u64,
     /// Frames of 4 KiB that hold tables, the root's included.
     pub table_frames: u64,
-    /// Frames of 4 KiB that belong to the space and hold guest memory.
+    /// Frames of 4 KiB that belong to the space and hold guest memory. Those that it shares with forks or snapshots are
+    /// nobody's alone, and do not count.
     pub owned_frames: u64,
+}
+
+impl Census {
+    /// Counts the leaves below a table of a version: what belongs to the version is not the space's.
+    fn add_shared(&mut self, shared: &Self) {
+        self.leaves_4k += shared.leaves_4k;
+        self.leaves_2m += shared.leaves_2m;
+        self.leaves_1g += shared.leaves_1g;
+    }
 }
 
 /// The leaves of a range in ascending order, each once, also those that the guest may not access.
@@ -76,9 +86,15 @@ impl<H: Hal, F: Format> Table<H, F> {
             match self.view(level, entries.load(index)) {
                 View::Absent => {}
                 View::Table(next)
-                | View::Soft(Soft::RetiredTable { hpa: next, .. } | Soft::NewTable(next)) => {
+                | View::Soft(Soft::RetiredTable { hpa: next, shared: false, .. } | Soft::NewTable(next)) => {
                     census.table_frames += 1;
                     self.count(level - 1, next, census);
+                }
+                View::SharedTable(next)
+                | View::Soft(Soft::RetiredTable { hpa: next, shared: true, .. } | Soft::SharedTable(next)) => {
+                    let mut shared = Census::default();
+                    self.count(level - 1, next, &mut shared);
+                    census.add_shared(&shared);
                 }
                 View::Leaf(leaf)
                 | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
@@ -100,7 +116,7 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
     fn next(&mut self) -> Option<Mapping> {
         loop {
             let range = self.rest?;
-            let (slot, entry, _) = self.table.walk_for_change(range.start());
+            let (slot, entry, shared) = self.table.walk_to_read(range.start());
             // One entry further, or whatever of an absent one lies in the range.
             let (_, piece) = pieces(self.table.geometry, slot.level, range).next()?;
             self.rest = GuestPhysRange::between(piece.end(), range.end());
@@ -109,14 +125,15 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
                 View::Soft(Soft::NoAccess(leaf)) => (leaf, false),
                 _ => continue,
             };
-            let permissions =
+            let mut permissions =
                 if accessible { MappingFlags::all() } else { MappingFlags::DEVICE | MappingFlags::UNCACHED };
+            permissions.set(MappingFlags::WRITE, accessible && !shared);
             return Some(Mapping {
                 gpa: range.start().align_down(level_bytes(slot.level)),
                 hpa: leaf.hpa,
                 flags: leaf.flags & permissions,
                 size: Table::<H, F>::leaf_size(slot.level),
-                owned: leaf.owned,
+                owned: leaf.owned && !shared,
                 accessed: leaf.accessed || self.table.format.accessed_bit() == 0,
                 dirty: self.table.is_dirty(&leaf),
             });

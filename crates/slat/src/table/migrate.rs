@@ -18,15 +18,13 @@ use crate::tlb::Pending;
 pub(crate) type NewFrames<'h, H> = [FrameStack<'h, H>; 3];
 
 impl<H: Hal, F: Format> Table<H, F> {
+    /// All regions of `range` are of memory of the space's own: a leaf that is not shares its frame, and is moved by a copy.
     /// Takes the frames to which the leaves of `range` can move once those at its edges are split.
     pub(crate) fn plan_migrate(&self, range: GuestPhysRange) -> Result<NewFrames<'_, H>, OutOfMemory> {
         let mut stacks = [0, 1, 2].map(|level| FrameStack::new(self.hal(), level));
         let mut result = Ok(());
         self.visit(range, &mut |slot, entry, piece| {
-            let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) = self.view(slot.level, entry) else {
-                return;
-            };
-            if !leaf.owned {
+            if self.view(slot.level, entry).any_leaf().is_none() {
                 return;
             }
             // A leaf that the range covers in part will have been split into the largest leaves that fit.
@@ -51,7 +49,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         result.map(|()| stacks)
     }
 
-    /// Moves every owned leaf of `range` to a frame of `frames`; returns the number of 4 KiB pages moved.
+    /// Moves every leaf of `range` to a frame of `frames`; returns the number of 4 KiB pages moved.
     pub(crate) fn migrate(
         &self,
         pending: &mut Pending,
@@ -60,9 +58,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> u64 {
         self.visit(range, &mut |slot, entry, piece| {
             if let View::Leaf(leaf) = self.view(slot.level, entry) {
-                if leaf.owned {
-                    self.break_leaf(pending, slot, leaf, piece);
-                }
+                self.break_leaf(pending, slot, leaf, piece);
             }
         });
         self.settle(pending);
@@ -73,18 +69,16 @@ impl<H: Hal, F: Format> Table<H, F> {
             else {
                 return;
             };
-            if !old.owned {
-                return;
-            }
             let new = frames.get_mut(usize::from(slot.level)).and_then(FrameStack::pop);
             let Some(mut new) = new else { unreachable!("plan_migrate took the frames") };
             // The guest may have written past the caches; only then does the copy see what it wrote.
             self.maintain(slot.level, old.hpa, &[CacheEvent::FromGuest(old.flags.memory_type())]);
-            // SAFETY: the leaf owned this run of frames, and no CPU can write it: it was not present, or it was
-            // broken and the invalidation is done.
+            // SAFETY: the leaf owned this run of frames, or shares it, and no CPU can write it: it was not present, or it was
+            // broken and the invalidation is done; and nobody writes to what is shared.
             unsafe { new.copy_from(old.hpa) };
             self.maintain(slot.level, new.start(), &[CacheEvent::ToGuest(old.flags)]);
-            let leaf = Leaf { hpa: new.into_raw(), ..old };
+            // Without the permission to write if it was shared: the next write fault gives it that.
+            let leaf = Leaf { hpa: new.into_raw(), owned: true, ..old };
             self.make(pending, slot, self.encode(slot.level, leaf));
             self.give_back(slot.level, old);
             pages += piece.size() / crate::PAGE_SIZE;

@@ -7,30 +7,38 @@
 
 mod bbm;
 mod collapse;
+mod cow;
 mod inventory;
 mod leaves;
 mod log;
 mod map;
 mod memory;
 mod migrate;
+mod pinned;
 mod populate;
 mod protect;
 mod reach;
 mod retire;
 mod retired;
+mod shared;
 mod soft;
 mod split;
+mod version;
 mod writable;
 
+pub(crate) use cow::Unshared;
 pub(crate) use inventory::Part;
 pub use leaves::Census;
 pub use leaves::Mapping;
 pub use log::LogUnit;
 pub(crate) use map::{Frames, Linear, OutOfMemory, Source};
 pub(crate) use memory::Slot;
+pub(crate) use migrate::NewFrames;
 pub(crate) use populate::{Populated, Refused, Supplier, Want};
+pub(crate) use protect::Alike;
 pub(crate) use reach::Reached;
 pub(crate) use retire::Ownership;
+pub(crate) use shared::Extent;
 pub(crate) use soft::{Leaf, Soft};
 pub(crate) use writable::MadeWritable;
 
@@ -42,6 +50,7 @@ use crate::hal::{CacheActions, CacheMaintenance, Hal};
 use crate::tlb::{Invalidation, Pending, Reach, Scope, Tag};
 use memory::Entries;
 use reach::Plain;
+pub(crate) use version::Version;
 
 /// A page table of format `F` in frames of the host `H`.
 ///
@@ -57,6 +66,8 @@ pub(crate) struct Table<H: Hal, F: Format> {
     plain: [Plain; 4],
     tag: Tag,
     spares: Spares,
+    /// What it shares with forks and snapshots.
+    version: Option<Version>,
     /// Whether a CPU may ever have walked it.
     walked: bool,
 }
@@ -66,8 +77,20 @@ pub(crate) struct Table<H: Hal, F: Format> {
 pub(crate) enum View {
     Absent,
     Table(HostPhysAddr),
+    /// A table of a version, which nobody changes: the hardware can at the most read through it.
+    SharedTable(HostPhysAddr),
     Leaf(Leaf),
     Soft(Soft),
+}
+
+impl View {
+    /// The leaf, whether the guest has access to it or not.
+    fn any_leaf(self) -> Option<Leaf> {
+        match self {
+            Self::Leaf(leaf) | Self::Soft(Soft::NoAccess(leaf)) => Some(leaf),
+            _ => None,
+        }
+    }
 }
 
 impl<H: Hal, F: Format> Table<H, F> {
@@ -80,7 +103,18 @@ impl<H: Hal, F: Format> Table<H, F> {
         let root = root.into_raw();
         let root_entries = geometry.entries(geometry.root_level());
         let (plain, tag, spares) = (Plain::all(&format), Tag::fixed(tag), Spares::new());
-        Some(Self { hal, format, geometry, root, root_entries, plain, tag, spares, walked: true })
+        Some(Self {
+            hal,
+            format,
+            geometry,
+            root,
+            root_entries,
+            plain,
+            tag,
+            spares,
+            version: None,
+            walked: true,
+        })
     }
 
     /// As [`new`](Self::new), a table that no CPU will ever walk: it only keeps frames.
@@ -88,6 +122,17 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut table = Self::new(hal, format, 0)?;
         table.walked = false;
         Some(table)
+    }
+
+    /// Says that no CPU will ever walk the table.
+    pub(crate) fn set_unwalked(&mut self) {
+        self.walked = false;
+    }
+
+    /// Gives back what was retired in a table that no CPU has walked yet.
+    pub(crate) fn settle_unwalked(&self, pending: &mut Pending) {
+        pending.ranges().iter().for_each(|range| self.reap(*range));
+        pending.clear();
     }
 
     pub(crate) fn hal(&self) -> &H {
@@ -148,7 +193,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             return View::Absent;
         }
         match self.format.kind(level, entry) {
-            Kind::Table => View::Table(self.format.address(entry)),
+            Kind::Table => match self.format.next_table(entry) {
+                Some(next) => View::Table(next),
+                None => View::SharedTable(self.format.address(entry)),
+            },
             Kind::Leaf => View::Leaf(Leaf {
                 hpa: self.format.address(entry),
                 flags: self.format.flags(entry),
@@ -158,7 +206,10 @@ impl<H: Hal, F: Format> Table<H, F> {
                 clean: self.format.dirty_bit() == 0
                     && entry & self.format.log_bit() == self.format.log_bit_of_clean(),
             }),
-            Kind::Absent => Soft::decode(entry).map_or(View::Absent, View::Soft),
+            Kind::Absent => match Soft::decode(entry) {
+                Some(Soft::SharedTable(next)) => View::SharedTable(next),
+                soft => soft.map_or(View::Absent, View::Soft),
+            },
         }
     }
 
@@ -210,7 +261,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// The table below an entry, also if it takes its place there only after the invalidation: the way of changes,
-    /// which have the space for themselves.
+    /// which have the space for themselves. Tables of a version are not on it.
     fn below(&self, level: u8, entry: u64) -> Option<HostPhysAddr> {
         match self.view(level, entry) {
             View::Table(next) | View::Soft(Soft::NewTable(next)) => Some(next),
@@ -231,15 +282,34 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
     }
 
-    /// Walks down to the entry that translates `gpa`, an address that the format can translate: a leaf, a software
-    /// entry or nothing.
+    /// As [`walk_for_change`](Self::walk_for_change), through tables of a version as well: what is found there is not to be
+    /// written to. The last value says whether there were any.
+    fn walk_to_read(&self, gpa: GuestPhysAddr) -> (Slot, u64, bool) {
+        let mut slot = self.slot(self.geometry.root_level(), self.root, gpa);
+        let mut shared = false;
+        loop {
+            let entry = slot.load();
+            let next = match self.view(slot.level, entry) {
+                View::Table(next) | View::Soft(Soft::NewTable(next)) => next,
+                View::SharedTable(next) => {
+                    shared = true;
+                    next
+                }
+                _ => return (slot, entry, shared),
+            };
+            slot = self.slot(slot.level - 1, next, gpa);
+        }
+    }
+
+    /// Walks down to the entry that translates `gpa`, an address that the format can translate: a leaf, a table of a
+    /// version, a software entry or nothing.
     pub(crate) fn walk(&self, gpa: GuestPhysAddr) -> (Slot, u64) {
         let mut slot = self.slot(self.geometry.root_level(), self.root, gpa);
         let mut entry = slot.load();
-        while slot.level > 0 && self.format.kind(slot.level, entry) == Kind::Table {
+        while slot.level > 0 {
+            let Some(next) = self.format.next_table(entry) else { break };
             let level = slot.level - 1;
-            let entries = self.lower_entries(self.format.address(entry));
-            slot = Slot { entries, index: self.geometry.index(level, gpa), level };
+            slot = Slot { entries: self.lower_entries(next), index: self.geometry.index(level, gpa), level };
             entry = slot.load();
         }
         (slot, entry)
@@ -298,7 +368,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             return None;
         }
         // A table that waits for an invalidation is passed too: the page is the guest's, and its next fault links it.
-        let (slot, entry, _) = self.walk_for_change(gpa);
+        let (slot, entry, _) = self.walk_to_read(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let leaf = self.format.kind(slot.level, entry) == Kind::Leaf;
         leaf.then(|| HostPhysAddr::new(self.format.address(entry).as_u64() | offset))
@@ -397,6 +467,11 @@ impl<H: Hal, F: Format> Table<H, F> {
         });
     }
 
+    /// Makes every CPU forget the space.
+    pub(crate) fn invalidate_space(&self) {
+        self.invalidate(Scope::Space, Reach::AllCpus);
+    }
+
     /// Makes this CPU forget what it knows of the page of `gpa`.
     pub(crate) fn invalidate_locally(&self, gpa: GuestPhysAddr) {
         if let Ok(page) = GuestPhysRange::new(gpa.align_down(crate::PAGE_SIZE), crate::PAGE_SIZE) {
@@ -477,6 +552,7 @@ impl<H: Hal, F: Format> Drop for Table<H, F> {
             self.invalidate(Scope::Space, Reach::AllCpus);
         }
         self.free_root();
+        self.release_version();
         self.drop_spares();
     }
 }

@@ -150,7 +150,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// What follows when the leaf of `gpa` became valid in the answer to an `access` (of no kind: ahead of any). `page` says
     /// that it is a 4 KiB leaf in a table that was there: of an invalid entry above, nobody says that an address reaches it.
     #[inline(always)]
-    fn publish_leaf(&self, gpa: GuestPhysAddr, access: MappingFlags, page: bool) {
+    pub(super) fn publish_leaf(&self, gpa: GuestPhysAddr, access: MappingFlags, page: bool) {
         self.hal.publish();
         if self.format.fences_new_entries() && !access.is_empty() {
             if page { self.invalidate_locally(gpa) } else { self.invalidate_space_locally() }
@@ -184,6 +184,10 @@ impl<H: Hal, F: Format> Table<H, F> {
                     View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
                     View::Soft(Soft::NewTable(table)) => {
                         self.link_early(gpa, slot, entry, table);
+                        continue;
+                    }
+                    View::SharedTable(table) => {
+                        self.unshare_entry(slot, entry, table)?;
                         continue;
                     }
                     View::Soft(Soft::RetiredTable { hpa, .. }) => {
@@ -263,7 +267,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Links a table that waits for an invalidation, because its debt was forgotten and a guest must go on. Several CPUs
     /// may do so at once.
     #[cold]
-    pub(super) fn link_early(&self, gpa: GuestPhysAddr, slot: Slot, entry: u64, table: HostPhysAddr) {
+    fn link_early(&self, gpa: GuestPhysAddr, slot: Slot, entry: u64, table: HostPhysAddr) {
         let bytes = level_bytes(slot.level);
         let Ok(block) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else { return };
         let scope = Scope::Ranges { ranges: &[block], stride: Self::leaf_size(slot.level) };

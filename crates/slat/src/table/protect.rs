@@ -17,6 +17,18 @@ use core::ops::Range;
 /// Entries that are looked at before any of them is changed: few enough that the CPU reads ahead while it writes.
 const CHUNK: usize = 64;
 
+/// What is known of the leaves of a range whose flags change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alike {
+    /// All of it is mapped, with the same flags, so that not every leaf has to be looked at.
+    Yes,
+    /// They may differ.
+    No {
+        /// Whether a frame that is not the space's is to be copied before the guest writes to it.
+        copied: bool,
+    },
+}
+
 /// What to do with leaves of one level and one set of attributes.
 #[derive(Clone, Copy)]
 struct Rule {
@@ -29,16 +41,17 @@ struct Rule {
 
 impl<H: Hal, F: Format> Table<H, F> {
     /// Gives every leaf of `range` these flags; large leaves at its edges have been split. The invalidation is
-    /// owed, also after a relaxation: a CPU may have cached the refusal. `alike` says that all of the range is mapped,
-    /// with the same flags, so that not every leaf has to be looked at.
+    /// owed, also after a relaxation: a CPU may have cached the refusal.
     pub(crate) fn protect(
         &self,
         pending: &mut Pending,
         range: GuestPhysRange,
         flags: MappingFlags,
-        alike: bool,
+        alike: Alike,
     ) {
         let mut broken = false;
+        let copied = alike == Alike::No { copied: true };
+        let kept = self.kept(copied);
         // Neighbours nearly always have the same attributes: what was found out for one holds for the next.
         let mut rule = Rule { level: u8::MAX, old: 0, new: None };
         self.visit_runs(range, &mut |level, entries, indices, run| {
@@ -51,22 +64,22 @@ impl<H: Hal, F: Format> Table<H, F> {
             let mut next = indices.start;
             while next < indices.end {
                 let entry = entries.load(next);
-                let old = entry & !self.kept();
+                let old = entry & !kept;
                 if (rule.level, rule.old) != (level, old) {
-                    rule = Rule { level, old, new: self.in_place(level, entry, flags) };
+                    rule = Rule { level, old, new: self.in_place(level, entry, flags, copied) };
                 }
                 let first = next;
                 next = match rule.new {
                     Some(new) if new == old => next + 1,
                     Some(new) => {
                         let rest = next..indices.end;
-                        let end = if alike {
-                            let differences = || entries.differences(rest.clone(), old) & !self.kept();
+                        let end = if alike == Alike::Yes {
+                            let differences = || entries.differences(rest.clone(), old) & !kept;
                             debug_assert_eq!(differences(), 0, "leaves of one linear region differ");
                             self.replace(entries, rest, old ^ new);
                             indices.end
                         } else {
-                            self.replace_all(entries, rest, old, new)
+                            self.replace_all(entries, rest, old, new, kept)
                         };
                         changed = Some(changed.map_or(first, |changed| changed.start)..end);
                         end
@@ -74,7 +87,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                     None => {
                         if let Some(piece) = part(&(next..next + 1)) {
                             let slot = Slot { entries, index: next, level };
-                            broken |= self.protect_one(pending, slot, entry, piece, flags);
+                            broken |= self.protect_one(pending, slot, entry, piece, flags, copied);
                         }
                         next + 1
                     }
@@ -91,7 +104,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 if old.owned {
                     self.maintain_change(slot.level, old, flags);
                 }
-                self.make(pending, slot, self.encode(slot.level, Leaf { flags, ..old }));
+                self.make(pending, slot, self.encode(slot.level, with_flags(old, flags, copied)));
             });
         }
         self.hal.publish();
@@ -99,8 +112,7 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Replaces the attributes `old` by `new` from the first of `indices`, which has them, on as long as the entries
     /// have them; returns where it stopped, which may be before the last one.
-    fn replace_all(&self, entries: Entries, indices: Range<usize>, old: u64, new: u64) -> usize {
-        let kept = self.kept();
+    fn replace_all(&self, entries: Entries, indices: Range<usize>, old: u64, new: u64, kept: u64) -> usize {
         let (mut next, end) = (indices.start, indices.end);
         while next < end {
             let chunk = next..end.min(next + CHUNK);
@@ -124,10 +136,11 @@ impl<H: Hal, F: Format> Table<H, F> {
         next
     }
 
-    /// The bits of a present leaf that a change of its flags leaves alone.
+    /// The bits of a present leaf that a change of its flags leaves alone, without regard to them; whose the frame is counts
+    /// where it may be shared.
     #[inline]
-    fn kept(&self) -> u64 {
-        F::ADDRESS | F::OWNED | self.marks()
+    fn kept(&self, copied: bool) -> u64 {
+        F::ADDRESS | if copied { 0 } else { F::OWNED } | self.marks()
     }
 
     /// Inverts `bits` in present leaves, whatever the hardware marks meanwhile.
@@ -141,18 +154,18 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// The attributes that replace those of `entry` by a single store, if that is all there is to do.
-    fn in_place(&self, level: u8, entry: u64, flags: MappingFlags) -> Option<u64> {
+    fn in_place(&self, level: u8, entry: u64, flags: MappingFlags, copied: bool) -> Option<u64> {
         let old = match self.view(level, entry) {
             View::Leaf(old) => old,
             // Nothing there: nothing to change.
-            View::Absent => return Some(entry & !self.kept()),
+            View::Absent => return Some(entry & !self.kept(copied)),
             _ => return None,
         };
-        let new = self.encode(level, Leaf { flags, ..old });
+        let new = self.encode(level, with_flags(old, flags, copied));
         let simple = flags.is_accessible()
             && !self.format.needs_break(level, entry, new)
             && !caches_differ(old.flags, flags);
-        simple.then_some(new & !self.kept())
+        simple.then_some(new & !self.kept(copied))
     }
 
     /// Changes one entry with all that belongs to it; returns whether it was broken and has to be made again.
@@ -163,13 +176,14 @@ impl<H: Hal, F: Format> Table<H, F> {
         entry: u64,
         piece: GuestPhysRange,
         flags: MappingFlags,
+        copied: bool,
     ) -> bool {
         let (old, present) = match self.view(slot.level, entry) {
             View::Leaf(old) => (old, true),
             View::Soft(Soft::NoAccess(old)) => (old, false),
             _ => return false,
         };
-        let replacement = self.encode(slot.level, Leaf { flags, ..old });
+        let replacement = self.encode(slot.level, with_flags(old, flags, copied));
         if replacement == entry {
             return false;
         }
@@ -208,6 +222,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         let from = CacheEvent::FromGuest(old.flags.memory_type());
         self.maintain(level, old.hpa, &[from, CacheEvent::ToGuest(flags)]);
     }
+}
+
+/// A leaf with other flags. Where a frame that is not the space's is to be copied before it is written to, the leaf does not
+/// allow it.
+fn with_flags(leaf: Leaf, flags: MappingFlags, copied: bool) -> Leaf {
+    let flags = if copied && !leaf.owned { flags - MappingFlags::WRITE } else { flags };
+    Leaf { flags, ..leaf }
 }
 
 #[cfg(test)]

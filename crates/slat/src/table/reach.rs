@@ -20,8 +20,6 @@ pub(crate) struct Reached {
     pub(crate) pointer: Option<*mut u8>,
     /// Bytes from there on, no more than asked for.
     pub(crate) bytes: u64,
-    /// Whether the leaves can be written to.
-    pub(crate) writable: bool,
 }
 
 /// What tells that a 4 KiB leaf needs no closer look for an access.
@@ -116,17 +114,25 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Where `most` bytes (at least 1) at `gpa`, an address inside of a region, are, as far as leaves of one table
-    /// continue each other. `None` if no leaf is there that the guest could use. `foreign` says that the frames are not the
-    /// host's own.
-    pub(crate) fn reach(&self, gpa: GuestPhysAddr, most: u64, foreign: bool) -> Option<Reached> {
+    /// continue each other. `None` if no leaf is there that the guest could use for `access`. `foreign` says that the frames
+    /// are not the host's own.
+    pub(crate) fn reach(
+        &self,
+        gpa: GuestPhysAddr,
+        most: u64,
+        access: MappingFlags,
+        foreign: bool,
+    ) -> Option<Reached> {
         let (slot, entry) = self.walk(gpa);
         let View::Leaf(leaf) = self.view(slot.level, entry) else { return None };
+        if access.contains(MappingFlags::WRITE) && !leaf.flags.contains(MappingFlags::WRITE) {
+            return None;
+        }
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let hpa = HostPhysAddr::new(leaf.hpa.as_u64() + offset);
         let pointer = (!foreign).then(|| self.hal.phys_to_virt(hpa));
         let bytes = self.run((slot, entry), offset, most, self.marks(), pointer);
-        let writable = leaf.flags.contains(MappingFlags::WRITE);
-        Some(Reached { slot, offset, hpa, pointer, bytes, writable })
+        Some(Reached { slot, offset, hpa, pointer, bytes })
     }
 
     /// Bytes from `offset` in the leaf of `slot` on to the end of the last leaf of its table that continues it, but no

@@ -100,7 +100,10 @@ impl<H: Hal, F: Format> Table<H, F> {
                     if whole || self.retire_in(pending, level - 1, next, piece, ownership) {
                         // An emptied table may hold entries of earlier operations that still wait.
                         let owned = ownership != Ownership::Foreign || !whole;
-                        slot.store(&self.hal, Soft::RetiredTable { hpa: next, owned }.encode());
+                        slot.store(
+                            &self.hal,
+                            Soft::RetiredTable { hpa: next, owned, shared: false }.encode(),
+                        );
                         pending.add_unfinished(piece);
                         // The walk to the table is dropped by way of one of its pages; it may be the first to be named.
                         let page = GuestPhysRange::new(piece.start(), crate::PAGE_SIZE);
@@ -111,6 +114,16 @@ impl<H: Hal, F: Format> Table<H, F> {
                             pending.add_whole();
                         }
                     }
+                }
+                View::SharedTable(hpa) | View::Soft(Soft::SharedTable(hpa)) => {
+                    // The range covers all of it that is in the space: one that others go on living in was copied.
+                    if F::TABLES_HAVE_PERMISSIONS {
+                        pending.add(piece, LeafSize::Size4K);
+                    }
+                    // It waits there for the sake of what backends lent.
+                    let retired = Soft::RetiredTable { hpa, owned: false, shared: true };
+                    slot.store(&self.hal, retired.encode());
+                    pending.add_unfinished(piece);
                 }
                 View::Leaf(leaf) => {
                     self.retire_leaf(pending, slot, leaf, piece, ownership);
@@ -178,11 +191,16 @@ impl<H: Hal, F: Format> Table<H, F> {
                     slot.store(&self.hal, 0);
                     self.give_back(level, leaf);
                 }
-                View::Soft(Soft::RetiredTable { hpa, owned }) => {
+                View::Soft(Soft::RetiredTable { hpa, owned, shared }) => {
                     slot.store(&self.hal, 0);
-                    self.free_table(level - 1, hpa, owned);
+                    if !shared {
+                        self.free_table(level - 1, hpa, owned);
+                    }
                 }
-                View::Absent | View::Leaf(_) | View::Soft(Soft::NoAccess(_) | Soft::Broken(_)) => {}
+                View::Absent
+                | View::Leaf(_)
+                | View::SharedTable(_)
+                | View::Soft(Soft::NoAccess(_) | Soft::Broken(_) | Soft::SharedTable(_)) => {}
             }
         }
     }
@@ -207,7 +225,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Gives back a table of `level` that no CPU can walk any more, with all below it.
-    fn free_table(&self, level: u8, table: HostPhysAddr, owned: bool) {
+    pub(super) fn free_table(&self, level: u8, table: HostPhysAddr, owned: bool) {
         if level > 0 || owned {
             self.free_below(level, table, owned);
         }
@@ -228,16 +246,21 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
-            match self.view(level, entries.load(index)) {
-                View::Absent => {}
-                View::Table(next) | View::Soft(Soft::NewTable(next)) => {
-                    self.free_table(level - 1, next, owned)
-                }
-                View::Soft(Soft::RetiredTable { hpa, owned }) => self.free_table(level - 1, hpa, owned),
-                View::Leaf(leaf)
-                | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
-                    self.give_back(level, leaf);
-                }
+            self.free_entry(level, entries.load(index), owned);
+        }
+    }
+
+    /// Gives back what an entry of a table of `level` points to, if it is the space's. What a version owns stays.
+    pub(super) fn free_entry(&self, level: u8, entry: u64, owned: bool) {
+        match self.view(level, entry) {
+            View::Absent
+            | View::SharedTable(_)
+            | View::Soft(Soft::SharedTable(_) | Soft::RetiredTable { shared: true, .. }) => {}
+            View::Table(next) | View::Soft(Soft::NewTable(next)) => self.free_table(level - 1, next, owned),
+            View::Soft(Soft::RetiredTable { hpa, owned, .. }) => self.free_table(level - 1, hpa, owned),
+            View::Leaf(leaf)
+            | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
+                self.give_back(level, leaf);
             }
         }
     }
@@ -265,8 +288,10 @@ impl<H: Hal, F: Format> Table<H, F> {
                         plain = entry & !F::ADDRESS;
                     }
                 }
-                View::Absent | View::Table(_) | View::Soft(Soft::RetiredTable { .. } | Soft::NewTable(_)) => {
-                }
+                View::Absent
+                | View::Table(_)
+                | View::SharedTable(_)
+                | View::Soft(Soft::RetiredTable { .. } | Soft::NewTable(_) | Soft::SharedTable(_)) => {}
             }
         }
     }

@@ -32,6 +32,9 @@ impl<H: Hal, F: Format> Table<H, F> {
                 View::Table(next) | View::Soft(Soft::NewTable(next)) => {
                     self.visit_retired_in(level - 1, next, piece, whole, visit);
                 }
+                View::SharedTable(next) if whole => {
+                    self.visit_retired_in(level - 1, next, piece, whole, visit);
+                }
                 View::Soft(Soft::RetiredTable { hpa, .. }) => {
                     self.visit_retired_in(level - 1, hpa, piece, true, visit);
                 }
@@ -43,7 +46,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 View::Soft(Soft::RetiredLeaf(leaf)) if !leaf.owned => {
                     visit(level, piece.start().align_down(level_bytes(level)), leaf);
                 }
-                View::Absent | View::Leaf(_) | View::Soft(_) => {}
+                View::Absent | View::SharedTable(_) | View::Leaf(_) | View::Soft(_) => {}
             }
         }
     }

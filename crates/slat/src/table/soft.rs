@@ -10,7 +10,7 @@
 //! | 6     | the frame belongs to the space |
 //! | 51:12 | host physical address of the frame or table |
 //! | 57:52 | the flags of the leaf |
-//! | 58    | the guest has used the leaf |
+//! | 58    | the guest has used the leaf; the table is a version's |
 //! | 59    | the guest has written to the leaf |
 //! | 60    | the dirty log knows of no write to the leaf, where only it can tell |
 
@@ -67,9 +67,13 @@ pub(crate) enum Soft {
         hpa: HostPhysAddr,
         /// Whether frames of leaves below it may belong to the space.
         owned: bool,
+        /// Whether the table is a version's (see `version.rs`), so that neither it nor anything below it is given back.
+        shared: bool,
     },
     /// A table that takes the place of a large leaf after the invalidation.
     NewTable(HostPhysAddr),
+    /// A table of a version, where the format has no permissions in table entries with which it could be walked for reading.
+    SharedTable(HostPhysAddr),
 }
 
 impl Soft {
@@ -79,8 +83,11 @@ impl Soft {
             Self::NoAccess(leaf) => (1, leaf),
             Self::Broken(leaf) => (2, leaf),
             Self::RetiredLeaf(leaf) => (3, leaf),
-            Self::RetiredTable { hpa, owned } => (4, Leaf::new(hpa, MappingFlags::empty(), owned)),
+            Self::RetiredTable { hpa, owned, shared } => {
+                (4, Leaf { accessed: shared, ..Leaf::new(hpa, MappingFlags::empty(), owned) })
+            }
             Self::NewTable(hpa) => (5, Leaf::new(hpa, MappingFlags::empty(), false)),
+            Self::SharedTable(hpa) => (6, Leaf::new(hpa, MappingFlags::empty(), false)),
         };
         let mut entry = kind << KIND_SHIFT | leaf.hpa.as_u64() & ADDRESS;
         entry |= (leaf.flags.bits() as u64) << FLAGS_SHIFT;
@@ -104,8 +111,9 @@ impl Soft {
             1 => Some(Self::NoAccess(leaf)),
             2 => Some(Self::Broken(leaf)),
             3 => Some(Self::RetiredLeaf(leaf)),
-            4 => Some(Self::RetiredTable { hpa: leaf.hpa, owned: leaf.owned }),
+            4 => Some(Self::RetiredTable { hpa: leaf.hpa, owned: leaf.owned, shared: leaf.accessed }),
             5 => Some(Self::NewTable(leaf.hpa)),
+            6 => Some(Self::SharedTable(leaf.hpa)),
             _ => None,
         }
     }

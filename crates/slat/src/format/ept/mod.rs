@@ -160,6 +160,7 @@ impl Format for Ept {
     const OWNED: u64 = 1 << 52;
     const ADDRESS: u64 = ADDRESS;
     const WRITE: u64 = WRITE;
+    const TABLES_HAVE_PERMISSIONS: bool = true;
     const ADDRESS_SHIFT: u32 = 0;
     const TABLE: TableKind = TableKind::Ept;
 

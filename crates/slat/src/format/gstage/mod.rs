@@ -172,6 +172,7 @@ impl Format for Gstage {
     const OWNED: u64 = 1 << 8;
     const ADDRESS: u64 = PPN_MASK;
     const WRITE: u64 = WRITE;
+    const TABLES_HAVE_PERMISSIONS: bool = false;
     const ADDRESS_SHIFT: u32 = 2;
     const TABLE: TableKind = TableKind::Gstage;
 

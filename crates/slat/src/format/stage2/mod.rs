@@ -175,6 +175,7 @@ impl Format for Stage2 {
     const OWNED: u64 = 1 << 56;
     const ADDRESS: u64 = ADDRESS;
     const WRITE: u64 = S2AP_WRITE;
+    const TABLES_HAVE_PERMISSIONS: bool = false;
     const ADDRESS_SHIFT: u32 = 0;
     const TABLE: TableKind = TableKind::Stage2;
 

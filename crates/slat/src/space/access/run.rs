@@ -171,10 +171,7 @@ impl<H: Hal, F: Format, B: CustomBackend, I: Fn(GuestPhysAddr, &mut [u8])> Guest
             // What continues the leaf beyond the region may be of another kind.
             let most = most.min(region.range.end().as_u64() - gpa.as_u64());
             let linear = matches!(region.backend, Backend::Linear { .. });
-            let reached = space.table.reach(gpa, most, linear);
-            // Memory that is logged or shared asks for a write first, as it does of the guest.
-            let writable = |reached: &Reached| reached.writable || !access.contains(MappingFlags::WRITE);
-            if let Some(reached) = reached.filter(writable) {
+            if let Some(reached) = space.table.reach(gpa, most, access, linear) {
                 let upkeep = Upkeep::new(space.format(), flags, access, linear);
                 match self.take(reached, access, upkeep).ok_or(AccessRefusal::Unreachable)? {
                     Some(run) => return Ok(run),

@@ -91,6 +91,21 @@ impl<H: Hal> Attached<H> {
         Ok(())
     }
 
+    /// Takes over all entries of `other`, each of which holds its memory once more. A place for them was reserved, and nothing is
+    /// in it.
+    pub(in crate::space) fn copy_from(&mut self, other: &Self) {
+        let mut used = 0;
+        for (entry, from) in self.entries_mut().iter_mut().zip(other.entries()) {
+            if let Some(memory) = from.memory {
+                // SAFETY: the other entry holds it.
+                unsafe { memory.as_ref() }.hold();
+                *entry = Entry { memory: Some(memory), pages: from.pages };
+                used += 1;
+            }
+        }
+        self.used += used;
+    }
+
     /// Gives the frame back if nothing is in it.
     pub(in crate::space) fn trim(&mut self, hal: &H) {
         if self.used == 0 {

@@ -60,6 +60,12 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// Whether a write to a page whose frame the space shares gets the space a copy of its own: elsewhere others are meant to
+    /// see it.
+    pub(super) const fn is_copied_on_write(self) -> bool {
+        matches!(self, Self::Alloc { .. })
+    }
+
     /// The backend of what begins `bytes` further on in the same region.
     pub(super) fn advanced(self, bytes: u64) -> Self {
         match self {

@@ -7,7 +7,7 @@ use super::naive::Random;
 use super::*;
 use crate::addr::PAGE_SIZE;
 use crate::space::AllocOptions;
-use crate::table::{LogUnit, View};
+use crate::table::LogUnit;
 use crate::test_util::{Event, cases};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +26,8 @@ struct Spec {
     /// Pages told, and operations that told any.
     told: usize,
     large: usize,
+    forked: bool,
+    copied: usize,
 }
 
 fn at(page: u64) -> GuestPhysAddr {
@@ -37,11 +39,14 @@ struct Run<'h, F: Format> {
     hal: &'h HeapHal,
     spec: Spec,
     random: Random,
+    /// Whether there are forks.
+    forks: bool,
+    children: Vec<Space<'h, F>>,
     /// No large leaf is ever there, so that exactly what was written to or populated has to be told.
     exact: bool,
 }
 
-impl<F: Format> Run<'_, F> {
+impl<'h, F: Format> Run<'h, F> {
     fn pages(&self, range: &std::ops::Range<u64>) -> impl Iterator<Item = (&u64, &(MappingFlags, bool))> {
         self.spec.pages.range(range.clone())
     }
@@ -124,6 +129,7 @@ impl<F: Format> Run<'_, F> {
                     self.spec.dirty.retain(|page| !range.contains(page));
                 }
             }
+            22 | 23 if self.forks => self.fork(start),
             12 if self.random.below(3) == 0 => {
                 assert_eq!(self.space.stop_dirty_log(at(start), size).is_ok(), all_logged);
                 if all_logged {
@@ -185,6 +191,37 @@ impl<F: Format> Run<'_, F> {
         }
     }
 
+    /// What forks do, and that there are any, concerns nobody else.
+    fn fork(&mut self, page: u64) {
+        self.spec.forked = true;
+        match self.random.below(6) {
+            0 if self.children.len() < 3 => {
+                let child = self.space.fork(1).expect("memory");
+                assert!(child.regions().all(|region| region.log.is_none()));
+                self.children.push(child);
+            }
+            1 => drop(self.children.pop()),
+            2 => {
+                self.space.consolidate();
+            }
+            _ => {
+                let Some(child) = self.children.last_mut() else { return };
+                if guest_access(child, at(page), MappingFlags::WRITE) {
+                    assert!(child.query(at(page)).is_ok_and(|leaf| leaf.dirty));
+                    self.spec.copied +=
+                        usize::from(child.translate(at(page)) != self.space.translate(at(page)));
+                }
+                let (start, size) = (at(page / 512 * 512), MIB2);
+                let flags = [RW, MappingFlags::READ][self.random.below(2) as usize];
+                child.consolidate();
+                if child.protect(start, size, flags).is_ok() {
+                    let range = GuestPhysRange::new(start, size).expect("valid");
+                    assert!(child.mappings(range).all(|leaf| flags.contains(leaf.flags)), "{flags}");
+                }
+            }
+        }
+    }
+
     fn written(&mut self, page: u64) {
         if self.spec.pages.get(&page).is_some_and(|(_, logged)| *logged) {
             self.spec.dirty.insert(page);
@@ -194,12 +231,8 @@ impl<F: Format> Run<'_, F> {
     /// Takes note of what has a leaf now and had none.
     fn see(&mut self) {
         for page in 0..WINDOW {
-            let (slot, entry) = self.space.table.walk(at(page));
-            let leaf = match self.space.table.view(slot.level, entry) {
-                View::Leaf(_) => true,
-                View::Soft(soft) => matches!(soft, crate::table::Soft::NoAccess(_)),
-                _ => false,
-            };
+            let range = GuestPhysRange::new(at(page), PAGE_SIZE).expect("valid");
+            let leaf = self.space.mappings(range).next().is_some();
             if !leaf {
                 self.spec.present.remove(&page);
             } else if self.spec.present.insert(page) {
@@ -235,7 +268,9 @@ impl<F: Format> Run<'_, F> {
         let stored = events.iter().rposition(|event| matches!(event, Event::Store(..)));
         assert!(invalidations <= 1, "{events:?}");
         assert!(!self.exact || invalidations == usize::from(!told.is_empty()), "{events:?}");
-        assert!(stored.is_none() || events.iter().rposition(is_invalidation) > stored || !self.exact);
+        // Copies of shared tables are none that anybody has to be told of.
+        let last = events.iter().rposition(is_invalidation);
+        assert!(!self.exact || told.is_empty() || last > stored, "{events:?}");
         if all_logged {
             let wanted: Vec<u64> = self.spec.dirty.range(range.clone()).copied().collect();
             if self.exact {
@@ -277,9 +312,13 @@ impl<F: Format> Run<'_, F> {
                 };
                 assert!(flags.contains(leaf.flags), "more than its region allows: page {page}, {leaf:?}");
                 let held = flags - leaf.flags;
-                assert!(held.is_empty() || logged && held == MappingFlags::WRITE, "page {page}: {leaf:?}");
+                let may_be = logged || self.spec.forked;
+                assert!(held.is_empty() || may_be && held == MappingFlags::WRITE, "page {page}: {leaf:?}");
                 assert!(!self.spec.dirty.contains(&page) || leaf.dirty, "page {page}: {leaf:?}");
             }
+        }
+        if self.spec.forked {
+            return;
         }
         let stats = self.space.stats();
         let counted = stats.table.owned_frames + stats.table.table_frames + stats.region_frames as u64;
@@ -289,18 +328,20 @@ impl<F: Format> Run<'_, F> {
 
 fn random_operations<F: Format>(formats: impl IntoIterator<Item = F>) {
     for (index, format) in formats.into_iter().enumerate() {
-        let (mut told, mut large) = (0, 0);
-        for seed in 1..=cases(8) as u64 {
+        let (mut told, mut large, mut copied) = (0, 0, 0);
+        for seed in 1..=cases(16) as u64 {
             let hal = HeapHal::new();
             let space = Space::with_format(&hal, format, gpa(0), 4 * GIB1, 0).expect("a root");
             let random = Random(seed * 0x9e37_79b9 + index as u64);
-            let mut run = Run { space, hal: &hal, spec: Spec::default(), random, exact: seed % 2 == 0 };
+            let (spec, exact, forks) = (Spec::default(), seed % 2 == 0, seed % 4 < 2);
+            let mut run = Run { space, hal: &hal, spec, random, forks, children: Vec::new(), exact };
             for _ in 0..cases(300).max(50) {
                 run.step();
                 run.check();
             }
             told += run.spec.told;
             large += run.spec.large;
+            copied += run.spec.copied;
             drop(run);
             assert_eq!(hal.in_use(), 0);
         }

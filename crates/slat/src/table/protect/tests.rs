@@ -14,19 +14,23 @@ fn changes_in_place<F: Format>(formats: impl IntoIterator<Item = F>) {
         for level in 0..=1 {
             let entry = table.encode(level, leaf(RW, true));
             let read = table.encode(level, leaf(MappingFlags::READ, false));
-            let attributes = |entry: u64| Some(entry & !table.kept());
-            assert_eq!(table.in_place(level, entry, MappingFlags::READ), attributes(read), "{format:?}");
-            assert_eq!(table.in_place(level, entry, RW), attributes(entry), "the same again");
-            assert_eq!(table.in_place(level, entry, MappingFlags::empty()), None, "it goes away");
-            assert_eq!(table.in_place(level, entry, RWX), None, "caches have to be maintained first");
+            let attributes = |entry: u64| Some(entry & !table.kept(false));
+            assert_eq!(
+                table.in_place(level, entry, MappingFlags::READ, false),
+                attributes(read),
+                "{format:?}"
+            );
+            assert_eq!(table.in_place(level, entry, RW, false), attributes(entry), "the same again");
+            assert_eq!(table.in_place(level, entry, MappingFlags::empty(), false), None, "it goes away");
+            assert_eq!(table.in_place(level, entry, RWX, false), None, "caches have to be maintained first");
             let no_access = Soft::NoAccess(leaf(RW, false)).encode();
-            assert_eq!(table.in_place(level, no_access, RW), None, "it is not there");
-            assert_eq!(table.in_place(level, 0, RW), Some(0), "nothing stays nothing");
+            assert_eq!(table.in_place(level, no_access, RW, false), None, "it is not there");
+            assert_eq!(table.in_place(level, 0, RW, false), Some(0), "nothing stays nothing");
             let unknown = 1 << 54 | 0x7000;
             let absent = format.kind(level, unknown) == crate::format::Kind::Absent;
             if absent {
-                let wanted = Some(unknown & !table.kept());
-                assert_eq!(table.in_place(level, unknown, RW), wanted, "an address is no attribute");
+                let wanted = Some(unknown & !table.kept(false));
+                assert_eq!(table.in_place(level, unknown, RW, false), wanted, "an address is no attribute");
             }
         }
     }
@@ -46,7 +50,7 @@ fn a_new_memory_type_is_not_put_in_place() {
     let format = formats()[1];
     let table = empty(&hal, format);
     let entry = table.encode(0, Leaf::new(hpa(0x5000), RW, true));
-    assert_eq!(table.in_place(0, entry, RW | MappingFlags::UNCACHED), None);
+    assert_eq!(table.in_place(0, entry, RW | MappingFlags::UNCACHED, false), None);
 }
 
 #[test]
@@ -54,7 +58,7 @@ fn a_change_leaves_address_owner_and_marks_alone() {
     let [plain, _, marking] = ept_formats();
     for (format, marks) in [(plain, 0), (marking, 1 << 8 | 1 << 9)] {
         let hal = HeapHal::new();
-        let kept = empty(&hal, format).kept();
+        let kept = empty(&hal, format).kept(false);
         assert_eq!(kept, Ept::ADDRESS | Ept::OWNED | marks);
         assert!(kept & Ept::ADDRESS != 0 && kept & Ept::OWNED != 0);
     }
@@ -65,7 +69,7 @@ fn replaced<F: Format>(format: F, pages: usize, differs: usize) -> usize {
     let hal = HeapHal::new();
     let table = empty(&hal, format);
     let [old, new, other] = [RW, MappingFlags::READ, RW | MappingFlags::EXECUTE]
-        .map(|flags| table.encode(0, Leaf::new(hpa(0), flags, false)) & !table.kept());
+        .map(|flags| table.encode(0, Leaf::new(hpa(0), flags, false)) & !table.kept(false));
     map_linear(&table, range(0, MIB2 - KIB4), hpa(0));
     let (slot, _) = table.walk(gpa(0));
     let entries = slot.entries;
@@ -80,7 +84,7 @@ fn replaced<F: Format>(format: F, pages: usize, differs: usize) -> usize {
         );
     }
     let behind = entries.load(pages);
-    let end = table.replace_all(entries, 0..pages, old, new);
+    let end = table.replace_all(entries, 0..pages, old, new, table.kept(false));
     for index in 0..pages {
         let entry = entries.load(index);
         let wanted = if index < end {
@@ -90,7 +94,7 @@ fn replaced<F: Format>(format: F, pages: usize, differs: usize) -> usize {
         } else {
             other
         };
-        assert_eq!(entry & !table.kept(), wanted, "page {index} of {pages}");
+        assert_eq!(entry & !table.kept(false), wanted, "page {index} of {pages}");
         assert_eq!(format.address(entry), hpa(index as u64 * KIB4));
         assert_eq!(entry & table.marks(), if index % 2 == 0 { table.marks() } else { 0 });
     }

@@ -1,0 +1,151 @@
+//! Copy-on-write: what a write does to a leaf whose frame others use too.
+//!
+//! The frame is copied while nobody can write to it, then the leaf goes through a break, on every format: **no CPU reads the
+//! old frame any more when one writes to the new one.** Whoever meets the broken leaf answers its fault with a retry. Only
+//! one CPU can break it; the others give their copies back.
+
+#![expect(unsafe_code, reason = "copies frames")]
+
+use super::version::TakenOver;
+use super::{Leaf, Slot, Soft, Table, View};
+use crate::addr::{GuestPhysAddr, GuestPhysRange};
+use crate::flags::{LeafSize, MappingFlags, level_bytes};
+use crate::format::{CacheEvent, Format};
+use crate::frame::OwnedFrames;
+use crate::hal::Hal;
+use crate::table::OutOfMemory;
+use crate::tlb::{Reach, Scope};
+
+/// What a write did to a leaf that shares its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unshared {
+    /// It does not, or there is none.
+    Never,
+    /// The space has a copy of its own now, in a leaf of this size.
+    Copied(LeafSize),
+    /// Nobody else used it any more: it is the space's own, with the permission to write if it is dirty.
+    TakenOver,
+    /// Another CPU is about to do so.
+    Unsettled,
+}
+
+impl<H: Hal, F: Format> Table<H, F> {
+    /// Makes the frame of the leaf of `gpa`, which lies in a region of memory of the space's own with `flags`, the space's
+    /// alone, as a write needs it. A large leaf of which others have the rest is split. Tables above are the space's own.
+    /// `from_version` says that the frame can only be that of a version, so that there is nothing to copy once nobody else
+    /// needs that one.
+    #[cold]
+    pub(crate) fn write_shared(
+        &self,
+        gpa: GuestPhysAddr,
+        flags: MappingFlags,
+        from_version: bool,
+    ) -> Result<Unshared, OutOfMemory> {
+        let mut copy: Option<OwnedFrames<'_, H>> = None;
+        loop {
+            let (slot, entry) = self.walk(gpa);
+            let leaf = match self.view(slot.level, entry) {
+                View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if !leaf.owned => leaf,
+                View::Soft(Soft::Broken(_) | Soft::NewTable(_)) => return Ok(Unshared::Unsettled),
+                _ => return Ok(Unshared::Never),
+            };
+            let taken =
+                if from_version { self.take_over(gpa, slot.level, leaf.hpa) } else { TakenOver::Shared };
+            match taken {
+                TakenOver::Taken => {
+                    let write = if flags.contains(MappingFlags::WRITE) { F::WRITE } else { 0 };
+                    let owned = |entry: u64| match self.view(slot.level, entry) {
+                        // From a clean one the log may hold the permission back.
+                        View::Leaf(leaf) if self.is_dirty(&leaf) => entry | F::OWNED | write,
+                        _ => self.as_owned(slot.level, entry),
+                    };
+                    let mut entry = entry;
+                    while !slot.compare_exchange(&self.hal, entry, owned(entry)) {
+                        entry = slot.load();
+                    }
+                    return Ok(Unshared::TakenOver);
+                }
+                TakenOver::Gone => return Ok(Unshared::Unsettled),
+                TakenOver::Shared => {}
+            }
+            if slot.level > 0 {
+                self.split_beside_faults(slot, entry, leaf, gpa)?;
+                continue;
+            }
+            let new = match copy.take() {
+                Some(new) => new,
+                None => {
+                    let mut new = OwnedFrames::alloc_leaf(&self.hal, 0).ok_or(OutOfMemory)?;
+                    // The guest may have written past the caches; only then does the copy see what it wrote.
+                    self.maintain(0, leaf.hpa, &[CacheEvent::FromGuest(leaf.flags.memory_type())]);
+                    // SAFETY: the leaf is of a frame of this host that is shared, so that no leaf anywhere lets a CPU
+                    // write to it, and it stays as long as this space holds the version or memory that it comes from.
+                    unsafe { new.copy_from(leaf.hpa) };
+                    self.maintain(0, new.start(), &[CacheEvent::ToGuest(flags)]);
+                    new
+                }
+            };
+            let start = new.start();
+            if self.replace_shared(
+                slot,
+                entry,
+                leaf,
+                Leaf { hpa: start, flags, owned: true, clean: false, ..leaf },
+                gpa,
+            ) {
+                new.into_raw();
+                return Ok(Unshared::Copied(LeafSize::Size4K));
+            }
+            // Marked by the hardware, or by now another CPU's: what was copied is still the same.
+            copy = Some(new);
+        }
+    }
+
+    /// Puts `new` in the place of a shared leaf, in the answer to a write; says whether the entry still was `entry`.
+    fn replace_shared(&self, slot: Slot, entry: u64, old: Leaf, new: Leaf, gpa: GuestPhysAddr) -> bool {
+        if !slot.compare_exchange(&self.hal, entry, Soft::Broken(old).encode()) {
+            return false;
+        }
+        let bytes = level_bytes(slot.level);
+        if let Ok(piece) = GuestPhysRange::new(gpa.align_down(bytes), bytes) {
+            let scope = Scope::Ranges { ranges: &[piece], stride: Self::leaf_size(slot.level) };
+            self.invalidate(scope, Reach::AllCpus);
+        }
+        let marks = if new.flags.is_accessible() { self.access_marks(MappingFlags::WRITE) } else { 0 };
+        slot.store(&self.hal, self.encode(slot.level, new) | marks);
+        self.publish_leaf(gpa, MappingFlags::WRITE, true);
+        true
+    }
+
+    /// Splits the large leaf `leaf`, which `slot` holds by `entry`, in the answer to a fault, unless another CPU changes it
+    /// first. All small leaves are what the large one was.
+    pub(super) fn split_beside_faults(
+        &self,
+        slot: Slot,
+        entry: u64,
+        leaf: Leaf,
+        gpa: GuestPhysAddr,
+    ) -> Result<(), OutOfMemory> {
+        let bytes = level_bytes(slot.level);
+        let Ok(block) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else { return Ok(()) };
+        let frame = self.spares.take(&self.hal).or_else(|| OwnedFrames::alloc(&self.hal, 1, 1));
+        let frame = frame.ok_or(OutOfMemory)?;
+        self.fill_split(slot.level - 1, frame.start(), leaf);
+        let table = self.format.table(frame.start());
+        let breaks = self.format.needs_break(slot.level, entry, table);
+        let replacement = if breaks { Soft::NewTable(frame.start()).encode() } else { table };
+        if !slot.compare_exchange(&self.hal, entry, replacement) {
+            // Marked, perhaps: the next attempt sees it.
+            return Ok(());
+        }
+        frame.into_raw();
+        let scope = Scope::Ranges { ranges: &[block], stride: Self::leaf_size(slot.level) };
+        self.invalidate(scope, Reach::AllCpus);
+        if breaks {
+            // Another CPU may have linked it already, after an invalidation of its own.
+            slot.compare_exchange(&self.hal, replacement, table);
+        }
+        self.hal.publish();
+        Ok(())
+    }
+}
