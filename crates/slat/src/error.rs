@@ -102,6 +102,9 @@ pub enum MapError {
         /// The bytes that there are.
         most: u64,
     },
+    /// The space's backend has no pager ([`CustomBackend::pager`](crate::CustomBackend::pager)).
+    #[error("the backend has no pager")]
+    NoPager,
     /// The shared memory was made on another host ([`Hal::is_same_host`](crate::Hal::is_same_host)).
     #[error("the shared memory belongs to another host")]
     OtherHost,
@@ -176,6 +179,23 @@ pub enum DiscardError {
     /// The host has no frame left for the table of a large leaf that must be split.
     #[error("out of memory for splitting")]
     OutOfMemory,
+}
+
+/// Why a range could not be paged out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PageOutError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// The region's contents come from no pager.
+    #[error("the region {0} is not paged")]
+    NotPaged(GuestPhysRange),
+    /// Something is pinned there: see [`pin`](crate::AddrSpace::pin).
+    #[error("{0} is pinned")]
+    Pinned(GuestPhysRange),
 }
 
 /// Why a range could not be pinned.
@@ -352,7 +372,7 @@ pub enum CollectLogError {
     /// Writes to this region are not logged.
     #[error("writes to {0} are not logged")]
     NotLogged(GuestPhysRange),
-    /// Tables are shared with a fork or a snapshot, and the host has no frame left to copy them.
+    /// The host has no frame left for a table that is shared with a fork or a snapshot.
     #[error("out of memory for tables")]
     OutOfMemory,
     /// The bitmap has fewer bits than the range has pages.

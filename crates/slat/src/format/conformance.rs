@@ -171,6 +171,7 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
                     assert_ne!(entry, 0, "{soft:?}");
                     assert_eq!(format.kind(level, entry), Kind::Absent, "{soft:?} at level {level}");
                     assert_eq!(format.next_table(entry), None, "{soft:?}");
+                    assert_eq!(entry & format.group_bit(), 0, "{soft:?} is one of no group");
                     assert_eq!(Soft::decode(entry), Some(soft));
                 }
             }

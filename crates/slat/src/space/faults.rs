@@ -1,6 +1,6 @@
 //! Answering a guest's faults, on any number of CPUs at once.
 
-use super::backend::{Custom, Shared, page_of};
+use super::backend::{Custom, PageIn, Shared, page_of, paged_page};
 use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::device::DeviceAccess;
@@ -128,7 +128,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             Backend::Trap { .. }
             | Backend::Alloc { .. }
             | Backend::Shared { .. }
-            | Backend::Custom { .. } => {}
+            | Backend::Custom { .. }
+            | Backend::Paged { .. } => {}
         }
         match self.supply(&region, gpa, access, init) {
             Ok(Populated::New(size)) => {
@@ -186,6 +187,16 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 let mut custom = Custom { table: &self.table, backend: &self.backend, page };
                 self.table.populate_from(gpa, (flags, access), &mut custom)
             }
+            Backend::Paged { .. } => {
+                let (Some(page), Some(pager)) = (paged_page(region, gpa), self.backend.pager()) else {
+                    return Err(Refused::NoSuchPage);
+                };
+                self.table.populate_from(
+                    gpa,
+                    (flags, access),
+                    &mut PageIn { table: &self.table, pager, page },
+                )
+            }
             Backend::Linear { .. } | Backend::Trap { .. } => Err(Refused::NoSuchPage),
         }
     }
@@ -229,7 +240,6 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                         return Ok(FaultOutcome::Copied(size));
                     }
                     Unshared::TakenOver => {
-                        self.table.make_writable(gpa, region.flags, region.log, access);
                         self.table.forget_refusal(gpa);
                         trace!("fault `{access}` at {gpa:#x}: taken over");
                         return Ok(FaultOutcome::MadeWritable);

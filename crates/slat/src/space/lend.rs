@@ -155,7 +155,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     }
 }
 
-fn check_offset(offset: u64, size: u64, most: u64) -> Result<(), MapError> {
+pub(super) fn check_offset(offset: u64, size: u64, most: u64) -> Result<(), MapError> {
     if offset % PAGE_SIZE != 0 {
         return Err(MapError::UnalignedOffset(offset));
     }

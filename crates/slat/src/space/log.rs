@@ -71,6 +71,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.table.unshare(range, Extent::All).map_err(out_of_memory)?;
         split_edges(&self.table, &mut self.regions, &mut self.pending, range).map_err(out_of_memory)?;
         self.held = true;
+        self.table.ungroup_all(&mut self.pending, range);
         self.regions.update(self.table.hal(), range, cover, |region| {
             Some(Region { log: has_memory(&region).then_some(unit), ..region })
         });
@@ -86,11 +87,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// The guest runs on meanwhile. At most one invalidation, after the last call of `visit`: **the contents are to be read
     /// after this has returned,** for until then a CPU may write to a page without its being told again. A large leaf that is
     /// dirty is told as a whole; one that the range covers in part stays dirty, so that the rest is not lost. Takes no
-    /// memory, but after a [fork](Self::fork) that of copies of the tables. Costs one pass over the tables of the range, and one change of each dirty leaf.
+    /// memory, but for tables that are shared with a fork or a snapshot. Costs one pass over the tables of the range, and one change of each dirty leaf.
     ///
     /// # Errors
     /// [`CollectLogError`]: a bad range, [`CollectLogError::NotMapped`], [`CollectLogError::NotLogged`] with the first region
-    /// that is not logged, [`CollectLogError::OutOfMemory`] for tables that a fork shares; nothing was visited then.
+    /// that is not logged, [`CollectLogError::OutOfMemory`]; nothing was visited then.
     pub fn collect_dirty(
         &mut self,
         gpa: GuestPhysAddr,

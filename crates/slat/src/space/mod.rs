@@ -18,6 +18,7 @@ mod guest_walk;
 mod holdings;
 mod lend;
 mod log;
+mod page_out;
 mod pins;
 mod populate;
 mod query;
@@ -28,11 +29,13 @@ pub use access::{
     Zeroed,
 };
 pub use backend::{
-    Backend, BackendError, BackendPage, CustomBackend, NoBackend, SharedId, SharedMemory, SharedMemoryError,
+    Backend, BackendError, BackendPage, CustomBackend, NoBackend, Pager, PagerBackend, SharedId,
+    SharedMemory, SharedMemoryError,
 };
 pub use change::AllocOptions;
 pub use debt::Debt;
 pub use fork::Snapshot;
+pub use page_out::PagedOut;
 pub use query::Stats;
 pub use regions::Region;
 
@@ -84,6 +87,8 @@ pub struct AddrSpace<H: Hal, F: Format = Native, B: CustomBackend = NoBackend> {
     regions: Regions,
     pending: Pending,
     range: GuestPhysRange,
+    /// Where [`evict`](Self::evict) goes on looking.
+    hand: GuestPhysAddr,
 }
 
 impl<H: Hal + Default, F: Format + Default> AddrSpace<H, F> {
@@ -142,7 +147,17 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         let table = Table::new(hal, format, tag).ok_or(CreateError::OutOfMemory)?;
         let (shared, regions) = (Attached::new(), Regions::new());
-        Ok(Self { backend, shared, lent: false, held: false, table, regions, pending: Pending::NONE, range })
+        Ok(Self {
+            backend,
+            shared,
+            lent: false,
+            held: false,
+            table,
+            regions,
+            pending: Pending::NONE,
+            range,
+            hand: base,
+        })
     }
 
     /// The host.

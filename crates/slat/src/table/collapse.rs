@@ -34,7 +34,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         for (index, piece) in pieces(self.geometry, level, range) {
             let slot = Slot { entries, index, level };
             let entry = slot.load();
-            let View::Table(next) = self.view(level, entry) else { continue };
+            let View::Table(next) = self.view(level, index, entry) else { continue };
             if level > target {
                 joined += self.collapse_in(pending, level - 1, next, piece, (target, owned));
             } else if piece.size() == level_bytes(level) {
@@ -50,7 +50,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// The one leaf that the leaves of a whole table of `level` amount to, if they do.
     fn uniform(&self, level: u8, table: HostPhysAddr) -> Option<Leaf> {
         let entries = self.entries(level, table);
-        let leaf = |index: usize| match self.view(level, entries.load(index)) {
+        let leaf = |index: usize| match self.view(level, index, entries.load(index)) {
             View::Leaf(leaf) => Some(leaf),
             _ => None,
         };

@@ -14,6 +14,7 @@ use super::{Leaf, Slot, Soft, Table, View};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::flags::{LeafSize, MappingFlags, level_bytes};
 use crate::format::Format;
+use crate::frame::OwnedFrames;
 use crate::hal::Hal;
 use crate::tlb::Pending;
 use core::ops::Range;
@@ -120,7 +121,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         unit: LogUnit,
     ) -> Option<Option<GuestPhysRange>> {
         let (slot, entry, _) = self.walk_for_change(gpa);
-        let (View::Leaf(_) | View::Soft(Soft::NoAccess(_))) = self.view(slot.level, entry) else {
+        let (View::Leaf(_) | View::Soft(Soft::NoAccess(_))) = self.view(slot.level, slot.index, entry) else {
             return None;
         };
         let bytes = level_bytes(slot.level);
@@ -196,7 +197,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Makes one 4 KiB leaf clean; returns whether it was dirty.
     #[inline(never)]
     fn clean_page(&self, slot: Slot, entry: u64, alike: &mut Alike) -> bool {
-        match self.view(0, entry) {
+        match self.view(0, slot.index, entry) {
             View::Leaf(leaf) if !self.is_dirty(&leaf) => {
                 alike.clean = entry & self.log_attributes();
                 false
@@ -229,7 +230,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let marked = self.format.dirty_bit();
         loop {
             let entry = slot.load();
-            let leaf = match self.view(slot.level, entry) {
+            let leaf = match self.view(slot.level, slot.index, entry) {
                 View::Leaf(leaf) => leaf,
                 View::Soft(Soft::NoAccess(leaf)) => {
                     let dirty = self.is_dirty(&leaf);
@@ -286,7 +287,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.visit(range, &mut |slot, entry, piece| {
             let mut entry = entry;
             loop {
-                let (new, present) = match self.view(slot.level, entry) {
+                let (new, present) = match self.view(slot.level, slot.index, entry) {
                     View::Leaf(leaf) => {
                         let held =
                             if leaf.owned || !alone { flags & MappingFlags::WRITE } else { leaf.flags };
@@ -322,6 +323,46 @@ impl<H: Hal, F: Format> Table<H, F> {
         if dirty != 0 {
             let (slot, _) = self.walk(gpa);
             self.mark_leaf(slot, dirty);
+        }
+    }
+
+    /// Replaces the large leaf `leaf` at `slot`, from which the log holds back the permission to write that `flags`, those of
+    /// its region, have, by a table of smaller ones that are all clean. Beside other faults and the hardware; whoever is
+    /// slower than another CPU gives everything back. Returns `false` if there is no frame for the table.
+    #[cold]
+    pub(super) fn split_by_fault(
+        &self,
+        gpa: GuestPhysAddr,
+        slot: Slot,
+        mut entry: u64,
+        mut leaf: Leaf,
+        flags: MappingFlags,
+    ) -> bool {
+        let frame = self.spares.take(&self.hal).or_else(|| OwnedFrames::alloc(&self.hal, 1, 1));
+        let Some(frame) = frame else { return false };
+        let table = frame.start();
+        loop {
+            // Pages that the hardware marks may be written to; others are held back from as the large leaf was.
+            let flags = if self.marks() != 0 && slot.level > 1 { leaf.flags } else { flags };
+            self.fill_split(slot.level - 1, table, Leaf { flags, ..leaf }, false);
+            let linked = self.format.table(table);
+            let breaks = self.format.needs_break(slot.level, entry, linked);
+            let next = if breaks { Soft::NewTable(table).encode() } else { linked };
+            if slot.compare_exchange(&self.hal, entry, next) {
+                frame.into_raw();
+                if breaks {
+                    self.link_early(gpa, slot, next, table);
+                }
+                self.hal.publish();
+                return true;
+            }
+            entry = slot.load();
+            match self.view(slot.level, slot.index, entry) {
+                // The hardware marked it meanwhile.
+                View::Leaf(marked) if marked.flags == leaf.flags && !self.is_dirty(&marked) => leaf = marked,
+                // Another CPU was faster.
+                _ => return true,
+            }
         }
     }
 }

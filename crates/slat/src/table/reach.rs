@@ -89,7 +89,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     #[cold]
     pub(crate) fn mark_by_fault(&self, gpa: GuestPhysAddr, access: MappingFlags) -> bool {
         let (slot, entry) = self.walk(gpa);
-        let View::Leaf(leaf) = self.view(slot.level, entry) else { return false };
+        let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) else { return false };
         if !self.lacks_marks(&leaf, access) {
             return false;
         }
@@ -124,7 +124,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         foreign: bool,
     ) -> Option<Reached> {
         let (slot, entry) = self.walk(gpa);
-        let View::Leaf(leaf) = self.view(slot.level, entry) else { return None };
+        let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) else { return None };
         if access.contains(MappingFlags::WRITE) && !leaf.flags.contains(MappingFlags::WRITE) {
             return None;
         }
@@ -148,11 +148,14 @@ impl<H: Hal, F: Format> Table<H, F> {
         pointer: Option<*mut u8>,
     ) -> u64 {
         let step = level_bytes(slot.level);
-        let (mut bytes, mut expected, mut index) = (step - offset, entry, slot.index);
+        let single = |index, entry| self.format.single(index, entry);
+        let (mut bytes, mut expected, mut index) = (step - offset, single(slot.index, entry), slot.index);
         while bytes < most {
             index += 1;
             expected = expected.wrapping_add(step >> F::ADDRESS_SHIFT);
-            if index == slot.entries.len() || (slot.entries.load(index) ^ expected) & !marks != 0 {
+            if index == slot.entries.len()
+                || (single(index, slot.entries.load(index)) ^ expected) & !marks != 0
+            {
                 break;
             }
             let next = |pointer: *mut u8| {

@@ -31,16 +31,15 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> MadeWritable {
         loop {
             let (slot, entry) = self.walk(gpa);
-            let View::Leaf(leaf) = self.view(slot.level, entry) else { return MadeWritable::Already };
+            let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) else {
+                return MadeWritable::Already;
+            };
             if leaf.flags.contains(MappingFlags::WRITE) {
                 return MadeWritable::Already;
             }
-            if slot.level > 0 && log == Some(LogUnit::Page) && !self.is_dirty(&leaf) {
-                // Pages that the hardware marks may be written to; from others it is held back as from the large leaf.
-                let small = if self.marks() != 0 && slot.level == 1 { flags } else { leaf.flags };
-                if self.split_beside_faults(slot, entry, Leaf { flags: small, ..leaf }, gpa).is_ok() {
-                    continue;
-                }
+            let split = slot.level > 0 && log == Some(LogUnit::Page) && !self.is_dirty(&leaf);
+            if split && self.split_by_fault(gpa, slot, entry, leaf, flags) {
+                continue;
             }
             // That a page was written to is for the hardware to say, where it does: it may keep a list of what it marks.
             let writable = self.encode(slot.level, Leaf { flags, clean: false, ..leaf });

@@ -253,7 +253,7 @@ impl Cover {
     /// What is to be known of one region that covers a range.
     fn of(region: &Region) -> Self {
         let lent = matches!(region.backend, Backend::Shared { .. } | Backend::Custom { .. });
-        let owned = matches!(region.backend, Backend::Alloc { .. });
+        let owned = matches!(region.backend, Backend::Alloc { .. } | Backend::Paged { .. });
         Self { owned, lent, pinned: region.pins > 0, logged: region.log.is_some(), ..Self::NONE }
     }
 

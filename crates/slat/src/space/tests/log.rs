@@ -41,7 +41,7 @@ pub(super) fn guest_access<F: Format, B: CustomBackend>(
     let marks = format.accessed_bit() | dirty;
     for _ in 0..8 {
         let (slot, entry) = space.table.walk(gpa);
-        if let View::Leaf(leaf) = space.table.view(slot.level, entry) {
+        if let View::Leaf(leaf) = space.table.view(slot.level, slot.index, entry) {
             let marked = entry & marks == marks;
             if leaf.flags.contains(access) && (marked || !format.marks_by_fault()) {
                 slot.entries.set_bits(space.hal(), slot.index, marks);
@@ -161,8 +161,19 @@ fn large_leaves<F: Format>(format: F) {
     assert_eq!(hal.in_use(), used, "nothing is split yet");
     assert!(guest_access(&space, gpa(5 * KIB4), MappingFlags::READ));
     assert_eq!(space.stats().table.leaves_4k, 0);
+    hal.record();
     write(&space, 5);
+    // Break-before-make: the block is dropped between the two.
+    let all = |event: &Event| {
+        matches!(
+            event,
+            Event::InvalidateRanges(_, _, Reach::AllCpus) | Event::InvalidateSpace(Reach::AllCpus)
+        )
+    };
+    let block = format.leaf(1, hpa(0), RW);
+    let breaks = format.needs_break(1, block, format.table(hpa(0x1000)));
     let levels = u64::from(space.stats().table.leaves_1g > 0) + 1;
+    assert_eq!(count(&hal.events(), all) as u64 > 0, breaks);
     assert!(hal.in_use() as u64 - used as u64 <= levels);
     assert_eq!(space.stats().table.leaves_4k, 512);
     assert_eq!(collect(&mut space, 0, 2 * GIB1), [(5, 1)]);
@@ -253,7 +264,7 @@ fn what_is_populated_is_dirty_whoever_asked_for_it() {
 type Change<F> = fn(&mut Space<'_, F>);
 
 fn no_change_loses_a_mark<F: Format>(format: F) {
-    let changes: [(&str, Change<F>); 8] = [
+    let changes: [(&str, Change<F>); 9] = [
         ("protect", |space| space.protect(gpa(0), 512 * KIB4, MappingFlags::READ).expect("mapped")),
         ("no access", |space| space.protect(gpa(0), 512 * KIB4, MappingFlags::empty()).expect("mapped")),
         ("no access and back", |space| {
@@ -268,6 +279,10 @@ fn no_change_loses_a_mark<F: Format>(format: F) {
         ("migrate", |space| assert_eq!(space.migrate(gpa(0), 512 * KIB4), Ok(512))),
         ("split", |space| space.protect(gpa(3 * KIB4), KIB4, MappingFlags::READ).expect("mapped")),
         ("collapse", |space| assert!(space.collapse(gpa(0), MIB2).is_ok())),
+        ("collapse without the permission", |space| {
+            space.protect(gpa(0), MIB2, MappingFlags::READ).expect("mapped");
+            assert!(space.collapse(gpa(0), MIB2).is_ok());
+        }),
         ("a batch", |space| {
             let mut debt = space.defer();
             debt.protect(gpa(0), 256 * KIB4, MappingFlags::empty()).expect("mapped");
