@@ -8,6 +8,7 @@
 //! [`handle_page_fault`]: AddrSpace::handle_page_fault
 
 mod access;
+mod age;
 mod backend;
 mod change;
 mod debt;
@@ -81,7 +82,7 @@ pub struct AddrSpace<H: Hal, F: Format = Native, B: CustomBackend = NoBackend> {
     shared: Attached<H>,
     /// Whether a region ever had frames that go back elsewhere than to the host.
     lent: bool,
-    /// Whether leaves may lack permissions that their regions have, logged or not.
+    /// Whether leaves may lack what their regions have: permissions, logged or not, or that they are there, being idle.
     held: bool,
     table: Table<H, F>,
     regions: Regions,

@@ -298,7 +298,7 @@ fn no_change_loses_a_mark<F: Format>(format: F) {
                 let mut space = new_space(&hal, format);
                 space.map_alloc_with(gpa(0), MIB2, RW, options).expect("free");
                 space.start_dirty_log(gpa(0), MIB2, unit).expect("mapped");
-                let dirty = [0, 3, 100, 300];
+                let dirty = [2, 3, 100, 300];
                 dirty.iter().for_each(|page| write(&space, *page));
                 change(&mut space);
                 let mut bitmap = [0_u64; 8];

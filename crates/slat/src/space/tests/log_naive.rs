@@ -28,6 +28,10 @@ struct Spec {
     large: usize,
     forked: bool,
     copied: usize,
+    /// Pages that were used since the last scan, and the ages of all.
+    used: BTreeSet<u64>,
+    ages: Vec<u8>,
+    idle: usize,
 }
 
 fn at(page: u64) -> GuestPhysAddr {
@@ -100,6 +104,7 @@ impl<'h, F: Format> Run<'h, F> {
                 if covered {
                     self.spec.pages.retain(|page, _| !range.contains(page));
                     self.spec.dirty.retain(|page| !range.contains(page));
+                    self.spec.used.retain(|page| !range.contains(page));
                 }
             }
             3 | 4 => {
@@ -129,6 +134,7 @@ impl<'h, F: Format> Run<'h, F> {
                     self.spec.dirty.retain(|page| !range.contains(page));
                 }
             }
+            21 | 24 => self.scan(range),
             22 | 23 if self.forks => self.fork(start),
             12 if self.random.below(3) == 0 => {
                 assert_eq!(self.space.stop_dirty_log(at(start), size).is_ok(), all_logged);
@@ -154,6 +160,9 @@ impl<'h, F: Format> Run<'h, F> {
                     self.space.memory().write(at(page), &[1; 8]).is_ok()
                 };
                 assert_eq!(done, allowed, "page {page}: {access}");
+                if done {
+                    self.spec.used.insert(page);
+                }
                 if done && access == MappingFlags::WRITE {
                     self.written(page);
                 }
@@ -189,6 +198,34 @@ impl<'h, F: Format> Run<'h, F> {
         if free {
             self.spec.pages.extend(range.map(|page| (page, (flags, false))));
         }
+    }
+
+    /// Ages are nobody else's business either.
+    fn scan(&mut self, range: std::ops::Range<u64>) {
+        let size = (range.end - range.start) * PAGE_SIZE;
+        self.spec.ages.resize(WINDOW as usize, 0);
+        let ages = &mut self.spec.ages[range.start as usize..range.end as usize];
+        let before = ages.to_vec();
+        let (mut idle, least) = (Vec::new(), 1 + self.random.below(3) as u8);
+        self.hal.record();
+        let pages = self.space.scan_idle(at(range.start), size, ages, least, |leaf, age| {
+            let page = |at: GuestPhysAddr| (at.as_u64() - BASE) / PAGE_SIZE;
+            assert!(age >= least);
+            idle.extend(page(leaf.start())..page(leaf.end()));
+        });
+        assert!(count(&self.hal.events(), is_invalidation) <= 1);
+        assert_eq!(pages, Ok(idle.len() as u64));
+        let old: Vec<u64> =
+            (range.start..).zip(&*ages).filter(|(_, age)| **age >= least).map(|(page, _)| page).collect();
+        assert_eq!(idle, old, "in ascending order");
+        for ((page, age), before) in (range.start..).zip(&*ages).zip(before) {
+            assert!(
+                *age == 0 || *age <= before.saturating_add(1) && !self.spec.used.contains(&page),
+                "page {page}"
+            );
+        }
+        self.spec.idle += idle.len();
+        self.spec.used.retain(|page| !range.contains(page));
     }
 
     /// What forks do, and that there are any, concerns nobody else.
@@ -235,6 +272,7 @@ impl<'h, F: Format> Run<'h, F> {
             let leaf = self.space.mappings(range).next().is_some();
             if !leaf {
                 self.spec.present.remove(&page);
+                self.spec.used.remove(&page);
             } else if self.spec.present.insert(page) {
                 self.written(page);
             }
@@ -328,7 +366,7 @@ impl<'h, F: Format> Run<'h, F> {
 
 fn random_operations<F: Format>(formats: impl IntoIterator<Item = F>) {
     for (index, format) in formats.into_iter().enumerate() {
-        let (mut told, mut large, mut copied) = (0, 0, 0);
+        let (mut told, mut large, mut copied, mut idle) = (0, 0, 0, 0);
         for seed in 1..=cases(16) as u64 {
             let hal = HeapHal::new();
             let space = Space::with_format(&hal, format, gpa(0), 4 * GIB1, 0).expect("a root");
@@ -342,6 +380,7 @@ fn random_operations<F: Format>(formats: impl IntoIterator<Item = F>) {
             told += run.spec.told;
             large += run.spec.large;
             copied += run.spec.copied;
+            idle += run.spec.idle;
             drop(run);
             assert_eq!(hal.in_use(), 0);
         }
