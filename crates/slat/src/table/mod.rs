@@ -378,14 +378,16 @@ impl<H: Hal, F: Format> Table<H, F> {
             return None;
         }
         // A table that waits for an invalidation is passed too: the page is the guest's, and its next fault links it.
-        let (slot, entry, _) = self.walk_to_read(gpa);
+        let (slot, entry, shared) = self.walk_to_read(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         // So is one that is idle.
         let (View::Leaf(leaf) | View::Soft(Soft::Idle(leaf))) = self.view(slot.level, slot.index, entry)
         else {
             return None;
         };
-        Some(HostPhysAddr::new(leaf.hpa.as_u64() | offset))
+        // What can only be written to is nothing while it is shared.
+        let accessible = !shared || (leaf.flags - MappingFlags::WRITE).is_accessible();
+        accessible.then(|| HostPhysAddr::new(leaf.hpa.as_u64() | offset))
     }
 
     /// Calls `visit` for every entry of the range that is neither absent nor a table, with the part of the range

@@ -32,7 +32,15 @@ impl<H: Hal, F: Format> Table<H, F> {
             return 0;
         }
         match self.format.kind(level, entry) {
-            Kind::Leaf if entry & F::OWNED != 0 => entry & !(F::OWNED | F::WRITE),
+            Kind::Leaf if entry & F::OWNED != 0 => {
+                let shared = entry & !(F::OWNED | F::WRITE);
+                // One that could only be written to is none for the hardware.
+                if self.format.flags(shared).is_accessible() {
+                    shared
+                } else {
+                    self.without_access(level, shared)
+                }
+            }
             Kind::Leaf => entry,
             Kind::Table if F::TABLES_HAVE_PERMISSIONS => entry & !F::WRITE,
             Kind::Table => Soft::SharedTable(self.format.address(entry)).encode(),
@@ -46,6 +54,15 @@ impl<H: Hal, F: Format> Table<H, F> {
                 // No debt is pending when a version is made, and no fault is half done.
                 _ => 0,
             },
+        }
+    }
+
+    #[cold]
+    fn without_access(&self, level: u8, entry: u64) -> u64 {
+        // What is owned is in no group.
+        match self.view(level, 0, entry) {
+            View::Leaf(leaf) => Soft::NoAccess(leaf).encode(),
+            _ => entry,
         }
     }
 

@@ -52,6 +52,9 @@ impl Leaf {
     }
 }
 
+/// What makes a software entry of a leaf that it keeps.
+pub(crate) type Kept = fn(Leaf) -> Soft;
+
 /// A software entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Soft {
@@ -124,7 +127,7 @@ impl Soft {
     }
 
     /// The leaf of an entry that keeps one for the guest, and what makes the same kind of entry of a leaf.
-    pub(crate) fn kept_leaf(self) -> Option<(Leaf, fn(Leaf) -> Self)> {
+    pub(crate) fn kept_leaf(self) -> Option<(Leaf, Kept)> {
         match self {
             Self::NoAccess(leaf) => Some((leaf, Self::NoAccess)),
             Self::Idle(leaf) => Some((leaf, Self::Idle)),

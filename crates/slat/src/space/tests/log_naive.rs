@@ -384,6 +384,7 @@ fn random_operations<F: Format>(formats: impl IntoIterator<Item = F>) {
             drop(run);
             assert_eq!(hal.in_use(), 0);
         }
+        assert!(copied > 0 && idle > cases(1000), "{copied} copied, {idle} idle pages: {format:?}");
         assert!(
             told > cases(100) && large > 0,
             "{told} pages, {large} collections that told more: {format:?}"
