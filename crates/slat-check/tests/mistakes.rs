@@ -23,8 +23,8 @@ const BY_ADDRESS: &[&str] = &[STAGE2, GSTAGE];
 /// Where a mistake is one, and which checks may be the first to find it.
 fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
     use Check::{
-        Architecture, Audit, Balance, Contents, Freed, Marks, Panic, Progress, Query, Root, Stale,
-        Statistics, Store, Untouched, Verdict, Walk, Zeroed,
+        Allocator, Architecture, Audit, Balance, Contents, Freed, Isolation, Marks, Panic, Progress, Query,
+        Root, Stale, Statistics, Store, Untouched, Verdict, Walk, Zeroed,
     };
     match mistake {
         Mistake::InvalidationMissing | Mistake::InvalidationLocal | Mistake::LastCpuForgotten => {
@@ -98,6 +98,16 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
             (ALL, &[Contents])
         }
         Mistake::HostPopulatesRubbish => (ALL, &[Contents, Zeroed]),
+        Mistake::ForkUninvalidated | Mistake::ForkInvalidationLocal => {
+            (ALL, &[Isolation, Contents, Store, Freed, Architecture])
+        }
+        Mistake::CopyUninvalidated => (ALL, &[Stale, Store, Contents, Freed, Architecture]),
+        Mistake::CopyLosesContents => (ALL, &[Contents]),
+        Mistake::WriteReachesSibling => (ALL, &[Contents]),
+        Mistake::SharedTableChanged => (X86, &[Query, Balance, Store, Isolation, Walk, Panic, Freed]),
+        Mistake::SharedFrameFreed => (ALL, &[Freed, Allocator]),
+        Mistake::ResetKeepsWrites => (ALL, &[Contents]),
+        Mistake::ChildrenGetAll => (ALL, &[Query]),
     }
 }
 

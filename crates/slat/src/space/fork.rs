@@ -35,7 +35,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// - Pinned pages stay where they are; the fork gets copies at once, and no pins. Writes are not logged in the fork.
     ///
     /// The guest goes on running; what it writes until the invalidation is done may or may not be seen by the fork. **One
-    /// invalidation, of the space on all CPUs; none if nothing was written to since an earlier fork.** Takes the frames of a
+    /// invalidation, of the space on all CPUs; none if nothing was written to since an earlier fork;** a second one on EPT and
+    /// NPT if anything is pinned. Takes the frames of a
     /// root, one for each 250 entries of the root that are in use, and one for up to 170 regions. Costs as much as there are
     /// regions and used entries of the root, whatever lies below. What earlier forks have left behind that nobody needs any
     /// more is given back, at the cost of what was written since.
@@ -192,11 +193,17 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let mut chunks = FrameStack::with(self.table.hal(), 0, chunks).ok_or(OutOfMemory)?;
 
         let version = self.table.freeze(&mut chunks);
+        self.table.invalidate_space();
+        // What is pinned gets tables of its own: only now, when the hardware marks nothing as dirty any more in those of the
+        // version that they are copied from, and where Arm has broken what it makes.
         for range in pinned() {
             self.table.unshare_planned(range, Extent::All, &mut tables);
             self.table.keep_leaves(version, range);
         }
-        self.table.invalidate_space();
+        if F::TABLES_HAVE_PERMISSIONS && pinned().next().is_some() {
+            // No CPU may read in the version what is about to change there.
+            self.table.invalidate_space();
+        }
         pinned().for_each(|range| self.table.copy_leaves(version, range, &mut copies));
         Ok(version)
     }

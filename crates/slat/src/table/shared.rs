@@ -70,7 +70,8 @@ impl<H: Hal, F: Format> Table<H, F> {
     fn copy_shared(&self, level: u8, table: HostPhysAddr, copy: HostPhysAddr) {
         let (from, to) = (self.lower_entries(table), self.lower_entries(copy));
         for index in 0..from.len() {
-            to.store_unlinked(&self.hal, index, self.as_shared(level, from.load(index)));
+            let entry = self.as_shared(level, from.load(index));
+            to.fill_unlinked(&self.hal, index..index + 1, entry, 0);
         }
     }
 
