@@ -301,7 +301,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 self.table.protect(&mut self.pending, part, flags, Alike::No { copied });
             }
         } else {
-            let alike = if cover.alike { Alike::Yes } else { Alike::No { copied: false } };
+            let alike = if cover.alike && !self.held { Alike::Yes } else { Alike::No { copied: false } };
             self.table.protect(&mut self.pending, range, flags, alike);
         }
         if cover.logged {

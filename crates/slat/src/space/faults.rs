@@ -9,7 +9,7 @@ use crate::fault::{FaultOutcome, NestedPageFaultInfo};
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::{Format, allows};
 use crate::hal::Hal;
-use crate::table::{MadeWritable, OutOfMemory, Populated, Refused, Unshared, Want};
+use crate::table::{Leaf, MadeWritable, OutOfMemory, Populated, Refused, Unshared, Want};
 use log::{trace, warn};
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -122,8 +122,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         match region.backend {
             Backend::Linear { .. } => {
                 // Mapped for good, but the table of a split may wait for a debt that was forgotten.
-                self.table.link_waiting(gpa);
-                return self.answer_present(&region, gpa, access, unshared);
+                return match self.table.link_waiting(gpa, access) {
+                    Some(leaf) => self.answer_woken(&region, gpa, access, &leaf),
+                    None => self.answer_present(&region, gpa, access, unshared),
+                };
             }
             Backend::Trap { .. }
             | Backend::Alloc { .. }
@@ -143,6 +145,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 Ok(FaultOutcome::Populated(size))
             }
             Ok(Populated::Present(_)) => self.answer_present(&region, gpa, access, unshared),
+            Ok(Populated::Woken(leaf)) => self.answer_woken(&region, gpa, access, &leaf),
             Ok(Populated::Unsettled) => Ok(FaultOutcome::Retry),
             Err(Refused::NotYet) => Ok(FaultOutcome::Wait),
             Err(refused) => Err(self.refused(gpa, access, refused)),
@@ -237,6 +240,23 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
     }
 
+    /// The leaf was idle and is there again. It may lack the permission to write, as any other.
+    #[cold]
+    fn answer_woken(
+        &self,
+        region: &Region,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+        leaf: &Leaf,
+    ) -> Result<FaultOutcome, FaultError> {
+        let refused = leaf.clean || !leaf.flags.contains(MappingFlags::WRITE);
+        if access.contains(MappingFlags::WRITE) && refused {
+            return self.answer_present(region, gpa, access, false);
+        }
+        trace!("fault `{access}` at {gpa:#x}: was idle");
+        Ok(FaultOutcome::Marked)
+    }
+
     /// The region allows the access and the leaf is there: it lacks a permission that the region has, or a mark, or this CPU
     /// remembers an older refusal.
     fn answer_present(
@@ -322,7 +342,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         while let Some(gpa) = next.filter(|gpa| *gpa < window.end()) {
             let step = match self.supply(region, gpa, MappingFlags::empty(), init) {
                 Ok(Populated::New(size)) => size.bytes(),
-                Ok(Populated::Present(_) | Populated::Unsettled) => PAGE_SIZE,
+                Ok(Populated::Present(_) | Populated::Woken(_) | Populated::Unsettled) => PAGE_SIZE,
                 Err(_) => return,
             };
             next = gpa.align_down(step).checked_add(step);

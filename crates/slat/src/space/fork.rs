@@ -96,6 +96,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             backend,
             shared,
             lent: false,
+            held: self.held,
             table,
             regions,
             pending,
@@ -267,6 +268,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.table.settle(&mut self.pending);
         self.regions.clear(self.table.hal());
         (self.regions, self.shared, self.lent) = (regions, shared, from.lent);
+        self.held |= from.held;
         // CPUs walk the table, so that nothing may be in it that would have to be taken out again.
         self.table.begin_as(snapshot.version);
         debug!("reset {}", self.range);

@@ -37,7 +37,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                         pages += size.bytes() / PAGE_SIZE;
                         size.bytes()
                     }
-                    Ok(Populated::Present(_)) => self.query(at).map_or(PAGE_SIZE, |leaf| leaf.size.bytes()),
+                    Ok(Populated::Present(_) | Populated::Woken(_)) => {
+                        self.query(at).map_or(PAGE_SIZE, |leaf| leaf.size.bytes())
+                    }
                     Ok(Populated::Unsettled) => PAGE_SIZE,
                     Err(Refused::OutOfMemory) => return Err(PopulateError::OutOfMemory(at)),
                     Err(_) => return Err(PopulateError::Refused(at)),

@@ -45,7 +45,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         loop {
             let (slot, entry) = self.walk(gpa);
             let leaf = match self.view(slot.level, slot.index, entry) {
-                View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if !leaf.owned => leaf,
+                View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf)) if !leaf.owned => leaf,
                 View::Soft(Soft::Broken(_) | Soft::NewTable(_)) => return Ok(Unshared::Unsettled),
                 _ => return Ok(Unshared::Never),
             };

@@ -184,7 +184,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> bool {
         let (old, present) = match self.view(slot.level, slot.index, entry) {
             View::Leaf(old) => (old, true),
-            View::Soft(Soft::NoAccess(old)) => (old, false),
+            View::Soft(Soft::NoAccess(old) | Soft::Idle(old)) => (old, false),
             _ => return false,
         };
         let replacement = self.grouped_like(entry, self.encode(slot.level, with_flags(old, flags, copied)));

@@ -9,7 +9,7 @@
 use super::memory::Slot;
 use super::{Leaf, Soft, Table, View, pieces};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
-use crate::flags::level_bytes;
+use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{Format, Kind};
 use crate::frame::{FrameStack, OwnedFrames};
 use crate::hal::Hal;
@@ -46,6 +46,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             Kind::Table => Soft::SharedTable(self.format.address(entry)).encode(),
             Kind::Absent => match Soft::decode(entry) {
                 Some(Soft::NoAccess(leaf)) => Soft::NoAccess(Leaf { owned: false, ..leaf }).encode(),
+                Some(Soft::Idle(leaf)) => {
+                    let withdrawn = if leaf.owned { MappingFlags::WRITE } else { MappingFlags::empty() };
+                    Soft::Idle(Leaf { owned: false, flags: leaf.flags - withdrawn, ..leaf }).encode()
+                }
                 Some(Soft::SharedTable(_)) => entry,
                 // No debt is pending when a version is made, and no fault is half done.
                 _ => 0,

@@ -433,15 +433,19 @@ impl<H: Hal, F: Format> Table<H, F> {
                 }
                 _ => self.free_table(level - 1, table, true),
             },
-            View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if leaf.owned => match above {
-                View::Leaf(kept) | View::Soft(Soft::NoAccess(kept)) if kept.hpa == leaf.hpa => {
-                    if !kept.owned {
-                        return Merged::Owned;
+            View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf)) if leaf.owned => {
+                match above {
+                    View::Leaf(kept) | View::Soft(Soft::NoAccess(kept) | Soft::Idle(kept))
+                        if kept.hpa == leaf.hpa =>
+                    {
+                        if !kept.owned {
+                            return Merged::Owned;
+                        }
                     }
+                    View::Table(pieces) => self.merge_pieces(level - 1, pieces, leaf),
+                    _ => self.give_back(level, leaf),
                 }
-                View::Table(pieces) => self.merge_pieces(level - 1, pieces, leaf),
-                _ => self.give_back(level, leaf),
-            },
+            }
             // Not the version's own.
             _ => {}
         }
@@ -464,6 +468,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             View::SharedTable(table) => self.format.table(table),
             View::Leaf(_) => entry | F::OWNED,
             View::Soft(Soft::NoAccess(leaf)) => Soft::NoAccess(Leaf { owned: true, ..leaf }).encode(),
+            View::Soft(Soft::Idle(leaf)) => Soft::Idle(Leaf { owned: true, ..leaf }).encode(),
             _ => entry,
         }
     }
@@ -505,9 +510,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> Option<TakenOver> {
         let place = self.entry_of(version, gpa)?;
         let mut entry = place.load();
-        let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) = self.view_of(place.level(), entry) else {
-            return None;
-        };
+        let leaf = self.view_of(place.level(), entry).any_leaf()?;
         if !leaf.owned {
             return None;
         }

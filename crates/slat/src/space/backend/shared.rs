@@ -212,7 +212,9 @@ impl<H: Hal> Inner<H> {
         let largest = LeafSize::Size2M;
         let want = Want { gpa, region: all, flags: MappingFlags::READ | MappingFlags::WRITE, largest };
         match self.table.populate(&want, MappingFlags::empty(), &mut |_, _| {}) {
-            Ok(Populated::New(_) | Populated::Present(_)) => self.kept(offset).ok_or(OutOfMemory),
+            Ok(Populated::New(_) | Populated::Present(_) | Populated::Woken(_)) => {
+                self.kept(offset).ok_or(OutOfMemory)
+            }
             // Nothing is ever taken out of this table, and its source is the host alone.
             Ok(Populated::Unsettled) | Err(_) => Err(OutOfMemory),
         }
