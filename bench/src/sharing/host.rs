@@ -38,7 +38,7 @@ impl Sub for Counts {
 thread_local! {
     static FRAMES: Cell<i64> = const { Cell::new(0) };
     static INVALIDATIONS: Cell<i64> = const { Cell::new(0) };
-    /// Where the next run begins, if it may.
+    /// Offset of the next run in the reserved addresses.
     static NEXT_RUN: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -56,14 +56,15 @@ fn reserve() -> u64 {
     start as u64
 }
 
-fn runs() -> u64 {
-    *RUNS.get_or_init(reserve)
+/// Whether `hpa` is one of the reserved addresses. They are reserved when the first run is asked for.
+fn is_reserved(hpa: u64) -> bool {
+    RUNS.get().is_some_and(|start| (*start..start + RESERVED).contains(&hpa))
 }
 
 /// Begins anew: whatever was taken before is forgotten, so nobody may use it any more.
 pub(super) fn begin() {
     frames::take_share(0, 1);
-    NEXT_RUN.set(runs());
+    NEXT_RUN.set(0);
     FRAMES.set(0);
     INVALIDATIONS.set(0);
 }
@@ -75,10 +76,11 @@ pub(super) fn counts() -> Counts {
 
 #[cold]
 fn alloc_large(count: usize, align: usize) -> Option<u64> {
-    let start = NEXT_RUN.get().next_multiple_of(align as u64 * FRAME);
+    let first = *RUNS.get_or_init(reserve);
+    let start = (first + NEXT_RUN.get()).next_multiple_of(align as u64 * FRAME);
     let end = start + count as u64 * FRAME;
-    (end <= runs() + RESERVED).then(|| {
-        NEXT_RUN.set(end);
+    (end <= first + RESERVED).then(|| {
+        NEXT_RUN.set(end - first);
         start
     })
 }
@@ -104,7 +106,7 @@ unsafe impl Hal for Host {
         FRAMES.set(FRAMES.get() - count as i64);
         let start = start.as_u64();
         // What is reserved is not used twice before it begins anew.
-        if !(runs()..runs() + RESERVED).contains(&start) {
+        if !is_reserved(start) {
             frames::free_run(start, count);
         }
     }
