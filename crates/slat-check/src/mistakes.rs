@@ -150,6 +150,12 @@ mistakes! {
     SharedNotShared,
     /// A custom backend gives the next page.
     BackendPageMixedUp,
+    /// Pages are paged out without an invalidation.
+    PageOutUninvalidated,
+    /// The contents of a page are saved before it is out of reach.
+    SavedTooEarly,
+    /// A page that was written to is dropped as if it had not been.
+    WrittenDropped,
     /// A trap region names another device.
     DeviceMixedUp,
     /// The host does not say which memory is its own.
@@ -293,8 +299,18 @@ impl<F: Platform> Mistaken<F> {
 impl<F: Platform> Format for Mistaken<F> {
     const OWNED: u64 = F::OWNED;
     const ADDRESS: u64 = F::ADDRESS;
+    const WRITE: u64 = F::WRITE;
+    const TABLES_HAVE_PERMISSIONS: bool = F::TABLES_HAVE_PERMISSIONS;
     const ADDRESS_SHIFT: u32 = F::ADDRESS_SHIFT;
     const TABLE: TableKind = F::TABLE;
+
+    fn log_bit(&self) -> u64 {
+        self.inner.log_bit()
+    }
+
+    fn log_bit_of_clean(&self) -> u64 {
+        self.inner.log_bit_of_clean()
+    }
 
     fn geometry(&self) -> Geometry {
         self.inner.geometry()

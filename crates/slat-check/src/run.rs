@@ -313,12 +313,24 @@ pub fn random_case(platform: &AnyPlatform, seed: u64, length: usize) -> Case {
     // Where there are large leaves, one operation costs as much as a hundred on single pages.
     let length = if shape.complete { length } else { length / 4 };
     let mut commands: Vec<Command> = (0..length).map(|_| operation::random(&mut random)).collect();
-    if random.one_in(2) {
-        // As guests mostly begin: all of their memory in one region, to come with the first access.
-        let whole = Span { first: 0, length: shape.boundaries.len() as u8 - 2 };
-        let flags = MappingFlags::PERMISSIONS;
-        let (largest, around) = (LeafSize::Size2M, LeafSize::Size4K);
-        let operation = Operation::MapAlloc { span: whole, flags, populate: false, largest, around };
+    // As guests mostly begin: all of their memory in one region, to come with the first access.
+    let span = Span { first: 0, length: shape.boundaries.len() as u8 - 2 };
+    let flags = MappingFlags::PERMISSIONS;
+    let (largest, around) = (LeafSize::Size2M, LeafSize::Size4K);
+    let first = match random.below(4) {
+        0 | 1 => Some(Operation::MapAlloc { span, flags, populate: false, largest, around }),
+        2 => Some(Operation::MapPaged { span, flags }),
+        _ => None,
+    };
+    if let Some(Operation::MapPaged { .. }) = first {
+        // Pages come and go.
+        for command in &mut commands {
+            if random.one_in(2) {
+                command.operation = operation::random_paging(&mut random, span);
+            }
+        }
+    }
+    if let Some(operation) = first {
         commands.insert(0, Command { space: 0, operation });
     }
     Case { shape, settings, commands }

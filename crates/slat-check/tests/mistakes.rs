@@ -73,7 +73,7 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         }
         Mistake::GroupChangedInPart => (&[NAPOT, NAPOT_MARKS], &[Store, Stale, Walk, Freed]),
         Mistake::GroupAddressAsIs => (&[NAPOT, NAPOT_MARKS], &[Query, Store]),
-        Mistake::FaultReplaces => (ALL, &[Query, Verdict, Progress]),
+        Mistake::FaultReplaces => (ALL, &[Query, Verdict, Progress, Store]),
         Mistake::UnmapTooShort | Mistake::UnmapTooLong => (ALL, &[Query, Verdict]),
         Mistake::ProtectTooShort => (ALL, &[Store, Query, Verdict]),
         Mistake::MoveLosesContents => (ALL, &[Contents]),
@@ -83,10 +83,12 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::ProtectionMissing => (ALL, &[Verdict, Store]),
         Mistake::DiscardKeeps => (ALL, &[Query]),
         Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
+        Mistake::PageOutUninvalidated => (ALL, &[Freed, Store, Stale, Contents, Architecture]),
+        Mistake::SavedTooEarly | Mistake::WrittenDropped => (ALL, &[Contents]),
         Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store]),
         Mistake::TableMapped => (ALL, &[Audit]),
-        // Unless the guest writes by the one address and looks by the other before the audit does.
-        Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents]),
+        // Unless the guest writes by the one address and looks by the other before the audit does, or the frame goes back.
+        Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents, Freed]),
         Mistake::CountMissing => (ALL, &[Statistics]),
         Mistake::WideAddressAliases | Mistake::HostWritesReadOnly | Mistake::HostMiscounts => {
             (ALL, &[Verdict])

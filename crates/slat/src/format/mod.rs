@@ -159,6 +159,13 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
         0
     }
 
+    /// The bit of a leaf by which the dirty log tells clean ones: [`dirty_bit`](Self::dirty_bit) where there is one, else one
+    /// of software's own that a fresh leaf has as a dirty one.
+    fn log_bit(&self) -> u64;
+
+    /// What the [`log_bit`](Self::log_bit) is in a leaf that is clean.
+    fn log_bit_of_clean(&self) -> u64;
+
     /// Whether the hardware sets neither bit: an access to a leaf without those that it would leave faults, and the answer
     /// to the fault sets them (RISC-V without Svadu).
     #[inline]

@@ -56,12 +56,18 @@ impl<H: Hal, F: Format> Table<H, F> {
         };
         let first = leaf(0)?;
         let step = level_bytes(level);
+        // One that was written to makes all of it so.
+        let mut clean = first.clean;
         let continues = |index: usize| {
             let hpa = first.hpa.checked_add(index as u64 * step);
             let same = |leaf: Leaf| (leaf.flags, leaf.owned) == (first.flags, first.owned);
-            leaf(index).is_some_and(|leaf| Some(leaf.hpa) == hpa && same(leaf))
+            leaf(index).is_some_and(|leaf| {
+                clean &= leaf.clean;
+                Some(leaf.hpa) == hpa && same(leaf)
+            })
         };
-        (first.hpa.is_aligned(step * 512) && (1..entries.len()).all(continues)).then_some(first)
+        let uniform = first.hpa.is_aligned(step * 512) && (1..entries.len()).all(continues);
+        uniform.then_some(Leaf { clean, ..first })
     }
 
     /// The marks that any leaf of a table of `level` has.

@@ -29,6 +29,12 @@ fn around(index: usize) -> Range<usize> {
 }
 
 impl<H: Hal, F: Format> Table<H, F> {
+    /// Whether there may be any.
+    #[inline]
+    pub(crate) fn has_groups(&self) -> bool {
+        self.format.group_bit() != 0
+    }
+
     #[inline]
     fn is_grouped(&self, entry: u64) -> bool {
         entry & self.format.group_bit() != 0
@@ -102,7 +108,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Makes ordinary leaves of all groups in `range`, none of which an end of it cuts in two. The invalidation is owed.
-    pub(super) fn ungroup_all(&self, pending: &mut Pending, range: GuestPhysRange) {
+    pub(crate) fn ungroup_all(&self, pending: &mut Pending, range: GuestPhysRange) {
         if self.format.group_bit() == 0 {
             return;
         }

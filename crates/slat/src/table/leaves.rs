@@ -21,8 +21,9 @@ pub struct Mapping {
     pub owned: bool,
     /// Whether the guest may have used it since it was mapped; always `true` where the hardware does not tell.
     pub accessed: bool,
-    /// Whether the guest may have written to it since it was mapped; always `true` where the hardware does not tell. A
-    /// leaf that was split or joined passes on what is known of any part of it, and of sixteen that map 64 KiB together
+    /// Whether the guest may have written to it since it was mapped, or since the [dirty
+    /// log](crate::AddrSpace::start_dirty_log) was last collected; always `true` where neither the hardware nor a log tells.
+    /// A leaf that was split or joined passes on what is known of any part of it, and of sixteen that map 64 KiB together
     /// (RISC-V: Svnapot) each has the marks of all.
     pub dirty: bool,
 }
@@ -135,7 +136,7 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
                 size: Table::<H, F>::leaf_size(slot.level),
                 owned: leaf.owned && !shared,
                 accessed: leaf.accessed || self.table.format.accessed_bit() == 0,
-                dirty: leaf.dirty || self.table.format.dirty_bit() == 0,
+                dirty: self.table.is_dirty(&leaf),
             });
         }
     }

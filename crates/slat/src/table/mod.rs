@@ -11,9 +11,11 @@ mod cow;
 mod group;
 mod inventory;
 mod leaves;
+mod log;
 mod map;
 mod memory;
 mod migrate;
+mod page_out;
 mod pinned;
 mod populate;
 mod protect;
@@ -30,9 +32,11 @@ pub(crate) use cow::Unshared;
 pub(crate) use inventory::Part;
 pub use leaves::Census;
 pub use leaves::Mapping;
+pub use log::LogUnit;
 pub(crate) use map::{Frames, Linear, OutOfMemory, Source};
 pub(crate) use memory::Slot;
 pub(crate) use migrate::NewFrames;
+pub(crate) use page_out::Verdict;
 pub(crate) use populate::{Populated, Refused, Supplier, Want};
 pub(crate) use protect::Alike;
 pub(crate) use reach::Reached;
@@ -203,6 +207,8 @@ impl<H: Hal, F: Format> Table<H, F> {
                 owned: entry & F::OWNED != 0,
                 accessed: entry & self.format.accessed_bit() != 0,
                 dirty: entry & self.format.dirty_bit() != 0,
+                clean: self.format.dirty_bit() == 0
+                    && entry & self.format.log_bit() == self.format.log_bit_of_clean(),
             }),
             Kind::Absent => match Soft::decode(entry) {
                 Some(Soft::SharedTable(next)) => View::SharedTable(next),
@@ -217,10 +223,14 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.format.leaf(level, hpa, flags) | F::OWNED
     }
 
-    /// The entry of a leaf: present if the flags allow anything, a software entry otherwise.
+    /// The entry of a leaf: present if the flags allow anything, a software entry otherwise. One that is clean lacks the
+    /// permission to write.
     fn encode(&self, level: u8, leaf: Leaf) -> u64 {
         if !leaf.flags.is_accessible() {
             return Soft::NoAccess(leaf).encode();
+        }
+        if leaf.clean {
+            return self.encode_clean(level, leaf);
         }
         self.format.leaf(level, leaf.hpa, leaf.flags)
             | if leaf.owned { F::OWNED } else { 0 }

@@ -5,7 +5,7 @@
 
 use super::{Leaf, Slot, Soft, Table, View};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
-use crate::flags::level_bytes;
+use crate::flags::{MappingFlags, level_bytes};
 use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
@@ -61,7 +61,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         seen: bool,
     ) {
         let bytes = level_bytes(slot.level);
-        self.fill_split(slot.level - 1, table, leaf);
+        self.fill_split(slot.level - 1, table, leaf, true);
         let linked = self.format.table(table);
         let absent = !seen || matches!(self.view(slot.level, slot.index, entry), View::Soft(_));
         let Ok(piece) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else {
@@ -78,7 +78,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 let View::Leaf(marked) = self.view(slot.level, slot.index, last) else {
                     unreachable!("marks change no kind")
                 };
-                self.fill_split(slot.level - 1, table, marked);
+                self.fill_split(slot.level - 1, table, marked, true);
             }
             pending.add(piece, Self::leaf_size(slot.level));
             pending.add_unfinished(piece);
@@ -90,7 +90,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 let View::Leaf(marked) = self.view(slot.level, slot.index, known) else {
                     unreachable!("marks change no kind")
                 };
-                self.fill_split(slot.level - 1, table, marked);
+                self.fill_split(slot.level - 1, table, marked, true);
             }
             pending.add(piece, Self::leaf_size(slot.level));
             self.hal.publish();
@@ -99,11 +99,13 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Fills a table of `level` that is not linked yet with what `leaf`, one level above, maps. All of the small leaves
     /// have the marks of the large one: it is not known which of them the guest meant.
-    pub(super) fn fill_split(&self, level: u8, table: HostPhysAddr, leaf: Leaf) {
+    /// `grouped` allows groups of them: not while a fault is answered that changes one of them next.
+    pub(super) fn fill_split(&self, level: u8, table: HostPhysAddr, leaf: Leaf, grouped: bool) {
         let entries = self.entries(level, table);
-        // The host gets by the short way only to owned leaves that are ordinary ones; and what is to be copied when it is
-        // written to, each page by itself, is neither owned nor writable.
-        if level == 0 && !leaf.owned && leaf.flags.contains(crate::MappingFlags::WRITE) {
+        // The host gets by the short way only to owned leaves that are ordinary ones; and what is to be copied or logged when
+        // it is written to, each page by itself, lacks the permission.
+        let changes = leaf.owned || leaf.clean || !leaf.flags.contains(MappingFlags::WRITE);
+        if level == 0 && grouped && !changes {
             return self.fill_pages(entries, false, 0..entries.len(), leaf);
         }
         let shift = if leaf.flags.is_accessible() { F::ADDRESS_SHIFT } else { 0 };

@@ -277,6 +277,18 @@ impl Format for Gstage {
     }
 
     #[inline]
+    fn log_bit(&self) -> u64 {
+        // Both bits for software are taken. Where D is set beforehand and tells nothing, a leaf from which W is held back
+        // can do without it.
+        DIRTY
+    }
+
+    #[inline]
+    fn log_bit_of_clean(&self) -> u64 {
+        0
+    }
+
+    #[inline]
     fn marks_by_fault(&self) -> bool {
         self.capabilities.accessed_dirty && !self.capabilities.has(Extensions::SVADU)
     }
