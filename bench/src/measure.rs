@@ -79,7 +79,7 @@ pub(crate) fn run<C: Contender>(work: Work, sizes: &Sizes) -> Option<Sample> {
         Work::Growth1t => growth::<C>(sizes, 1024 * GIB),
         Work::OneThreadFault => threads::fault::<C>(sizes, 1),
         Work::TwoThreadsFault => threads::fault::<C>(sizes, 2),
-        Work::Fork | Work::WriteAfterFork | Work::WriteAfterForkCold => return None,
+        Work::Fork | Work::WriteAfterFork | Work::WriteAfterForkCold | Work::CollectClean => return None,
     })
 }
 

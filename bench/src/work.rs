@@ -64,12 +64,14 @@ pub(crate) enum Work {
     WriteAfterFork,
     /// First writes of forks that share all tables; per page, timed by --sharing.
     WriteAfterForkCold,
+    /// Collect the dirty log where nothing was written to; per 4 KiB leaf, timed by --sharing.
+    CollectClean,
 }
 
 impl Work {
     /// Whether --sharing times it, and the other table does not.
     pub(crate) const fn is_sharing(self) -> bool {
-        matches!(self, Self::Fork | Self::WriteAfterFork | Self::WriteAfterForkCold)
+        matches!(self, Self::Fork | Self::WriteAfterFork | Self::WriteAfterForkCold | Self::CollectClean)
     }
 
     /// The name on the command line and in the results.

@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const WRITE: u64 = 1 << 1;
+const MARK: u64 = 1 << 9;
 
 /// The entries of a table.
 fn table(frame: u64) -> &'static [AtomicU64; 512] {
@@ -74,13 +75,19 @@ pub(super) fn children(count: u64) -> Sample {
     })
 }
 
-/// The first `tables` leaf tables of a guest of 1 GiB, populated and filled; whose pages are shared.
-fn parent(tables: u64) -> Floor {
+/// The first `tables` leaf tables of a guest of 1 GiB, populated.
+fn populated(tables: u64) -> Floor {
     host::begin();
     let mut floor = Floor::new();
     floor.declare(0, GIB);
+    (0..tables * BLOCK).step_by(PAGE as usize).for_each(|gpa| floor.fault(gpa));
+    floor
+}
+
+/// The same, and filled: a parent, whose pages are shared.
+fn parent(tables: u64) -> Floor {
+    let floor = populated(tables);
     for gpa in (0..tables * BLOCK).step_by(PAGE as usize) {
-        floor.fault(gpa);
         let frame = floor.translate(gpa).expect("the page is there");
         // SAFETY: a frame of the arena, which the floor has taken; no reference to it is alive.
         unsafe { std::slice::from_raw_parts_mut(frame as *mut u64, 512) }.fill(gpa + 1);
@@ -88,13 +95,18 @@ fn parent(tables: u64) -> Floor {
     floor
 }
 
-/// Copies each page of `tables` leaf tables, one fault each; per page.
-pub(super) fn writes(tables: u64) -> Sample {
+/// Copies each page of `tables` leaf tables, one fault each, also right after one another; per page.
+pub(super) fn writes(tables: u64, back_to_back: bool) -> Sample {
     let floor = parent(tables);
+    let pages = || (0..tables * BLOCK).step_by(PAGE as usize);
     let sample = timed(tables * 512, || {
-        for gpa in (0..tables * BLOCK).step_by(PAGE as usize) {
-            floor.copy_on_write(black_box(gpa));
+        if back_to_back {
+            return pages().for_each(|gpa| floor.copy_on_write(black_box(gpa)));
         }
+        pages().for_each(|gpa| {
+            host::enter_and_exit();
+            floor.copy_on_write(black_box(gpa));
+        });
     });
     check(&floor, (tables * 512 - 1) * PAGE);
     sample
@@ -116,6 +128,7 @@ pub(super) fn cold(forks: u64, levels: u8) -> Sample {
     let leaves = |fork: u64| floor.leaf_table(fork * BLOCK);
     let sample = timed(forks, || {
         for fork in 0..forks {
+            host::enter_and_exit();
             // All levels are as full as the leaf table.
             for _ in 0..levels {
                 let (from, to) = (leaves(fork), frame());
@@ -131,5 +144,34 @@ pub(super) fn cold(forks: u64, levels: u8) -> Sample {
     let counted: u64 = counts.iter().map(|count| u64::from(count.load(Ordering::Relaxed)) - 1).sum();
     assert_eq!(counted, forks * 512 * u64::from(levels), "each entry was counted");
     check(&floor, 0);
+    sample
+}
+
+/// One atomic read-modify-write for each leaf of 1 GiB; per leaf.
+pub(super) fn log() -> Sample {
+    let mut floor = populated(GIB / BLOCK);
+    timed(GIB / PAGE, || floor.protect_atomic(0, black_box(GIB)))
+}
+
+/// Looks at each leaf of `bytes`, of which one in a hundred has a mark, which is taken away; per leaf without.
+pub(super) fn collect(bytes: u64) -> Sample {
+    let floor = populated(bytes / BLOCK);
+    let slots: Vec<&[AtomicU64; 512]> =
+        (0..bytes).step_by(BLOCK as usize).map(|gpa| table(floor.leaf_table(gpa))).collect();
+    let marked = bytes / PAGE / 100;
+    (0..marked).for_each(|mark| {
+        slots[(mark * 100 / 512) as usize][(mark * 100 % 512) as usize].fetch_or(MARK, Ordering::Relaxed);
+    });
+    host::cool_down();
+    let mut found = 0;
+    let sample = timed(bytes / PAGE - marked, || {
+        for entry in slots.iter().flat_map(|table| table.iter()) {
+            if entry.load(Ordering::Relaxed) & MARK != 0 {
+                entry.fetch_and(!MARK, Ordering::Relaxed);
+                found += 1;
+            }
+        }
+    });
+    assert_eq!(found, marked, "each mark was found");
     sample
 }

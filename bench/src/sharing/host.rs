@@ -6,6 +6,7 @@
 
 use crate::frames::{self, FRAME};
 use slat::{Hal, HostPhysAddr, Invalidation, Reach};
+use std::arch::x86_64::_mm_lfence;
 use std::cell::Cell;
 use std::ops::Sub;
 use std::sync::OnceLock;
@@ -50,7 +51,10 @@ fn reserve() -> u64 {
     let (protection, bytes) = (libc::PROT_READ | libc::PROT_WRITE, RESERVED as usize);
     // SAFETY: a new anonymous mapping at an address of the kernel's choice.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
-    assert!(start != libc::MAP_FAILED, "the kernel reserves 1 TiB of addresses (vm.overcommit_memory is not 2)");
+    assert!(
+        start != libc::MAP_FAILED,
+        "the kernel reserves 1 TiB of addresses (vm.overcommit_memory is not 2)"
+    );
     // SAFETY: advice about the mapping above; a refusal changes nothing.
     unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
     start as u64
@@ -72,6 +76,22 @@ pub(super) fn begin() {
 /// What was counted since it [began](begin).
 pub(super) fn counts() -> Counts {
     Counts { frames: FRAMES.get(), invalidations: INVALIDATIONS.get() }
+}
+
+/// What lies between two faults of a guest: an entry and an exit, over which a CPU carries nothing on that is under way.
+/// Without it the copy of one page overlaps with the fault before, if that is short enough.
+#[inline]
+pub(super) fn enter_and_exit() {
+    // SAFETY: a fence; it changes nothing.
+    unsafe { _mm_lfence() };
+}
+
+/// Puts what was populated just now out of the caches, in a guest of any size: writes to as much as they hold.
+pub(super) fn cool_down() {
+    thread_local! {
+        static OTHER: Vec<Cell<u64>> = vec![Cell::new(0); 96 << 17];
+    }
+    OTHER.with(|other| other.iter().step_by(8).for_each(|word| word.set(word.get() + 1)));
 }
 
 #[cold]

@@ -47,11 +47,17 @@ pub(super) fn of(outcomes: &Outcomes, row: Row, column: usize) -> Limit {
         Row::Children => limit("floor", floor(), None, Some(10e6)),
         Row::ChildrenAfterWrites => limit("children", time(Row::Children), None, Some(10e6)),
         Row::WritePrivate | Row::WriteMean => limit("floor", floor(), Some(1.3), None),
+        Row::WriteBackToBack => limit("floor", floor(), None, None),
         Row::WriteCold => limit("floor", floor(), Some(1.0), None),
         Row::Reset1g => limit("", None, None, None),
         Row::Reset64g => limit("reset-1g", time(Row::Reset1g), Some(1.2), None),
         Row::Reset1t if whole => limit("reset-1g", time(Row::Reset1g), Some(1.2), None),
         Row::Reset1t => limit("reset-1g", time(Row::Reset1g), None, None),
+        Row::LogSmall => limit("floor", floor(), Some(1.3), None),
+        Row::Log64g => limit("", None, None, None),
+        Row::Log1t => limit("log-start-64g", time(Row::Log64g), Some(1.2), None),
+        Row::Collect256m => limit("floor", floor(), None, Some(2.0)),
+        Row::Collect1g => limit("collect-256m", time(Row::Collect256m), Some(1.2), Some(2.0)),
     }
 }
 

@@ -1,11 +1,13 @@
-//! Forks, first writes after them, and going back to a snapshot: what they take, beside what they are to take at the most.
+//! Forks, first writes after them, going back to a snapshot, and the dirty log: what they take, beside what they are to take
+//! at the most.
 //!
 //! A table of its own, because here slat is held to limits and not compared with peers, which have nothing of it. The
-//! works are in `works.rs`, the raw loops in `floor.rs`; rounds are interleaved as in the other table, and minima count.
+//! works are in `works.rs` and `log.rs`, the raw loops in `floor.rs`; rounds are interleaved as in the other table, and minima count.
 
 mod floor;
 mod host;
 mod limits;
+mod log;
 mod report;
 mod works;
 
@@ -41,15 +43,21 @@ enum Row {
     Children,
     ChildrenAfterWrites,
     WritePrivate,
+    WriteBackToBack,
     WriteMean,
     WriteCold,
     Reset1g,
     Reset64g,
     Reset1t,
+    LogSmall,
+    Log64g,
+    Log1t,
+    Collect256m,
+    Collect1g,
 }
 
 impl Row {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 19] = [
         Self::ForkSmall,
         Self::Fork1g,
         Self::Fork64g,
@@ -58,11 +66,17 @@ impl Row {
         Self::Children,
         Self::ChildrenAfterWrites,
         Self::WritePrivate,
+        Self::WriteBackToBack,
         Self::WriteMean,
         Self::WriteCold,
         Self::Reset1g,
         Self::Reset64g,
         Self::Reset1t,
+        Self::LogSmall,
+        Self::Log64g,
+        Self::Log1t,
+        Self::Collect256m,
+        Self::Collect1g,
     ];
 
     /// The name in the results, and what it says.
@@ -76,11 +90,17 @@ impl Row {
             Self::Children => ("children", "1,000 forks of 1 GiB, all of them"),
             Self::ChildrenAfterWrites => ("children-after-writes", "the same, a write before each"),
             Self::WritePrivate => ("write-private", "first write, leaf table private"),
+            Self::WriteBackToBack => ("write-back-to-back", "the same, faults back to back"),
             Self::WriteMean => ("write-mean", "first write, mean of 512 pages"),
             Self::WriteCold => ("write-cold", "first write, all tables shared"),
             Self::Reset1g => ("reset-1g", "reset of 1 GiB, 1,000 pages written"),
             Self::Reset64g => ("reset-64g", "reset of 64 GiB, the same pages"),
             Self::Reset1t => ("reset-1t", "reset of 1 TiB, the same pages"),
+            Self::LogSmall => ("log-start-4k", "log of 1 GiB started, a 4 KiB leaf"),
+            Self::Log64g => ("log-start-64g", "log of 64 GiB in 2 MiB leaves, a table"),
+            Self::Log1t => ("log-start-1t", "log of 1 TiB in 2 MiB leaves, a table"),
+            Self::Collect256m => ("collect-256m", "collection of 256 MiB, 1 % dirty, a clean leaf"),
+            Self::Collect1g => ("collect-1g", "collection of 1 GiB, 1 % dirty, a clean leaf"),
         }
     }
 
@@ -95,11 +115,17 @@ impl Row {
             Self::Children => works::children(format, CHILDREN, false),
             Self::ChildrenAfterWrites => works::children(format, CHILDREN, true),
             Self::WritePrivate => works::writes(format, GIB, Written::Private(TABLES)),
+            Self::WriteBackToBack => works::writes(format, GIB, Written::BackToBack(TABLES)),
             Self::WriteMean => works::writes(format, GIB, Written::Whole(TABLES)),
             Self::WriteCold => works::writes(format, GIB, Written::Cold(COLD)),
             Self::Reset1g => works::reset(format, GIB, many.div_ceil(8)),
             Self::Reset64g => works::reset(format, 64 * GIB, many.div_ceil(8)),
             Self::Reset1t => works::reset(format, 1024 * GIB, many.div_ceil(8)),
+            Self::LogSmall => log::start_small(format, GIB),
+            Self::Log64g => log::start_large(format, 64 * GIB),
+            Self::Log1t => log::start_large(format, 1024 * GIB),
+            Self::Collect256m => log::collect_dirty(format, GIB / 4, false),
+            Self::Collect1g => log::collect_dirty(format, GIB, false),
         }
     }
 
@@ -108,8 +134,12 @@ impl Row {
         match self {
             Self::ForkSmall | Self::Fork1g => Some(floor::fork(many)),
             Self::Children => Some(floor::children(CHILDREN)),
-            Self::WritePrivate | Self::WriteMean => Some(floor::writes(TABLES)),
+            Self::WritePrivate | Self::WriteMean => Some(floor::writes(TABLES, false)),
+            Self::WriteBackToBack => Some(floor::writes(TABLES, true)),
             Self::WriteCold => Some(floor::cold(COLD, levels)),
+            Self::LogSmall => Some(floor::log()),
+            Self::Collect256m => Some(floor::collect(GIB / 4)),
+            Self::Collect1g => Some(floor::collect(GIB)),
             _ => None,
         }
     }
@@ -242,6 +272,7 @@ pub(crate) fn counted<F: Format>(work: Work, format: F, sizes: &Sizes) -> Option
         Work::Fork => Some(works::fork(format, sizes.small, Made::Small, 4)),
         Work::WriteAfterFork => Some(works::writes(format, sizes.small, Written::Private(4))),
         Work::WriteAfterForkCold => Some(works::writes(format, sizes.small, Written::Cold(4))),
+        Work::CollectClean => Some(log::collect_dirty(format, sizes.small, true)),
         _ => None,
     }
 }

@@ -3,9 +3,7 @@
 use super::host::{self, Counts, Host};
 use crate::measure::{GIB, Sample, timed};
 use slat::format::Format;
-use slat::{
-    AddrSpace, AllocOptions, FaultOutcome, GuestPhysAddr, LeafSize, MappingFlags,
-};
+use slat::{AddrSpace, AllocOptions, FaultOutcome, GuestPhysAddr, LeafSize, MappingFlags};
 use std::hint::black_box;
 
 pub(super) const PAGE: u64 = 4096;
@@ -15,9 +13,9 @@ pub(super) const BLOCK: u64 = 512 * PAGE;
 const SPACE: u64 = 1 << 40;
 const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
 
-type Space<F> = AddrSpace<Host, F>;
+pub(super) type Space<F> = AddrSpace<Host, F>;
 
-fn at(gpa: u64) -> GuestPhysAddr {
+pub(super) fn at(gpa: u64) -> GuestPhysAddr {
     GuestPhysAddr::new(gpa)
 }
 
@@ -40,7 +38,9 @@ pub(super) fn guest<F: Format>(format: F, bytes: u64, made: Made) -> Space<F> {
     let options = AllocOptions { populate: made != Made::Sparse, largest_leaf, ..AllocOptions::default() };
     space.map_alloc_with(at(0), bytes, RW, options).expect("map_alloc_with");
     if made == Made::Sparse {
-        (0..bytes).step_by(GIB as usize).for_each(|gpa| write(&space, gpa, FaultOutcome::Populated(LeafSize::Size4K)));
+        (0..bytes)
+            .step_by(GIB as usize)
+            .for_each(|gpa| write(&space, gpa, FaultOutcome::Populated(LeafSize::Size4K)));
     }
     space
 }
@@ -87,7 +87,10 @@ fn frames_of_fork(format: &impl Format, bytes: u64, version: bool) -> i64 {
 pub(super) fn fork<F: Format>(format: F, bytes: u64, made: Made, forks: u64) -> Sample {
     let mut space = guest(format, bytes, made);
     let expected = Counts { frames: frames_of_fork(&format, bytes, true), invalidations: 1 };
-    assert!(format.geometry().levels < 4 || expected.frames <= 3, "EPT and NPT take three frames at the most");
+    assert!(
+        format.geometry().levels < 4 || expected.frames <= 3,
+        "EPT and NPT take three frames at the most"
+    );
     let pages = [0, bytes / 2 & !(GIB - 1), bytes.saturating_sub(GIB)];
     pages.iter().for_each(|gpa| fill(&space, *gpa, gpa + 1));
     let (whole, mut all) = (host::counts().frames, Sample { nanoseconds: 0.0, units: forks });
@@ -138,7 +141,11 @@ pub(super) fn children<F: Format>(format: F, count: u64, writes: bool) -> Sample
         for index in [1, count / 2, count - 1] {
             let (old, new) = (&children[index as usize - 1], &children[index as usize]);
             assert!(holds(new, page(index - 1), index), "a fork has what was written before it");
-            assert_ne!(old.translate(at(page(index - 1))), new.translate(at(page(index - 1))), "and no earlier one");
+            assert_ne!(
+                old.translate(at(page(index - 1))),
+                new.translate(at(page(index - 1))),
+                "and no earlier one"
+            );
         }
     } else {
         let each = frames_of_fork(&format, GIB, false);
@@ -154,6 +161,8 @@ pub(super) fn children<F: Format>(format: F, count: u64, writes: bool) -> Sample
 pub(super) enum Written {
     /// All but the first below each of so many leaf tables, which have a copy of their own already.
     Private(u64),
+    /// The same, one fault right after the other.
+    BackToBack(u64),
     /// All of them, the first of each copies the table.
     Whole(u64),
     /// One each of so many forks.
@@ -164,7 +173,7 @@ pub(super) enum Written {
 pub(super) fn writes<F: Format>(format: F, bytes: u64, written: Written) -> Sample {
     let mut space = guest(format, bytes, Made::Small);
     let (tables, forks, first) = match written {
-        Written::Private(tables) => (tables, 1, 1),
+        Written::Private(tables) | Written::BackToBack(tables) => (tables, 1, 1),
         Written::Whole(tables) => (tables, 1, 0),
         Written::Cold(forks) => (0, forks, 0),
     };
@@ -179,18 +188,27 @@ pub(super) fn writes<F: Format>(format: F, bytes: u64, written: Written) -> Samp
         Written::Cold(forks) => forks * u64::from(format.geometry().root_level()),
         _ => tables + u64::from(format.geometry().root_level() - 1),
     };
-    if let Written::Private(_) = written {
+    if let Written::Private(_) | Written::BackToBack(_) = written {
         (0..tables).for_each(|table| write(&children[0], table * BLOCK, COPIED));
         copies = 0;
     }
     let before = host::counts();
-    let sample = timed(pages.len() as u64, || match children.as_slice() {
-        [child] => pages.iter().for_each(|gpa| write(child, *gpa, COPIED)),
-        children => children.iter().zip(&pages).for_each(|(child, gpa)| write(child, *gpa, COPIED)),
+    let fault = |child: &Space<F>, gpa: u64| {
+        host::enter_and_exit();
+        write(child, gpa, COPIED);
+    };
+    let sample = timed(pages.len() as u64, || match (children.as_slice(), written) {
+        ([child], Written::BackToBack(_)) => pages.iter().for_each(|gpa| write(child, *gpa, COPIED)),
+        ([child], _) => pages.iter().for_each(|gpa| fault(child, *gpa)),
+        (children, _) => children.iter().zip(&pages).for_each(|(child, gpa)| fault(child, *gpa)),
     });
     let count = pages.len() as i64;
     let expected = Counts { frames: count + copies as i64, invalidations: count };
-    assert_eq!(host::counts() - before, expected, "a frame and an invalidation for each page, and the tables");
+    assert_eq!(
+        host::counts() - before,
+        expected,
+        "a frame and an invalidation for each page, and the tables"
+    );
     for (index, gpa) in pages.iter().enumerate() {
         let child = &children[index % children.len()];
         assert_ne!(child.translate(at(*gpa)), space.translate(at(*gpa)), "the fork has a copy of {gpa:#x}");
