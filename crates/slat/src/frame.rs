@@ -136,6 +136,11 @@ impl<'h, H: Hal> FrameStack<'h, H> {
         Some(stack)
     }
 
+    /// Whether there is nothing to pop.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
     /// The `index`th word of a list.
     fn word(&self, list: HostPhysAddr, index: usize) -> *mut u64 {
         debug_assert!(index < LIST_WORDS);

@@ -5,6 +5,8 @@
 
 #![expect(unsafe_code, reason = "a host with memory for loom's atomics")]
 
+mod fork;
+
 use crate::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
 use crate::fault::FaultOutcome;
 use crate::flags::{LeafSize, MappingFlags};
@@ -60,7 +62,9 @@ unsafe impl Hal for Host {
     }
 
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
-        self.frames.lock().expect("no panic")[(hpa.as_u64() / PAGE_SIZE - 1) as usize].0 as *mut u8
+        let (block, taken) = self.frames.lock().expect("no panic")[(hpa.as_u64() / PAGE_SIZE - 1) as usize];
+        assert!(taken, "a frame is used after it came back");
+        block as *mut u8
     }
 
     fn invalidate(&self, _invalidation: &Invalidation<'_>) {}

@@ -374,9 +374,11 @@ impl<H: Hal, F: Format> Table<H, F> {
             return None;
         }
         // A table that waits for an invalidation is passed too: the page is the guest's, and its next fault links it.
-        let (slot, entry, _) = self.walk_to_read(gpa);
+        let (slot, entry, shared) = self.walk_to_read(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
-        let leaf = self.format.kind(slot.level, entry) == Kind::Leaf;
+        // What can only be written to is nothing while it is shared.
+        let accessible = !shared || (self.format.flags(entry) - MappingFlags::WRITE).is_accessible();
+        let leaf = accessible && self.format.kind(slot.level, entry) == Kind::Leaf;
         let page = self.format.address(self.format.single(slot.index, entry)).as_u64();
         leaf.then(|| HostPhysAddr::new(page | offset))
     }

@@ -181,7 +181,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             let (slot, entry) = self.walk(gpa);
             if entry != 0 {
                 match self.view(slot.level, slot.index, entry) {
-                    View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
+                    // Without access, but not for good: it could only be written to, and is shared.
+                    View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) => {
+                        return Ok(Populated::Present(leaf));
+                    }
                     View::Soft(Soft::NewTable(table)) => {
                         self.link_early(gpa, slot, entry, table);
                         continue;

@@ -221,7 +221,19 @@ impl<H: Hal, F: Format> Table<H, F> {
         unsafe { self.hal.phys_to_virt(frame).cast::<Chunk>().write(chunk) };
     }
 
-    /// Begins an empty table, which no CPU has walked, with what `version` is, one that somebody holds on the same host, made by
+    /// Holds the version of the table once more, until it is [let go](Self::let_go).
+    pub(crate) fn hold_version(&self) -> Option<Version> {
+        let version = self.version?;
+        self.head(version).holders.fetch_add(1, Ordering::Relaxed);
+        Some(version)
+    }
+
+    /// Lets a version go that was [held](Self::hold_version).
+    pub(crate) fn let_go(&self, version: Version) {
+        self.release(version);
+    }
+
+    /// Begins an empty table, of which no CPU remembers anything, with what `version` is, one that somebody holds on the same host, made by
     /// a table of the same format. What the table shared until now it lets go.
     pub(crate) fn begin_as(&mut self, version: Version) {
         self.head(version).holders.fetch_add(1, Ordering::Relaxed);
@@ -299,23 +311,26 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Merges older versions into those that alone hold them, from `version` on downwards, which stays what it is. No CPU
     /// walks what is given back: it was replaced before the version above was frozen, and all were told then.
+    ///
+    /// Other spaces may do the same at once. **Whoever looks at a version without holding it directly has locked it, or the one
+    /// above it,** and one that is locked is not merged, so that it stays until he has done with it.
     pub(crate) fn compact(&self, version: Version) -> usize {
         let (mut merged, mut upper) = (0, version);
+        if !self.try_lock(upper) {
+            return merged;
+        }
         loop {
-            if !self.try_lock(upper) {
+            let Some(lower) = self.base(upper).filter(|lower| self.try_lock(*lower)) else {
+                self.unlock(upper);
                 return merged;
-            }
-            while let Some(lower) = self.base(upper) {
-                if self.head(lower).holders.load(Ordering::Acquire) > 1 {
-                    break;
-                }
+            };
+            if self.head(lower).holders.load(Ordering::Acquire) > 1 {
+                self.unlock(upper);
+                upper = lower;
+            } else {
                 self.merge_versions(upper, lower);
                 merged += 1;
             }
-            let next = self.base(upper);
-            self.unlock(upper);
-            let Some(next) = next else { return merged };
-            upper = next;
         }
     }
 
