@@ -118,6 +118,13 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             trace!("fault `{access}` at {gpa:#x}: {device} + {offset:#x}");
             return Ok(FaultOutcome::Trap(DeviceAccess { device, offset, access, width: None }));
         }
+        // What a private mapping copies, others may be writing to.
+        let private = matches!(region.backend, Backend::Private { .. });
+        let copies = access.contains(MappingFlags::WRITE) && region.backend.is_copied_on_write() && !private;
+        if copies && self.table.copy_page(gpa, region.flags) {
+            trace!("fault `{access}` at {gpa:#x}: copied a page");
+            return Ok(FaultOutcome::Copied(LeafSize::Size4K));
+        }
         let unshared = self.unshare_for_fault(gpa).map_err(|refused| self.refused(gpa, access, refused))?;
         match region.backend {
             Backend::Linear { .. } => {

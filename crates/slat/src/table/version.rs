@@ -120,6 +120,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.version.is_some()
     }
 
+    /// Whether others need the version on which the table is based, and with it all below.
+    #[inline]
+    pub(super) fn shares_version(&self) -> bool {
+        // Acquire, as in `take_over`.
+        self.version.is_some_and(|version| self.head(version).holders.load(Ordering::Acquire) > 1)
+    }
+
     /// How many versions the table is based on, one below the other.
     pub(crate) fn versions(&self) -> usize {
         let mut count = 0;
