@@ -291,6 +291,8 @@ impl<F: Platform> Format for Mistaken<F> {
     const ADDRESS: u64 = F::ADDRESS;
     const ADDRESS_SHIFT: u32 = F::ADDRESS_SHIFT;
     const TABLE: TableKind = F::TABLE;
+    const WRITE: u64 = F::WRITE;
+    const TABLES_HAVE_PERMISSIONS: bool = F::TABLES_HAVE_PERMISSIONS;
 
     fn geometry(&self) -> Geometry {
         self.inner.geometry()
