@@ -1,5 +1,6 @@
 //! Checking of the parameters: everything that could make the run go wrong is refused before it starts.
 
+use slat_hv_protocol::pause::{Pause, Then};
 use slat_hv_protocol::{CPUS_MAX, GUESTS_MAX, MemoryMap, Params, Span};
 use thiserror::Error;
 
@@ -53,6 +54,15 @@ pub enum ParamsError {
     /// Something that needs vCPUs which are not pinned to the machine's CPUs.
     #[error("{0} only on RISC-V")]
     Pinned(&'static str),
+    /// A guest that is to be stopped is not the only one, or has several CPUs.
+    #[error("a guest that is stopped in its work is alone at first, and has one CPU")]
+    NotAlone,
+    /// There is no text at which it is to be stopped.
+    #[error("there is no text at which the guest is to be stopped")]
+    NoText,
+    /// There are no forks, or too many.
+    #[error("the number of forks must be 1 to {most}", most = GUESTS_MAX - 1)]
+    Forks,
     /// The command line cannot be put into a device tree.
     #[error("the command line contains a NUL")]
     CommandLine,
@@ -122,10 +132,29 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
             return Err(ParamsError::Pinned("the machine can have another number of CPUs than the guest"));
         }
     }
+    if let Some(pause) = &params.pause {
+        check_pause(pause, params, map)?;
+    }
     if bootargs.contains('\0') {
         return Err(ParamsError::CommandLine);
     }
     Ok(())
+}
+
+fn check_pause(pause: &Pause, params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
+    if *map != MemoryMap::RISCV64 {
+        return Err(ParamsError::Pinned("a guest can be stopped in its work"));
+    }
+    if params.guests != 1 || params.cpus != 1 {
+        return Err(ParamsError::NotAlone);
+    }
+    if pause.text.is_empty() {
+        return Err(ParamsError::NoText);
+    }
+    match pause.then {
+        Then::Fork { children } if !(1..GUESTS_MAX as u32).contains(&children) => Err(ParamsError::Forks),
+        Then::Fork { .. } => Ok(()),
+    }
 }
 
 fn check_nonce(nonce: &str) -> Result<(), ParamsError> {

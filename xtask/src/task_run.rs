@@ -15,7 +15,7 @@ use crate::boot::machine::{Machine, Pace};
 use crate::boot::session::{self, Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::image::{self, Image, Program};
-use crate::guests::initramfs;
+use crate::guests::{commands, initramfs};
 use crate::host::Host;
 use crate::missing::MissingThings;
 use crate::platform::Platform;
@@ -127,13 +127,19 @@ fn guest(
         }
         (Program::Linux, None, None) => bail!("there is no user space for the guest"),
     };
-    let bootargs = bootargs::of(platform, image, options.memory, options.cpus, &options.append)?;
+    let then = options.pause.then();
+    let append = match then {
+        Some(_) => format!("{} {}", commands::VARIABLE, options.append),
+        None => options.append.clone(),
+    };
+    let bootargs = bootargs::of(platform, image, options.memory, options.cpus, &append)?;
     Ok(Guest {
         kernel,
         initrd,
         bootargs,
         memory: options.memory,
         sha256,
+        results: then.map(|then| commands::pause(then, PAYLOAD_SEED).1).unwrap_or_default(),
         goal: goal(platform, image.program),
     })
 }
@@ -197,7 +203,7 @@ fn boots(
             break;
         }
         let ends = !matches!(guest.goal, Goal::Screen | Goal::Prompt);
-        if !options.no_native && machine.platform.has_native() && ends && options.guests == 1 {
+        if !options.no_native && machine.platform.has_native() && ends && options.most_guests() == 1 {
             eprintln!("the same guest natively, to compare …");
             let machine = Machine { cpus: options.cpus, ..machine.clone() };
             let seen = session::natively(&machine, guest, timeout, &mut io::sink())?;

@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+pub mod pause;
 pub mod recording;
 pub mod rom;
 
@@ -17,6 +18,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
+use pause::{Forked, OwnFrames, Pause};
 use serde::{Deserialize, Serialize};
 
 /// Most bytes that the parameter block takes, its length word included.
@@ -212,6 +214,10 @@ pub struct Params {
     /// RISC-V only.
     #[serde(default)]
     pub until_console: Option<String>,
+    /// What is done with the guest in the middle of its work, if anything is; there is one, with one CPU, at first. It has a
+    /// serial port then. RISC-V only.
+    #[serde(default)]
+    pub pause: Option<Pause>,
 }
 
 /// The number of guests where nothing else is said.
@@ -225,6 +231,8 @@ fn one() -> u32 {
 pub enum Message {
     /// The guest is about to run for the first time.
     Started(Started),
+    /// The guest was forked; it and its forks go on.
+    Forked(Forked),
     /// One of several guests has ended and its memory was given back; the others go on.
     GuestEnded(Box<GuestReport>),
     /// The run is over and everything was given back (or was not: see the counts).
@@ -397,6 +405,10 @@ pub struct GuestReport {
     pub exits: u64,
     /// Calls to the firmware.
     pub firmware_calls: u64,
+    /// Frames that were its alone at its end, those of its tables and those of its memory. What it shared with forks is
+    /// nobody's alone.
+    #[serde(default)]
+    pub own: OwnFrames,
 }
 
 /// Pages of 4 KiB that the guest wrote, by what the hardware tells.
@@ -454,6 +466,9 @@ pub struct Faults {
     pub populated: u64,
     /// The page was already mapped with the permission asked for.
     pub spurious: u64,
+    /// A page that was shared with a fork was copied, for a write to it.
+    #[serde(default)]
+    pub copied: u64,
     /// A page that churn had unmapped or write-protected was given back.
     pub restored: u64,
     /// Nobody's: answered by policy.

@@ -7,10 +7,13 @@ use super::layout::Layout;
 use super::machine::{Files, Machine, Pace, Prepared};
 use super::printed::{Printed, numbered};
 use super::screen;
+use crate::guests::commands;
 use crate::process::{self, Guard};
 use crate::random;
 use crate::recording::Recording;
+use crate::task_run::PAYLOAD_SEED;
 use anyhow::{Context, Result};
+use slat_hv_protocol::pause::{Forked, Then};
 use slat_hv_protocol::{
     Churn, FaultPolicy, GuestReport, Leaf, Message, Mistake, Params, Report, Span, Started, UnitOutcome,
     encode_params,
@@ -41,6 +44,8 @@ pub(crate) struct Guest {
     pub(crate) memory: u64,
     /// The checksum that our own user space must find; `None` for anybody else's.
     pub(crate) sha256: Option<String>,
+    /// What each guest must print of what it was told to do, where it is told anything.
+    pub(crate) results: Vec<Vec<String>>,
     /// How it ends when all is well.
     pub(crate) goal: Goal,
 }
@@ -93,6 +98,8 @@ pub(crate) struct Choices {
     /// Whether the run is recorded.
     pub(crate) record: bool,
     pub(crate) sharing: Sharing,
+    /// What is done with the guest in the middle of its work, if anything is.
+    pub(crate) pause: Option<Then>,
     /// How long nothing may be printed before the run counts as one that has no end.
     pub(crate) silence: Option<Duration>,
 }
@@ -139,6 +146,8 @@ pub(crate) struct Observed {
     /// Those of several guests that have ended, in the order in which they did.
     pub(crate) guests: Vec<GuestReport>,
     pub(crate) units_ended: bool,
+    /// What forks cost, if the guest was forked.
+    pub(crate) forked: Option<Forked>,
 }
 
 /// Boots `guest` under the hypervisor.
@@ -154,8 +163,9 @@ pub(crate) fn under_slat(
     let sizes = (size_of(&guest.kernel)?, initrd.map_or(Ok(0), size_of)?);
     let map = machine.platform.map();
     let Sharing { guests, cpus, pool } = choices.sharing;
+    let most_guests = guests + choices.pause.map_or(0, Then::more_guests);
     let layout = match pool {
-        None => Layout::new(&map, sizes.0, sizes.1, guest.memory * u64::from(guests)),
+        None => Layout::new(&map, sizes.0, sizes.1, guest.memory * u64::from(most_guests)),
         Some(pool) => Layout::with_pool(&map, sizes.0, sizes.1, pool),
     };
     let layout = if choices.record { layout.with_recording() } else { layout };
@@ -179,9 +189,10 @@ pub(crate) fn under_slat(
         unit_guests: Vec::new(),
         until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
         until_console: (guest.goal == Goal::Prompt).then(|| PROMPT.to_owned()),
+        pause: choices.pause.map(|then| commands::pause(then, PAYLOAD_SEED).0),
     };
     let what = Watched {
-        guests,
+        guests: most_guests,
         own: guest.sha256.is_some(),
         stop_at_init: false,
         timeout,
@@ -223,6 +234,7 @@ pub(crate) fn unit_guests(
         unit_guests: names.iter().map(|name| (*name).to_owned()).collect(),
         until_screen: None,
         until_console: None,
+        pause: None,
     };
     let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None };
     hypervisor_run(machine, hypervisor, &params, &layout, (None, None), &what, screen)
@@ -400,6 +412,7 @@ impl Observer {
                     Message::Unit(outcome) => {
                         self.seen.units.push((self.begin.elapsed().as_secs_f64(), outcome));
                     }
+                    Message::Forked(forked) => self.forked(forked),
                     Message::GuestEnded(guest) => self.seen.guests.push(*guest),
                     Message::UnitsEnded => self.seen.units_ended = true,
                 },
@@ -409,6 +422,18 @@ impl Observer {
             }
         }
         Ok(())
+    }
+
+    /// What the guest had printed before, its forks had printed too.
+    fn forked(&mut self, forked: Forked) {
+        let printed = &mut self.seen.printed;
+        let before = printed.first().cloned().unwrap_or_default();
+        for fork in &forked.forks {
+            if let Some(printed) = printed.get_mut(fork.guest as usize) {
+                printed.clone_from(&before);
+            }
+        }
+        self.seen.forked = Some(forked);
     }
 
     fn line(&mut self, line: &str) {
@@ -450,6 +475,7 @@ impl Observed {
             units: Vec::new(),
             guests: Vec::new(),
             units_ended: false,
+            forked: None,
         }
     }
 

@@ -127,7 +127,8 @@ impl Summary<'_> {
             }
         }
         row("end", self.end());
-        for (title, value) in several::rows(self.guest, self.seen) {
+        let forks = self.seen.forked.as_ref().map(several::forks).unwrap_or_default();
+        for (title, value) in forks.into_iter().chain(several::rows(self.guest, self.seen)) {
             row(&title, value);
         }
         row(
@@ -181,7 +182,7 @@ impl Summary<'_> {
 
     fn end(&self) -> String {
         match (self.seen.report.as_ref().map(|report| &report.end), self.verdict) {
-            (Some(End::PowerOff), Ok(())) if self.options.guests > 1 => {
+            (Some(End::PowerOff), Ok(())) if self.options.most_guests() > 1 => {
                 "each guest powered itself off".to_owned()
             }
             (Some(End::PowerOff), Ok(())) => "the guest powered itself off".to_owned(),
@@ -204,7 +205,7 @@ impl Summary<'_> {
 
     fn time(&self) -> String {
         let under_slat = match self.times.to_init {
-            Some(seconds) if self.options.guests > 1 => {
+            Some(seconds) if self.options.most_guests() > 1 => {
                 format!("{seconds:.2} s until the last guest was there")
             }
             Some(seconds) => format!("{seconds:.2} s under slat"),

@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 35] = [
+const CASES: [Case; 41] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
     ("guest of another architecture", "--guest X86", "it is an x86 bzImage"),
@@ -54,6 +54,16 @@ const CASES: [Case; 35] = [
         "--arch riscv64 --guests 2 --compare",
         "--compare: natively there is one guest",
     ),
+    ("a fork on Arm", "--fork 2", "--fork: with --arch riscv64 only"),
+    ("eight forks", "--arch riscv64 --fork 8", "8 is not in 1..8"),
+    ("a fork of two CPUs", "--arch riscv64 --fork 2 --cpus 2", "--cpus: not with --fork"),
+    (
+        "a fork under churn",
+        "--arch riscv64 --fork 2 --churn --guests 2",
+        "--guests, --churn: not with --fork",
+    ),
+    ("a fork of another user space", "--arch riscv64 --fork 2 --initrd TEXT", "--initrd, as the user space"),
+    ("a fork on the model", "--machine model --fork 2", "--fork: not with --machine model"),
     ("U-Boot on Arm", "--guest u-boot", "u-boot is for --arch riscv64"),
     ("a RAM disk for U-Boot", "--arch riscv64 --guest u-boot --initrd TEXT", "--initrd: u-boot takes none"),
     ("an address that is too wide", "--arch riscv64 --gpa-bits 60", "60 is not in 32..=59"),

@@ -7,7 +7,15 @@ use std::collections::BTreeMap;
 fn guest() -> Guest {
     let sha256 = Some("abc".to_owned());
     let goal = Goal::PowerOff;
-    Guest { kernel: "k".into(), initrd: None, bootargs: String::new(), memory: 0, sha256, goal }
+    Guest {
+        kernel: "k".into(),
+        initrd: None,
+        bootargs: String::new(),
+        memory: 0,
+        sha256,
+        results: Vec::new(),
+        goal,
+    }
 }
 
 fn good() -> Observed {
@@ -17,6 +25,7 @@ fn good() -> Observed {
             seconds_to_init: Some(1.0),
             sha256: Some("abc".to_owned()),
             reached_end: true,
+            results: Vec::new(),
             error: None,
         }],
         last_line: "last".to_owned(),
@@ -49,6 +58,7 @@ fn good() -> Observed {
         units: Vec::new(),
         guests: Vec::new(),
         units_ended: false,
+        forked: None,
     }
 }
 

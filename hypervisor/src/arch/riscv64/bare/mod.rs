@@ -15,6 +15,7 @@ mod float;
 mod guest;
 mod harts;
 mod maintenance;
+mod pause;
 mod recording;
 mod registers;
 mod switch;
@@ -25,7 +26,7 @@ mod vcpu;
 
 pub use failure::fail;
 
-use super::device_tree::{self, Description};
+use super::device_tree::{self, Description, Serial};
 use super::flat_tree::{self, FlatTree};
 use super::host::Host;
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
@@ -33,7 +34,6 @@ use super::platform;
 use crate::console_text::ConsoleText;
 use crate::cpus::{Cpus, Entry};
 use crate::guest::Content;
-use crate::guests::Guests;
 use crate::params;
 use crate::pool::Pool;
 use crate::run::{Job, Machine, Port, Reclaim};
@@ -51,6 +51,7 @@ use core::fmt::Write as _;
 use guest::Shared;
 use harts::ThisHart;
 use maintenance::Counted;
+use pause::{Guests, Plan};
 use slat::format::gstage::{Capabilities, Extensions, Gstage};
 use slat::format::{Format as _, Geometry};
 use slat::isa::riscv64 as isa;
@@ -84,10 +85,12 @@ static NONCE: Once<String> = Once::new();
 static RUN: Once<Run> = Once::new();
 
 struct Run {
-    guests: Guests<'static, &'static Pool<Counted>, Gstage, RiscvVcpu>,
+    guests: Guests,
     /// What the vCPUs of each guest share.
     shared: Vec<&'static Shared>,
     pool: &'static Pool<Counted>,
+    /// What is done with the guest when it stops in its work, if it is to.
+    plan: Option<Plan>,
 }
 
 unsafe extern "C" {
@@ -182,7 +185,8 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let format = choose_format(params.gpa_bits.unwrap_or(64 - ram_end.leading_zeros()), host.of_gstage)?;
 
     let each = params.cpus as usize;
-    let count = params.guests as usize;
+    let places = params.pause.as_ref().map_or(0, |pause| pause.then.more_guests()) as usize;
+    let count = params.guests as usize + places;
     let scheduler: &Scheduler = Box::leak(Box::new(Scheduler::new(count, each, harts, harts::kick)));
     // Nobody needs to be preempted where everybody has a hart of his own, nor must a wait be seen.
     let crowded = count.saturating_mul(each) > harts;
@@ -194,12 +198,17 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         scheduler,
         harts,
         trap_wait: params.churn.is_some() || crowded,
+        several: count > 1,
         features: Features { sstc: timer::find() && host.has("sstc"), float: host.has("d") },
         reclaim: Box::leak(Box::default()),
         host: &host,
     };
-    let guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;
-    if let (Mistake::SharedFrame, [first, second, ..]) = (params.mistake, &guests[..]) {
+    let mut guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;
+    for number in (params.guests..).take(places) {
+        let place = guests.first().map(|original| builder.place(number, original));
+        guests.extend(place);
+    }
+    if let (Mistake::SharedFrame, 0, [first, second, ..]) = (params.mistake, places, &guests[..]) {
         first.machine.share_page_with(&second.machine, MEMORY_MAP.guest_ram + SHARED_PAGE)?;
     }
     let root = guests.first().map_or(0, |guest| guest.root);
@@ -207,8 +216,10 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let tags = TagPool::new(pool, format.tag_bits(), harts).map_err(|error| error.to_string())?;
     let shared = guests.iter().map(|guest| guest.shared).collect();
     let machines = guests.into_iter().map(|guest| (guest.machine, guest.vcpus));
-    let guests = Guests::new(scheduler, each, slice, tags, machines);
-    let run = RUN.call_once(|| Run { guests, shared, pool });
+    let guests = Guests::new(scheduler, each, slice, tags, machines).with_keeper(places, pause::stopped);
+    let ticks_per_second = host.timebase.into();
+    let plan = params.pause.clone().map(|pause| Plan { pause, ticks_per_second, mistake: params.mistake });
+    let run = RUN.call_once(|| Run { guests, shared, pool, plan });
     run.guests.start();
     harts::start_others(harts)?;
     Ok(run)
@@ -231,6 +242,8 @@ struct Builder<'a> {
     scheduler: &'static Scheduler,
     harts: usize,
     trap_wait: bool,
+    /// Whether there are several guests, or may be.
+    several: bool,
     features: Features,
     reclaim: &'static Reclaim,
     host: &'a Host,
@@ -239,17 +252,22 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Guest `number`, with its content in place and nothing of it mapped.
     fn guest(&self, number: u32) -> Result<NewGuest, String> {
-        let Self { params, pool, format, scheduler, .. } = *self;
-        let several = params.guests > 1;
+        let Self { params, pool, format, .. } = *self;
         let (kernel, initrd) = (blob(params.kernel), blob(params.initrd));
         let header = Header::parse(kernel).map_err(|error| error.to_string())?;
         let layout = Layout::new(header, params.kernel.size, params.initrd.size, params.guest_memory)
             .map_err(|error| error.to_string())?;
-        let bootargs = match several {
+        let bootargs = match params.guests > 1 {
             true => format!("{} slat.guest={number}", params.bootargs),
             false => params.bootargs.clone(),
         };
-        let device_tree = build_device_tree(params, &bootargs, &layout, header.is_flat, self.host)?;
+        // Linux prints through the firmware, but what it is told comes through the port.
+        let serial = match (header.is_flat, &params.pause) {
+            (true, _) => Serial::Console,
+            (false, Some(_)) => Serial::Quiet,
+            (false, None) => Serial::None,
+        };
+        let device_tree = build_device_tree(params, &bootargs, &layout, serial, self.host)?;
         let mut content = Content::default();
         content.add(layout.device_tree, device_tree.leak());
         content.add(layout.kernel, kernel);
@@ -260,14 +278,7 @@ impl Builder<'_> {
         let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, 0)
             .map_err(|error| error.to_string())?;
         let root = space.root_register();
-        let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
-        let first = number as usize * params.cpus as usize;
-        let entry = Entry { address: layout.kernel, argument: layout.device_tree };
-        let power_on = move |cpu| {
-            scheduler.start(first + cpu);
-            true
-        };
-        let cpus: &Cpus = Box::leak(Box::new(Cpus::in_slices(params.cpus as usize, ram, entry, power_on)));
+        let cpus = self.cpus(number, Entry { address: layout.kernel, argument: layout.device_tree });
         let job = Job {
             ram: MEMORY_MAP.guest_ram,
             memory: params.guest_memory,
@@ -277,17 +288,51 @@ impl Builder<'_> {
             large_leaves_suit: true,
             on_fault: params.on_fault,
             churn: params.churn,
-            // Linux prints through the firmware.
-            uart: header.is_flat.then_some(platform::EMULATED_UART),
+            uart: (serial != Serial::None).then_some(platform::EMULATED_UART),
             screen: None,
             skip_copies: false,
         };
         let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
         let machine = machine.with_port(Port::Uart16550(Uart16550::default()));
-        let machine = if several { machine.sharing(number, self.reclaim) } else { machine };
+        let machine = if self.several { machine.sharing(number, self.reclaim) } else { machine };
+        let pause_text = params.pause.as_ref().map(|pause| pause.text.clone());
+        let texts = [params.until_console.clone(), pause_text].map(|text| text.and_then(ConsoleText::new));
+        let (shared, vcpus) = self.vcpus(number, cpus, texts);
+        Ok(NewGuest { machine, vcpus, shared, root })
+    }
+
+    /// A place with this number for a fork of `original`.
+    fn place(&self, number: u32, original: &NewGuest) -> NewGuest {
+        // Where its CPUs begin is where those of the original are then.
+        let cpus = self.cpus(number, Entry { address: MEMORY_MAP.guest_ram, argument: 0 });
+        let machine = original.machine.place(cpus).sharing(number, self.reclaim);
+        let (shared, vcpus) = self.vcpus(number, cpus, [None, None]);
+        NewGuest { machine, vcpus, shared, root: 0 }
+    }
+
+    /// The CPUs of guest `number`, the first of which is to begin at `entry`.
+    fn cpus(&self, number: u32, entry: Entry) -> &'static Cpus {
+        let Self { params, scheduler, .. } = *self;
+        let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
+        let first = number as usize * params.cpus as usize;
+        let power_on = move |cpu| {
+            scheduler.start(first + cpu);
+            true
+        };
+        Box::leak(Box::new(Cpus::in_slices(params.cpus as usize, ram, entry, power_on)))
+    }
+
+    /// The vCPUs of guest `number`, and what they share; `texts` are as for [`Shared::new`].
+    fn vcpus(
+        &self,
+        number: u32,
+        cpus: &'static Cpus,
+        texts: [Option<ConsoleText>; 2],
+    ) -> (&'static Shared, Vec<RiscvVcpu>) {
+        let Self { params, scheduler, .. } = *self;
         let harts = (1 << self.harts) - 1;
-        let end_text = params.until_console.clone().and_then(ConsoleText::new);
-        let shared = Shared::new(several.then_some(number), cpus, scheduler, first, harts, end_text);
+        let first = number as usize * params.cpus as usize;
+        let shared = Shared::new(self.several.then_some(number), cpus, scheduler, first, harts, texts);
         let shared: &Shared = Box::leak(Box::new(shared));
         let config = Config {
             trap_wait: self.trap_wait,
@@ -296,8 +341,7 @@ impl Builder<'_> {
             machine: firmware::machine(),
             features: self.features,
         };
-        let vcpus = (0..cpus.count()).map(|cpu| RiscvVcpu::new(cpu, config)).collect();
-        Ok(NewGuest { machine, vcpus, shared, root })
+        (shared, (0..cpus.count()).map(|cpu| RiscvVcpu::new(cpu, config)).collect())
     }
 }
 
@@ -348,7 +392,7 @@ fn build_device_tree(
     params: &Params,
     bootargs: &str,
     layout: &Layout,
-    serial: bool,
+    serial: Serial,
     host: &Host,
 ) -> Result<Vec<u8>, String> {
     let blob = device_tree::build(&Description {

@@ -23,7 +23,7 @@ use crate::arch::riscv64::registers::{
 };
 use crate::arch::riscv64::sbi::{self, Answer, Call, Harts, Machine};
 use crate::requests;
-use crate::vcpu::{BufferAnswer, BufferCall, Event, Exit, Vcpu};
+use crate::vcpu::{BufferAnswer, BufferCall, Event, Exit, Replica, Vcpu};
 use alloc::format;
 use core::arch::asm;
 use slat::device::DataAccess;
@@ -190,6 +190,9 @@ impl Vcpu for RiscvVcpu {
         if self.config.shared.takes_end() {
             return Exit::ConsoleShows;
         }
+        if self.config.shared.takes_pause() {
+            return Exit::Paused;
+        }
         self.raise_timer();
         if self.config.shared.take_interrupt(self.id) {
             self.set_pending(interrupt::VS_SOFTWARE, true);
@@ -317,6 +320,16 @@ impl Vcpu for RiscvVcpu {
             Event::UndefinedInstruction => Exception::illegal_instruction(self.last.stval),
             Event::AccessFailed => Exception::access_fault(self.last.scause, self.last.stval),
         });
+    }
+}
+
+impl Replica for RiscvVcpu {
+    fn take_after(&mut self, original: &Self) {
+        self.registers = original.registers.clone();
+        self.system = original.system.clone();
+        self.float = original.float.clone();
+        (self.vsatp, self.timer) = (original.vsatp, original.timer);
+        self.config.shared.take_after(original.config.shared);
     }
 }
 
