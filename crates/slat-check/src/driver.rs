@@ -4,10 +4,11 @@ use crate::checks::{Check, Violation, ensure};
 use crate::host::{FIRST_FRAME, Host};
 use crate::lending::SharedState;
 use crate::operation::{Command, Operation, encode};
+use crate::paging::Paged;
 use crate::platform::{Platform, memory, permissions};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::specification::{Architecture, Backing, Frame, Page, Specification};
+use crate::specification::{Architecture, Backing, Frame, Origin, Page, Specification};
 use crate::watch::{Expected, Target};
 use slat::{
     AddrSpace, AuditRecord, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError,
@@ -70,6 +71,8 @@ pub struct Driver<'h, P: Platform> {
     pub(crate) shared: [Option<SharedState<'h, P>>; 2],
     /// The pages that were shared memory when the operation began: page, memory, and page of that.
     pub(crate) shared_before: Vec<(usize, usize, u64)>,
+    /// What was paged out.
+    pub(crate) paged: Paged,
     /// What audits are made with.
     pub(crate) scratch: Vec<AuditRecord>,
 }
@@ -92,6 +95,7 @@ impl<'h, P: Platform> Driver<'h, P> {
             planned,
             shared: [None, None],
             shared_before: vec![],
+            paged: Paged::default(),
             scratch,
         };
         for index in 0..settings.spaces {
@@ -261,6 +265,7 @@ impl<'h, P: Platform> Driver<'h, P> {
                 state.adopt(self.host, &watch, (*page, self.planned[*page]), *number, (hpa, found))?;
                 continue;
             }
+            let paged = spec.paged();
             let Backing::Alloc { frame, .. } = &mut spec.backing else { continue };
             let changed = match (&frame, found) {
                 (None, None) => None,
@@ -280,6 +285,9 @@ impl<'h, P: Platform> Driver<'h, P> {
                     Violation::new(check, format!("page {gpa:#x} has {hpa:#x} instead of {was:x?}"))
                 })?;
                 let word = self.host.ram().read(hpa).unwrap_or_default();
+                if frame.is_none() && watch.word(*page).is_none() {
+                    self.paged.check_page_in(self.host, paged, hpa)?;
+                }
                 let written = frame.is_some_and(|frame| frame.written);
                 *frame = Some(Frame { hpa, word, written });
             }
@@ -298,6 +306,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         self.check_limit(index)?;
         self.check_frames()?;
+        self.paged.check(self.host)?;
         self.host.ledger.check()?;
         self.audit_in_turn()?;
         let reports = self.host.machine.borrow_mut().take_reports();
@@ -516,11 +525,15 @@ fn check_query<P: Platform>(
             let offset = gpa - region.range.start().as_u64();
             let backend = match (region.backend, spec.backing) {
                 (slat::Backend::Linear { hpa }, Backing::Linear(wanted)) => hpa.as_u64() + offset == wanted,
-                (slat::Backend::Alloc { .. }, Backing::Alloc { custom: None, .. }) => true,
+                (slat::Backend::Alloc { .. }, Backing::Alloc { origin: Origin::Host, .. }) => true,
                 (
                     slat::Backend::Custom { source, offset: first },
-                    Backing::Alloc { custom: Some(wanted), .. },
-                ) => (source, first + offset) == wanted,
+                    Backing::Alloc { origin: Origin::Custom(number, wanted), .. },
+                )
+                | (
+                    slat::Backend::Paged { source, offset: first },
+                    Backing::Alloc { origin: Origin::Pager(number, wanted), .. },
+                ) => (source, first + offset) == (number, wanted),
                 (slat::Backend::Shared { offset: first, .. }, Backing::Shared { page, .. }) => {
                     first + offset == page * PAGE_SIZE
                 }

@@ -1,7 +1,7 @@
 //! Carries out each operation: says beforehand what may be seen, calls slat, judges its answer, and does the same to the
 //! specification.
 
-mod access;
+pub(crate) mod access;
 
 use crate::audited::LINEAR;
 use crate::checks::{Check, Violation, ensure};
@@ -11,7 +11,7 @@ use crate::mistakes::Mistake;
 use crate::operation::{Operation, Step};
 use crate::platform::Platform;
 use crate::shape::Span;
-use crate::specification::{Backing, Page};
+use crate::specification::{Backing, Origin, Page};
 use crate::watch::{Expected, Target};
 use slat::device::DeviceId;
 use slat::{
@@ -69,6 +69,9 @@ impl<P: Platform> Driver<'_, P> {
             Operation::Pin(span) => self.pin(index, *span),
             Operation::Unpin(span) => self.unpin(index, *span),
             Operation::Discard(span) => self.discard(index, *span),
+            Operation::MapPaged { span, flags } => self.map_paged(index, *span, *flags),
+            Operation::PageOut(span, refused) => self.page_out(index, *span, *refused),
+            Operation::Evict { most, looks, refused } => self.evict(index, *most, *looks, *refused),
             Operation::Host(access) => self.host_access(index, *access),
         }
     }
@@ -193,7 +196,10 @@ impl<P: Platform> Driver<'_, P> {
             Backing::Shared { memory, page: number, .. } => {
                 return self.plan_shared(page, spec.flags, memory, number);
             }
-            Backing::Alloc { custom: Some((source, offset)), .. } => Target::Fresh(contents(source, offset)),
+            Backing::Alloc { origin: Origin::Custom(source, offset), .. } => {
+                Target::Fresh(contents(source, offset))
+            }
+            Backing::Alloc { origin: Origin::Pager(..), .. } => Target::Moved(self.paged_word(&spec)),
             _ => Target::Fresh(word),
         };
         self.planned[page] = Some(target);
@@ -239,8 +245,9 @@ impl<P: Platform> Driver<'_, P> {
         let lazy = |other: &usize| {
             let other = self.subjects[index].specification.page(*other);
             other.is_some_and(|other| {
-                let kind = other.flags == flags && other.is_owned() == spec.is_owned();
-                kind && matches!(other.backing, Backing::Alloc { frame: None, .. })
+                let kind =
+                    other.is_owned() == spec.is_owned() && other.paged().is_some() == spec.paged().is_some();
+                kind && other.flags == flags && matches!(other.backing, Backing::Alloc { frame: None, .. })
             })
         };
         self.shape.pages_in(start, bytes).filter(lazy).collect()

@@ -33,10 +33,12 @@ const POISON: u64 = 0xa5a5_a5a5_a5a5_a5a7;
 const WORDS: u64 = PAGE_SIZE / 8;
 
 mod backend;
+mod pager;
 mod spare;
 mod tables;
 
 pub(crate) use backend::contents;
+pub(crate) use pager::{Pages, initial};
 
 /// What is known of a frame.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,6 +91,8 @@ pub struct Host<P: Platform> {
     pub(crate) ledger: Ledger,
     /// Frames that are out as those of the custom backend, and for which page: source, offset, guest-physical address.
     lent: RefCell<BTreeMap<u64, (u16, u64, u64)>>,
+    /// What the pager keeps.
+    pub(crate) pager: pager::State,
     /// The guest only reads meanwhile.
     reads_only: Cell<bool>,
     stores: Cell<u64>,
@@ -128,6 +132,7 @@ impl<P: Platform> Host<P> {
             random: RefCell::new(Random::new(seed)),
             ledger: Ledger::default(),
             lent: RefCell::default(),
+            pager: pager::State::default(),
             reads_only: Cell::new(false),
             stores: Cell::new(0),
             looks: Cell::new(0),
@@ -491,6 +496,9 @@ unsafe impl<P: Platform> Hal for Host<P> {
             }
         }
         let other = self.mistake == Some(Mistake::WrongSpace) && P::TABLE == TableKind::Stage2;
+        if self.mistake == Some(Mistake::PageOutUninvalidated) && self.pager.at_work.get() {
+            plan.clear();
+        }
         self.carry_out(if other { invalidation.root ^ 3 << 48 } else { invalidation.root }, &plan);
         if invalidation.reach == Reach::AllCpus {
             self.invalidated.set(true);

@@ -7,7 +7,7 @@ use crate::host::Host;
 use crate::mistakes::Mistake;
 use crate::platform::Platform;
 use crate::shape::Span;
-use crate::specification::{Backing, Frame, Page};
+use crate::specification::{Backing, Frame, Origin, Page};
 use crate::watch::{Target, Watch};
 use slat::device::DeviceId;
 use slat::{
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 /// Pages of a shared memory: few enough that all of those that are mapped are in play.
 const SHARED_PAGES: u64 = 16;
 /// Most pages of a custom region, and of what is pinned at once.
-const MOST_PAGES: u64 = 16;
+pub(crate) const MOST_PAGES: u64 = 16;
 
 /// A shared memory, and what is known of its pages: those that some space has mapped.
 pub(crate) struct SharedState<'h, P: Platform> {
@@ -117,8 +117,8 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         let (largest, around) = (LeafSize::Size4K, LeafSize::Size4K);
         for page in self.shape.pages_in(start, size) {
-            let custom = Some((source, first + (self.shape.pages[page] - start)));
-            let backing = Backing::Alloc { largest, around, frame: None, custom };
+            let origin = Origin::Custom(source, first + (self.shape.pages[page] - start));
+            let backing = Backing::Alloc { largest, around, frame: None, origin };
             self.subjects[index].specification.insert(page, flags, backing);
         }
         Ok(())

@@ -21,6 +21,7 @@ mod lending;
 pub mod maintenance;
 pub mod mistakes;
 pub mod operation;
+mod paging;
 pub mod platform;
 pub mod random;
 mod refused;

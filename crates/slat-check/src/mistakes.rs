@@ -116,6 +116,10 @@ mistakes! {
     DirtyIgnored,
     /// Large leaves do not say that they are leaves.
     LargeBitMissing,
+    /// RISC-V: one of sixteen entries that map 64 KiB together is changed as if it stood for itself.
+    GroupChangedInPart,
+    /// RISC-V: the address in one of sixteen entries is taken for that of its page.
+    GroupAddressAsIs,
     /// A second fault replaces the frame.
     FaultReplaces,
     /// `unmap` forgets the last page.
@@ -146,6 +150,12 @@ mistakes! {
     SharedNotShared,
     /// A custom backend gives the next page.
     BackendPageMixedUp,
+    /// Pages are paged out without an invalidation.
+    PageOutUninvalidated,
+    /// The contents of a page are saved before it is out of reach.
+    SavedTooEarly,
+    /// A page that was written to is dropped as if it had not been.
+    WrittenDropped,
     /// A trap region names another device.
     DeviceMixedUp,
     /// The host does not say which memory is its own.
@@ -289,10 +299,20 @@ impl<F: Platform> Mistaken<F> {
 impl<F: Platform> Format for Mistaken<F> {
     const OWNED: u64 = F::OWNED;
     const ADDRESS: u64 = F::ADDRESS;
+    const WRITE: u64 = F::WRITE;
+    const TABLES_HAVE_PERMISSIONS: bool = F::TABLES_HAVE_PERMISSIONS;
     const ADDRESS_SHIFT: u32 = F::ADDRESS_SHIFT;
     const TABLE: TableKind = F::TABLE;
     const WRITE: u64 = F::WRITE;
     const TABLES_HAVE_PERMISSIONS: bool = F::TABLES_HAVE_PERMISSIONS;
+
+    fn log_bit(&self) -> u64 {
+        self.inner.log_bit()
+    }
+
+    fn log_bit_of_clean(&self) -> u64 {
+        self.inner.log_bit_of_clean()
+    }
 
     fn geometry(&self) -> Geometry {
         self.inner.geometry()
@@ -371,6 +391,18 @@ impl<F: Platform> Format for Mistaken<F> {
 
     fn fences_new_entries(&self) -> bool {
         !self.makes(Mistake::NewEntryUnfenced) && self.inner.fences_new_entries()
+    }
+
+    fn group_bit(&self) -> u64 {
+        if self.makes(Mistake::GroupChangedInPart) { 0 } else { self.inner.group_bit() }
+    }
+
+    fn grouped(&self, entry: u64) -> Option<u64> {
+        self.inner.grouped(entry)
+    }
+
+    fn single(&self, index: usize, entry: u64) -> u64 {
+        if self.makes(Mistake::GroupAddressAsIs) { entry } else { self.inner.single(index, entry) }
     }
 
     fn address(&self, entry: u64) -> HostPhysAddr {

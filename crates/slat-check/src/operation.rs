@@ -118,6 +118,24 @@ pub enum Operation {
     Discard(Span),
     /// The host accesses memory of the guest.
     Host(HostAccess),
+    /// Maps pages whose contents come from a pager.
+    MapPaged {
+        /// Where.
+        span: Span,
+        /// With which flags.
+        flags: MappingFlags,
+    },
+    /// Pages a range out; the number selects what the pager refuses.
+    PageOut(Span, u8),
+    /// Pages out what is not used.
+    Evict {
+        /// Most pages that go.
+        most: u8,
+        /// Most pages that are looked at; 255 stands for all.
+        looks: u8,
+        /// Selects what the pager refuses.
+        refused: u8,
+    },
 }
 
 /// An access of the host to memory of a guest.
@@ -161,7 +179,7 @@ impl HostAccessKind {
 /// The code of the first access of the host.
 const HOST: u8 = 14;
 /// Codes in all; those that stand for nothing yet are refused operations.
-const CODES: u8 = 28;
+const CODES: u8 = 35;
 
 /// An operation and the space that it falls on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,6 +298,9 @@ fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
         23 => Operation::Pin(bytes.span()),
         24 => Operation::Unpin(bytes.span()),
         25 => Operation::Discard(bytes.span()),
+        32 => Operation::MapPaged { span: bytes.span(), flags: bytes.flags() },
+        33 => Operation::PageOut(bytes.span(), bytes.next()),
+        34 => Operation::Evict { most: bytes.next(), looks: bytes.next(), refused: bytes.next() },
         code @ HOST..20 => Operation::Host(HostAccess {
             kind: HostAccessKind::ALL[usize::from(code - HOST)],
             page: bytes.next(),
@@ -348,6 +369,9 @@ fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
         Operation::Pin(span) => put(23, &[span.first, span.length]),
         Operation::Unpin(span) => put(24, &[span.first, span.length]),
         Operation::Discard(span) => put(25, &[span.first, span.length]),
+        Operation::MapPaged { span, flags } => put(32, &[span.first, span.length, flags.bits()]),
+        Operation::PageOut(span, refused) => put(33, &[span.first, span.length, *refused]),
+        Operation::Evict { most, looks, refused } => put(34, &[*most, *looks, *refused]),
         Operation::Host(HostAccess { kind, page, offset, length, other }) => {
             put(HOST + *kind as u8, &[*page, *offset, *length, *other]);
         }
@@ -387,13 +411,17 @@ fn random_operation(random: &mut Random) -> Operation {
     if random.one_in(8) {
         return random_lending(random);
     }
+    if random.one_in(30) {
+        return random_paging(random, Span { first: 0, length: 11 });
+    }
     match random.below(100) {
         0..8 => Operation::MapLinear {
             span: random_span(random),
             flags: random_flags(random),
             shift: random.choose(&[0, 0, 1, 2]),
         },
-        8..24 => Operation::MapAlloc {
+        8..12 => Operation::MapPaged { span: random_span(random), flags: random_flags(random) },
+        12..24 => Operation::MapAlloc {
             span: random_span(random),
             flags: random_flags(random),
             populate: random.one_in(2),
@@ -451,6 +479,34 @@ fn random_lending(random: &mut Random) -> Operation {
         7 => Operation::Pin(span),
         8 => Operation::Unpin(span),
         _ => Operation::Discard(span),
+    }
+}
+
+/// An operation on a space most of which is paged: `whole` if there is nothing else.
+pub(crate) fn random_paging(random: &mut Random, whole: Span) -> Operation {
+    let (cpu, page) = (random.below(4) as u8, random.below(240) as u8);
+    // Most of the time the pager takes everything.
+    let refused = random.choose(&[255, 255, 255, 0, 1, 2]);
+    match random.below(16) {
+        0..7 => Operation::Access { cpu, page, access: random.choose(&ACCESSES[..2]) },
+        7 => Operation::Host(HostAccess {
+            kind: random.choose(&HostAccessKind::ALL),
+            page,
+            offset: random.below(240) as u8,
+            length: random.below(240) as u8,
+            other: random.below(256) as u8,
+        }),
+        8 => Operation::Populate(random_span(random)),
+        9..12 => Operation::PageOut(if random.one_in(3) { whole } else { random_span(random) }, refused),
+        12..15 => Operation::Evict {
+            most: random.choose(&[1, 2, 5, 200]),
+            looks: random.choose(&[255, 255, 1, 3]),
+            refused,
+        },
+        _ => Operation::MapPaged {
+            span: if random.one_in(2) { whole } else { random_span(random) },
+            flags: ALL,
+        },
     }
 }
 

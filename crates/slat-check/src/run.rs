@@ -106,6 +106,11 @@ impl AnyPlatform {
         }
     }
 
+    /// Whether sixteen leaves can be one of 64 KiB.
+    fn makes_groups(&self) -> bool {
+        matches!(self, Self::Gstage(format) if format.group_bit() != 0)
+    }
+
     /// Runs commands with all checks, with or without a mistake.
     ///
     /// # Errors
@@ -233,6 +238,25 @@ pub fn platforms() -> Vec<(&'static str, AnyPlatform)> {
                 gstage::Capabilities { accessed_dirty: true, extensions: Extensions::all(), ..hart },
             ),
         ),
+        (
+            "gstage-sv39x4-napot",
+            gstage(
+                Mode::Sv39x4,
+                gstage::Capabilities { napot_leaves: true, extensions: Extensions::SVNAPOT, ..hart },
+            ),
+        ),
+        (
+            "gstage-sv48x4-napot-marks",
+            gstage(
+                Mode::Sv48x4,
+                gstage::Capabilities {
+                    accessed_dirty: true,
+                    napot_leaves: true,
+                    extensions: Extensions::all(),
+                    ..hart
+                },
+            ),
+        ),
     ]
 }
 
@@ -257,6 +281,8 @@ pub fn random_shape(platform: &AnyPlatform, random: &mut Random) -> Shape {
         // A gigabyte of small pages takes a quarter of a million stores each time: that only costs time.
         1 if platform.largest_leaf() > slat::LeafSize::Size4K => Shape::gigabyte(edge & !((1 << 30) - 1)),
         1..4 => Shape::one_block(edge),
+        // Where there are leaves of 64 KiB, that is what to look at.
+        _ if platform.makes_groups() => Shape::groups(edge),
         other if other % 5 == 0 => Shape::three_pages(edge),
         _ => Shape::pages(edge),
     }
@@ -287,12 +313,24 @@ pub fn random_case(platform: &AnyPlatform, seed: u64, length: usize) -> Case {
     // Where there are large leaves, one operation costs as much as a hundred on single pages.
     let length = if shape.complete { length } else { length / 4 };
     let mut commands: Vec<Command> = (0..length).map(|_| operation::random(&mut random)).collect();
-    if random.one_in(2) {
-        // As guests mostly begin: all of their memory in one region, to come with the first access.
-        let whole = Span { first: 0, length: shape.boundaries.len() as u8 - 2 };
-        let flags = MappingFlags::PERMISSIONS;
-        let (largest, around) = (LeafSize::Size2M, LeafSize::Size4K);
-        let operation = Operation::MapAlloc { span: whole, flags, populate: false, largest, around };
+    // As guests mostly begin: all of their memory in one region, to come with the first access.
+    let span = Span { first: 0, length: shape.boundaries.len() as u8 - 2 };
+    let flags = MappingFlags::PERMISSIONS;
+    let (largest, around) = (LeafSize::Size2M, LeafSize::Size4K);
+    let first = match random.below(4) {
+        0 | 1 => Some(Operation::MapAlloc { span, flags, populate: false, largest, around }),
+        2 => Some(Operation::MapPaged { span, flags }),
+        _ => None,
+    };
+    if let Some(Operation::MapPaged { .. }) = first {
+        // Pages come and go.
+        for command in &mut commands {
+            if random.one_in(2) {
+                command.operation = operation::random_paging(&mut random, span);
+            }
+        }
+    }
+    if let Some(operation) = first {
         commands.insert(0, Command { space: 0, operation });
     }
     Case { shape, settings, commands }

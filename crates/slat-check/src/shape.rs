@@ -86,6 +86,16 @@ impl Shape {
         }
     }
 
+    /// Two times 64 KiB on either side of `edge`, a multiple of 2 MiB, and a few pages around them.
+    #[must_use]
+    pub fn groups(edge: u64) -> Self {
+        let start = edge - 36 * PAGE_SIZE;
+        let inner = [0, 4, 5, 11, 12, 19, 20, 27, 35, 36, 37, 44, 52, 53, 67, 68, 72];
+        let boundaries: Vec<u64> = inner.iter().map(|page| start + page * PAGE_SIZE).collect();
+        let pages = boundaries[..inner.len() - 1].to_vec();
+        Self { name: "groups", boundaries, pages, complete: false, largest: LeafSize::Size4K, frames: 256 }
+    }
+
     /// The gigabyte that begins at `edge`, a multiple of 1 GiB, and a page on either side of it.
     #[must_use]
     pub fn gigabyte(edge: u64) -> Self {

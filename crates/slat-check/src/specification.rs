@@ -94,6 +94,17 @@ pub struct Frame {
     pub written: bool,
 }
 
+/// Where a frame that is taken for a page comes from, and what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The host, zeroed.
+    Host,
+    /// A custom backend: number and offset.
+    Custom(u16, u64),
+    /// The host, with contents from a pager: number and offset.
+    Pager(u16, u64),
+}
+
 /// Where the frame of a page comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
@@ -107,8 +118,8 @@ pub enum Backing {
         around: LeafSize,
         /// The frame, once there is one.
         frame: Option<Frame>,
-        /// The number and offset of a custom backend, which gives the frame.
-        custom: Option<(u16, u64)>,
+        /// Where it comes from.
+        origin: Origin,
     },
     /// A page of a shared memory.
     Shared {
@@ -152,7 +163,7 @@ impl Page {
     /// Whether the frames are the space's own.
     #[must_use]
     pub fn is_owned(&self) -> bool {
-        matches!(self.backing, Backing::Alloc { custom: None, .. })
+        matches!(self.backing, Backing::Alloc { origin: Origin::Host | Origin::Pager(..), .. })
     }
 
     /// Whether there is a leaf, be it without access.
@@ -170,6 +181,16 @@ impl Page {
     #[must_use]
     pub fn owned(&self) -> Option<Frame> {
         if let Backing::Alloc { frame, .. } = self.backing { frame } else { None }
+    }
+
+    /// Number and offset in the pager that its contents come from.
+    #[must_use]
+    pub fn paged(&self) -> Option<(u16, u64)> {
+        if let Backing::Alloc { origin: Origin::Pager(source, offset), .. } = self.backing {
+            Some((source, offset))
+        } else {
+            None
+        }
     }
 
     /// The frame that the space owns there, to be changed.
@@ -236,7 +257,7 @@ impl Specification {
         around: LeafSize,
     ) {
         for index in shape.pages_in(start, size) {
-            self.insert(index, flags, Backing::Alloc { largest, around, frame: None, custom: None });
+            self.insert(index, flags, Backing::Alloc { largest, around, frame: None, origin: Origin::Host });
         }
     }
 

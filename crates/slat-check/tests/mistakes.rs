@@ -12,6 +12,8 @@ const NPT: &str = "npt-5-levels";
 const GSTAGE: &str = "gstage-sv48x4";
 const EAGER: &str = "gstage-sv39x4-eager-svinval";
 const MARKS_BY_FAULT: &str = "gstage-sv39x4-marks-by-fault";
+const NAPOT: &str = "gstage-sv39x4-napot";
+const NAPOT_MARKS: &str = "gstage-sv48x4-napot-marks";
 const SVADU: &str = "gstage-sv57x4-marks";
 const ALL: &[&str] = &[STAGE2, EPT, NPT, GSTAGE];
 const ARM: &[&str] = &[STAGE2];
@@ -69,7 +71,9 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::LargeBitMissing => {
             (&[STAGE2, EPT, NPT], &[Store, Walk, Progress, Query, Panic, Architecture, Verdict, Balance])
         }
-        Mistake::FaultReplaces => (ALL, &[Query, Verdict, Progress]),
+        Mistake::GroupChangedInPart => (&[NAPOT, NAPOT_MARKS], &[Store, Stale, Walk, Freed]),
+        Mistake::GroupAddressAsIs => (&[NAPOT, NAPOT_MARKS], &[Query, Store]),
+        Mistake::FaultReplaces => (ALL, &[Query, Verdict, Progress, Store]),
         Mistake::UnmapTooShort | Mistake::UnmapTooLong => (ALL, &[Query, Verdict]),
         Mistake::ProtectTooShort => (ALL, &[Store, Query, Verdict]),
         Mistake::MoveLosesContents => (ALL, &[Contents]),
@@ -79,10 +83,12 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::ProtectionMissing => (ALL, &[Verdict, Store]),
         Mistake::DiscardKeeps => (ALL, &[Query]),
         Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
+        Mistake::PageOutUninvalidated => (ALL, &[Freed, Store, Stale, Contents, Architecture]),
+        Mistake::SavedTooEarly | Mistake::WrittenDropped => (ALL, &[Contents]),
         Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store]),
         Mistake::TableMapped => (ALL, &[Audit]),
-        // Unless the guest writes by the one address and looks by the other before the audit does.
-        Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents]),
+        // Unless the guest writes by the one address and looks by the other before the audit does, or the frame goes back.
+        Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents, Freed]),
         Mistake::CountMissing => (ALL, &[Statistics]),
         Mistake::WideAddressAliases | Mistake::HostWritesReadOnly | Mistake::HostMiscounts => {
             (ALL, &[Verdict])
@@ -139,7 +145,7 @@ fn every_mistake_is_found() {
 /// The same sequences without a mistake: nothing is reported.
 #[test]
 fn without_a_mistake_nothing_is_found() {
-    for name in [STAGE2, CONCATENATED, EPT, NPT, GSTAGE, EAGER, MARKS_BY_FAULT, SVADU] {
+    for name in [STAGE2, CONCATENATED, EPT, NPT, GSTAGE, EAGER, MARKS_BY_FAULT, SVADU, NAPOT, NAPOT_MARKS] {
         let (_, platform) = platforms().into_iter().find(|(known, _)| *known == name).unwrap();
         for seed in 0..60 {
             let mut case = random_case(&platform, seed, 120);

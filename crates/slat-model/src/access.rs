@@ -228,7 +228,8 @@ pub enum Source {
     Walk,
     /// A walk that began at a cached pointer to the table at this host physical address.
     CachedTable(u64),
-    /// A cached leaf; the address is that of the entry that it was read from.
+    /// A cached leaf, or one that may come from a neighbour's entry at any time (RISC-V: Svnapot); the address is that of the
+    /// entry that it was read from.
     CachedLeaf(u64),
     /// A cached invalid entry (RISC-V); the address is that of the entry that it was read from.
     CachedInvalid(u64),

@@ -81,6 +81,7 @@ impl<H: Hal, F: Format, B: CustomBackend> fmt::Display for Dump<'_, H, F, B> {
                 Backend::Shared { memory, offset } => write!(f, "shared memory {} + {offset:#x}", memory.0)?,
                 Backend::Trap { device, offset } => write!(f, "{device} + {offset:#x}")?,
                 Backend::Custom { source, offset } => write!(f, "custom {source} + {offset:#x}")?,
+                Backend::Paged { source, offset } => write!(f, "paged {source} + {offset:#x}")?,
             }
             match region.pins {
                 0 => writeln!(f)?,

@@ -102,6 +102,9 @@ pub enum MapError {
         /// The bytes that there are.
         most: u64,
     },
+    /// The space's backend has no pager ([`CustomBackend::pager`](crate::CustomBackend::pager)).
+    #[error("the backend has no pager")]
+    NoPager,
     /// The shared memory was made on another host ([`Hal::is_same_host`](crate::Hal::is_same_host)).
     #[error("the shared memory belongs to another host")]
     OtherHost,
@@ -176,6 +179,23 @@ pub enum DiscardError {
     /// The host has no frame left for the table of a large leaf that must be split.
     #[error("out of memory for splitting")]
     OutOfMemory,
+}
+
+/// Why a range could not be paged out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PageOutError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// The region's contents come from no pager.
+    #[error("the region {0} is not paged")]
+    NotPaged(GuestPhysRange),
+    /// Something is pinned there: see [`pin`](crate::AddrSpace::pin).
+    #[error("{0} is pinned")]
+    Pinned(GuestPhysRange),
 }
 
 /// Why a range could not be pinned.
@@ -321,6 +341,65 @@ pub enum CollapseError {
     /// No region covers this address.
     #[error("guest-physical address {0:#x} is not mapped")]
     NotMapped(GuestPhysAddr),
+}
+
+/// Why writes to a range could not be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum StartLogError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// Writes to this region are logged already.
+    #[error("writes to {0} are logged already")]
+    AlreadyLogged(GuestPhysRange),
+    /// The host has no frame left for the table or the region that the operation must split.
+    #[error("out of memory for splitting")]
+    OutOfMemory,
+}
+
+/// Why a dirty log could not be collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CollectLogError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// Writes to this region are not logged.
+    #[error("writes to {0} are not logged")]
+    NotLogged(GuestPhysRange),
+    /// The host has no frame left for a table that is shared with a fork or a snapshot.
+    #[error("out of memory for tables")]
+    OutOfMemory,
+    /// The bitmap has fewer bits than the range has pages.
+    #[error("a bitmap of {given} words for a range that needs {needed}")]
+    BitmapTooSmall {
+        /// Words that the range needs.
+        needed: u64,
+        /// Words that were given.
+        given: u64,
+    },
+}
+
+/// Why a dirty log could not be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum StopLogError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// No region covers this address.
+    #[error("guest-physical address {0:#x} is not mapped")]
+    NotMapped(GuestPhysAddr),
+    /// Writes to this region are not logged.
+    #[error("writes to {0} are not logged")]
+    NotLogged(GuestPhysRange),
+    /// The host has no frame left for the region that must be divided.
+    #[error("out of memory for the regions")]
+    OutOfMemory,
 }
 
 /// Why an address has no translation.

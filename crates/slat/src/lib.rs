@@ -63,9 +63,9 @@ pub use audit::{
 pub use counters::{Counted, Counters, Totals};
 pub use dump::Dump;
 pub use error::{
-    BadRange, ClearError, CollapseError, CreateError, DiscardError, FaultError, ForkError, InheritError,
-    MapError, MigrateError, PinError, PopulateError, ProtectError, QueryError, ResetError, TopUpError,
-    UnmapError, UnpinError, UnsupportedFlags,
+    BadRange, ClearError, CollapseError, CollectLogError, CreateError, DiscardError, FaultError, ForkError,
+    InheritError, MapError, MigrateError, PageOutError, PinError, PopulateError, ProtectError, QueryError,
+    ResetError, StartLogError, StopLogError, TopUpError, UnmapError, UnpinError, UnsupportedFlags,
 };
 pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 pub use flags::{LeafSize, MappingFlags, MemoryType};
@@ -74,8 +74,8 @@ pub use guest::{GuestPageFault, GuestPageWalkInfo, GuestTranslation, GuestWalkEr
 pub use hal::{CacheActions, CacheMaintenance, Hal};
 pub use space::{
     AccessError, AccessRefusal, AddrSpace, AllocOptions, AtomicWord, Backend, BackendError, BackendPage,
-    CopyError, CustomBackend, Debt, GuestBuffer, GuestMemory, GuestObject, GuestPiece, LogUnit, NoBackend,
-    Region, SharedId, SharedMemory, SharedMemoryError, Snapshot, Stats, Zeroed,
+    CopyError, CustomBackend, Debt, GuestBuffer, GuestMemory, GuestObject, GuestPiece, NoBackend, PagedOut,
+    Pager, PagerBackend, Region, SharedId, SharedMemory, SharedMemoryError, Snapshot, Stats, Zeroed,
 };
-pub use table::{Census, Mapping};
+pub use table::{Census, LogUnit, Mapping};
 pub use tlb::{Invalidation, Reach, Scope, TableKind, Tag, TagError, TagPool, TlbFeatures};

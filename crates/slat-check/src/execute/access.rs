@@ -7,7 +7,7 @@ use crate::host::{Host, contents};
 use crate::mistakes::Mistake;
 use crate::operation::{HostAccess, HostAccessKind};
 use crate::platform::Platform;
-use crate::specification::{Architecture, Backing, Page};
+use crate::specification::{Architecture, Backing, Origin, Page};
 use crate::watch::Target;
 use slat::{AccessError, AccessRefusal, CopyError, FaultError, GuestPhysAddr, MappingFlags, PAGE_SIZE};
 use std::collections::BTreeMap;
@@ -164,7 +164,10 @@ impl<P: Platform> Driver<'_, P> {
         };
         match (frame, page.backing) {
             (Some(frame), _) => frame_bytes(self.host, frame.hpa),
-            (None, Backing::Alloc { custom: Some((source, offset)), .. }) => {
+            (None, Backing::Alloc { origin: Origin::Pager(source, offset), .. }) => {
+                self.paged_bytes(source, offset)
+            }
+            (None, Backing::Alloc { origin: Origin::Custom(source, offset), .. }) => {
                 let mut bytes = empty();
                 bytes[..8].copy_from_slice(&contents(source, offset).to_le_bytes());
                 bytes
@@ -462,7 +465,7 @@ fn empty() -> Vec<u8> {
 }
 
 /// The first word of a page.
-fn first_word(bytes: &[u8]) -> u64 {
+pub(crate) fn first_word(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
@@ -495,7 +498,7 @@ fn copied(image: &Image, from: Part, to: Part, bytes: u64) -> Image {
     after
 }
 
-fn frame_bytes<P: Platform>(host: &Host<P>, frame: u64) -> Vec<u8> {
+pub(crate) fn frame_bytes<P: Platform>(host: &Host<P>, frame: u64) -> Vec<u8> {
     let words = (frame..frame + PAGE_SIZE).step_by(8).map(|hpa| host.ram().read(hpa).unwrap_or_default());
     words.flat_map(u64::to_le_bytes).collect()
 }

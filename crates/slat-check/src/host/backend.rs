@@ -6,7 +6,7 @@ use super::Host;
 use crate::checks::{Check, Violation};
 use crate::mistakes::Mistake;
 use crate::platform::Platform;
-use slat::{BackendError, BackendPage, CustomBackend, Hal, HostPhysAddr, PAGE_SIZE};
+use slat::{BackendError, BackendPage, CustomBackend, Hal, HostPhysAddr, PAGE_SIZE, Pager};
 
 /// Pages of each source.
 pub(crate) const PAGES: u64 = 1 << 30;
@@ -30,6 +30,10 @@ unsafe impl<P: Platform> CustomBackend for Host<P> {
         let is = (page.source, page.offset, page.gpa.as_u64());
         self.lent.borrow_mut().insert(frame.as_u64(), is);
         Ok(frame)
+    }
+
+    fn pager(&self) -> Option<&dyn Pager> {
+        Some(self)
     }
 
     unsafe fn give_back(&self, page: &BackendPage, frame: HostPhysAddr, _written: bool) {

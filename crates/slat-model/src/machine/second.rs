@@ -7,7 +7,7 @@ use crate::access::{Access, Fault, FaultKind, Memory, Outcome, Permissions, Sour
 use crate::mmu::Mmu;
 use crate::report::Report;
 use crate::tlb::{Entry, Order, What};
-use crate::walk::{End, Leaf, Node, Path, Regime, translate};
+use crate::walk::{Decoded, End, Leaf, Node, Path, Regime, translate};
 
 /// One way that an access could take.
 #[derive(Clone, Debug)]
@@ -71,10 +71,34 @@ impl Machine {
                 }
             }
         }
-        found.append(&mut by_table);
         let path = regime.walk(&self.ram, gpa);
+        self.aliases(regime, &path, gpa, access, &mut found);
+        found.append(&mut by_table);
         found.push(walked(regime, path, Order::Ordered { at: 0 }, gpa, access, Source::Walk));
         found
+    }
+
+    /// Svnapot: "implicit reads of NAPOT page table entries may create address-translation cache entries" for any of the pages
+    /// that such an entry covers, so each of sixteen serves all, whatever the walk for `gpa` finds in its own.
+    fn aliases(&self, regime: &Regime, path: &Path, gpa: u64, access: Access, found: &mut Vec<Candidate>) {
+        const SIXTEEN: u64 = 16 * 8;
+        let (Some((own, _)), Some(step)) = (path.last, path.steps.last()) else { return };
+        if !regime.has_napot() || path.level != 0 {
+            return;
+        }
+        let first = own & !(SIXTEEN - 1);
+        for source in (first..first + SIXTEEN).step_by(8).filter(|entry| *entry != own) {
+            let Some(raw) = self.ram.read(source) else { continue };
+            let Decoded::Leaf(leaf) = regime.decode(&step.node, source, raw) else { continue };
+            let serves = leaf.size > 1 << 12 && leaf.set_accessed == 0;
+            if !serves || regime.check(&leaf, access).is_ok() && regime.dirties(&leaf, access) {
+                continue;
+            }
+            let result = regime.result(gpa, path.level, End::Leaf(leaf), access);
+            let outcome = Outcome { result, source: Source::CachedLeaf(source) };
+            let range = (gpa & !(leaf.size - 1), leaf.size, source);
+            found.push(Candidate { outcome, walked: None, leaf: range, dirty: leaf.is_dirty() });
+        }
     }
 
     /// An access takes one of the candidates.

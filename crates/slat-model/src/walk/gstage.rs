@@ -41,6 +41,10 @@ impl GstageRegime {
         field(self.hgatp, 63, 60) == 0
     }
 
+    pub(crate) fn has_napot(&self) -> bool {
+        self.cpu.svnapot
+    }
+
     /// Svvptc: an entry that becomes valid is seen, so the invalid one is not kept. What is reserved has its valid bit set.
     pub(crate) fn caches(&self, fault: FaultKind) -> bool {
         match fault {

@@ -183,6 +183,11 @@ impl Regime {
         matches!(self, Self::Gstage(regime) if regime.caches(fault))
     }
 
+    /// Whether leaves can have 64 KiB, each in sixteen entries.
+    pub(crate) fn has_napot(&self) -> bool {
+        matches!(self, Self::Gstage(regime) if regime.has_napot())
+    }
+
     /// The access as this level of translation sees it.
     fn effective(&self, access: Access) -> Access {
         match self {

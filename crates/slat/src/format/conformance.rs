@@ -39,6 +39,11 @@ macro_rules! conformance {
             }
 
             #[test]
+            fn a_clean_leaf_is_a_leaf() {
+                $formats.into_iter().for_each(suite::a_clean_leaf_is_a_leaf);
+            }
+
+            #[test]
             fn permissions_change_in_place() {
                 $formats.into_iter().for_each(suite::permissions_change_in_place);
             }
@@ -150,7 +155,8 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
             for flags in all_flags() {
                 let dirty = flags.contains(MappingFlags::WRITE);
                 let owned = flags.contains(MappingFlags::READ);
-                let leaf = Leaf { accessed: !owned, dirty, ..Leaf::new(hpa, flags, owned) };
+                let leaf =
+                    Leaf { accessed: !owned, dirty, clean: dirty == owned, ..Leaf::new(hpa, flags, owned) };
                 let soft = [
                     Soft::NoAccess(leaf),
                     Soft::Broken(leaf),
@@ -165,6 +171,7 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
                     assert_ne!(entry, 0, "{soft:?}");
                     assert_eq!(format.kind(level, entry), Kind::Absent, "{soft:?} at level {level}");
                     assert_eq!(format.next_table(entry), None, "{soft:?}");
+                    assert_eq!(entry & format.group_bit(), 0, "{soft:?} is one of no group");
                     assert_eq!(Soft::decode(entry), Some(soft));
                 }
             }
@@ -185,6 +192,27 @@ pub(crate) fn indices_stay_inside_their_table<F: Format>(format: F) {
     }
     assert!(geometry.levels > LeafSize::Size2M.level());
     assert!(format.largest_leaf().level() < geometry.levels);
+}
+
+/// The dirty log's bit says nothing else, and a fresh leaf has it as a dirty one unless the hardware sets it.
+pub(crate) fn a_clean_leaf_is_a_leaf<F: Format>(format: F) {
+    let (bit, clean) = (format.log_bit(), format.log_bit_of_clean());
+    assert_eq!((bit.count_ones(), clean & !bit), (1, 0));
+    assert_eq!(bit & (F::ADDRESS | F::OWNED | F::WRITE | format.accessed_bit()), 0);
+    if format.dirty_bit() != 0 {
+        assert_eq!((bit, clean), (format.dirty_bit(), 0));
+    }
+    for level in leaf_levels(&format) {
+        for flags in all_flags().filter(|flags| flags.is_accessible() && format.check_flags(*flags).is_ok()) {
+            let leaf = format.leaf(level, HostPhysAddr::new(0), flags);
+            assert_eq!(leaf & bit == clean, format.dirty_bit() != 0, "{leaf:#x} ({flags}) at level {level}");
+            assert_eq!(leaf & F::WRITE != 0, flags.contains(MappingFlags::WRITE), "{leaf:#x} ({flags})");
+            for entry in [leaf & !bit | clean, leaf & !bit | bit ^ clean] {
+                assert_eq!(format.flags(entry), format.flags(leaf), "{entry:#x} at level {level}");
+                assert_eq!(format.kind(level, entry), Kind::Leaf, "{entry:#x} at level {level}");
+            }
+        }
+    }
 }
 
 pub(crate) fn permissions_change_in_place<F: Format>(format: F) {

@@ -159,6 +159,13 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
         0
     }
 
+    /// The bit of a leaf by which the dirty log tells clean ones: [`dirty_bit`](Self::dirty_bit) where there is one, else one
+    /// of software's own that a fresh leaf has as a dirty one.
+    fn log_bit(&self) -> u64;
+
+    /// What the [`log_bit`](Self::log_bit) is in a leaf that is clean.
+    fn log_bit_of_clean(&self) -> u64;
+
     /// Whether the hardware sets neither bit: an access to a leaf without those that it would leave faults, and the answer
     /// to the fault sets them (RISC-V without Svadu).
     #[inline]
@@ -173,8 +180,33 @@ pub trait Format: Copy + Debug + PartialEq + Send + Sync + 'static {
         false
     }
 
-    /// The address in a leaf or a table entry.
+    /// The address in a leaf or a table entry; for one of a group see [`single`](Self::single).
     fn address(&self, entry: u64) -> HostPhysAddr;
+
+    /// The bit that is set in a 4 KiB leaf that is one of a group: sixteen neighbours, aligned to 64 KiB in both address
+    /// spaces and alike but for their marks, any of which the hardware may use for the pages of all (RISC-V: N); 0 if no
+    /// group is made.
+    #[inline]
+    fn group_bit(&self) -> u64 {
+        0
+    }
+
+    /// What maps as one of a group what `entry`, an ordinary leaf of 4 KiB, maps; `None` if no group is made. Expects that
+    /// all sixteen are mapped so.
+    #[inline]
+    fn grouped(&self, entry: u64) -> Option<u64> {
+        let _ = entry;
+        None
+    }
+
+    /// The ordinary leaf that maps what `entry` maps, one of a group that stands at `index` in its table; every other
+    /// entry as it is. In an entry of a group, [`address`](Self::address) need not be that of its own page (RISC-V: in no
+    /// entry is it).
+    #[inline]
+    fn single(&self, index: usize, entry: u64) -> u64 {
+        let _ = index;
+        entry
+    }
 
     /// The flags of a leaf.
     fn flags(&self, entry: u64) -> MappingFlags;

@@ -190,11 +190,12 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ///
     /// # Errors
     /// [`MigrateError`]: a bad range, [`MigrateError::NotMapped`], [`MigrateError::NotOwned`] unless the region is one
-    /// of [`map_alloc`](Self::map_alloc), [`MigrateError::Pinned`], [`MigrateError::OutOfMemory`] if the host does not have as many frames again.
+    /// of [`map_alloc`](Self::map_alloc) or [`map_paged`](Self::map_paged), [`MigrateError::Pinned`], [`MigrateError::OutOfMemory`] if the host does not have as many frames again.
     pub fn migrate(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, MigrateError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(MigrateError::NotMapped)?;
-        let not_owned = |region: &Region| !matches!(region.backend, Backend::Alloc { .. });
+        let not_owned =
+            |region: &Region| !matches!(region.backend, Backend::Alloc { .. } | Backend::Paged { .. });
         if let Some(region) = self.regions.overlapping(range).find(not_owned) {
             return Err(MigrateError::NotOwned(region.range));
         }
@@ -300,6 +301,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             let alike = if cover.alike { Alike::Yes } else { Alike::No { copied: false } };
             self.table.protect(&mut self.pending, range, flags, alike);
         }
+        if cover.logged {
+            self.hold_large(range);
+        }
         self.regions.update(self.table.hal(), range, cover, |region| Some(Region { flags, ..region }));
         trace!("protect {range} {flags}");
         Ok(())
@@ -316,11 +320,25 @@ pub(super) fn split_edges<H: Hal, F: Format>(
 ) -> Result<(), OutOfMemory> {
     let tables = table.plan_split(range);
     if tables == 0 {
-        return regions.reserve(table.hal(), 2);
+        regions.reserve(table.hal(), 2)?;
+        table.ungroup_edges(pending, range);
+        return Ok(());
     }
     let mut tables = FrameStack::with(table.hal(), 0, tables).ok_or(OutOfMemory)?;
     regions.reserve(table.hal(), 2)?;
-    table.split_at(pending, range.start(), &mut tables);
-    table.split_at(pending, range.end(), &mut tables);
+    for edge in [range.start(), range.end()] {
+        table.split_at(pending, edge, &mut tables);
+        // What is logged is logged page by page.
+        let block = GuestPhysRange::new(edge.align_down(LeafSize::Size2M.bytes()), LeafSize::Size2M.bytes());
+        if let (true, Ok(block)) = (table.has_groups(), block) {
+            for region in regions.overlapping(block).filter(|region| region.log.is_some()) {
+                region
+                    .range
+                    .intersection(block)
+                    .into_iter()
+                    .for_each(|part| table.ungroup_all(pending, part));
+            }
+        }
+    }
     Ok(())
 }

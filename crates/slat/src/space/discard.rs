@@ -12,7 +12,8 @@ use log::debug;
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Gives the frames of `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped, back to the host or to the
     /// custom backend; the regions stay, lazy ones now. The next access of the guest finds a page of zeroes, or what
-    /// the custom backend has. Returns the number of 4 KiB pages given up.
+    /// the custom backend or the pager has: what it wrote to a paged region since then is lost
+    /// ([`page_out`](Self::page_out) keeps it). Returns the number of 4 KiB pages given up.
     ///
     /// One invalidation, if anything was populated. Large leaves at the edges are split, empty tables given back.
     ///
@@ -23,8 +24,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     pub fn discard(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, DiscardError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(DiscardError::NotMapped)?;
-        let kept =
-            |region: &Region| !matches!(region.backend, Backend::Alloc { .. } | Backend::Custom { .. });
+        let kept = |region: &Region| {
+            !matches!(region.backend, Backend::Alloc { .. } | Backend::Custom { .. } | Backend::Paged { .. })
+        };
         if let Some(region) = self.regions.overlapping(range).find(kept) {
             return Err(DiscardError::NotOwned(region.range));
         }

@@ -1,6 +1,6 @@
 //! Answering a guest's faults, on any number of CPUs at once.
 
-use super::backend::{Custom, Shared, page_of};
+use super::backend::{Custom, PageIn, Shared, page_of, paged_page};
 use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::device::DeviceAccess;
@@ -128,14 +128,14 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             Backend::Trap { .. }
             | Backend::Alloc { .. }
             | Backend::Shared { .. }
-            | Backend::Custom { .. } => {}
+            | Backend::Custom { .. }
+            | Backend::Paged { .. } => {}
         }
         match self.supply(&region, gpa, access, init) {
             Ok(Populated::New(size)) => {
-                if let Backend::Alloc { largest_leaf: largest, fault_around } = region.backend {
+                if let Backend::Alloc { fault_around, .. } = region.backend {
                     if fault_around > size {
-                        let want = Want { gpa, region: region.range, flags: region.flags, largest };
-                        self.populate_around(&want, fault_around, init);
+                        self.populate_around(&region, gpa, fault_around, init);
                     }
                 }
                 trace!("fault `{access}` at {gpa:#x}: populated {size}");
@@ -157,6 +157,21 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         access: MappingFlags,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<Populated, Refused> {
+        let populated = self.supply_unlogged(region, gpa, access, init);
+        if region.log.is_some() && matches!(populated, Ok(Populated::New(_))) {
+            // Whoever follows the log knows nothing of it yet, written to or not.
+            self.table.note_dirty(gpa);
+        }
+        populated
+    }
+
+    fn supply_unlogged(
+        &self,
+        region: &Region,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+    ) -> Result<Populated, Refused> {
         let Region { range, flags, .. } = *region;
         match region.backend {
             Backend::Alloc { largest_leaf: largest, .. } => {
@@ -171,6 +186,16 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 let Some(page) = page_of(region, gpa) else { return Err(Refused::NoSuchPage) };
                 let mut custom = Custom { table: &self.table, backend: &self.backend, page };
                 self.table.populate_from(gpa, (flags, access), &mut custom)
+            }
+            Backend::Paged { .. } => {
+                let (Some(page), Some(pager)) = (paged_page(region, gpa), self.backend.pager()) else {
+                    return Err(Refused::NoSuchPage);
+                };
+                self.table.populate_from(
+                    gpa,
+                    (flags, access),
+                    &mut PageIn { table: &self.table, pager, page },
+                )
             }
             Backend::Linear { .. } | Backend::Trap { .. } => Err(Refused::NoSuchPage),
         }
@@ -222,7 +247,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                     Unshared::Unsettled => return Ok(FaultOutcome::Retry),
                 }
             }
-            match self.table.make_writable(gpa, region.flags) {
+            match self.table.make_writable(gpa, region.flags, region.log, access) {
                 MadeWritable::Already => {}
                 MadeWritable::Now => {
                     self.table.forget_refusal(gpa);
@@ -268,15 +293,16 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     #[cold]
     fn populate_around(
         &self,
-        fault: &Want,
+        region: &Region,
+        fault: GuestPhysAddr,
         window: LeafSize,
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) {
-        let window = GuestPhysRange::new(fault.gpa.align_down(window.bytes()), window.bytes());
-        let Some(window) = window.ok().and_then(|window| window.intersection(fault.region)) else { return };
+        let window = GuestPhysRange::new(fault.align_down(window.bytes()), window.bytes());
+        let Some(window) = window.ok().and_then(|window| window.intersection(region.range)) else { return };
         let mut next = Some(window.start());
         while let Some(gpa) = next.filter(|gpa| *gpa < window.end()) {
-            let step = match self.table.populate(&Want { gpa, ..*fault }, MappingFlags::empty(), init) {
+            let step = match self.supply(region, gpa, MappingFlags::empty(), init) {
                 Ok(Populated::New(size)) => size.bytes(),
                 Ok(Populated::Present(_) | Populated::Unsettled) => PAGE_SIZE,
                 Err(_) => return,

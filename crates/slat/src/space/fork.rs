@@ -24,7 +24,12 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// split on the first write.
     ///
     /// - Memory of [`map_alloc`](Self::map_alloc) is copied on write. What is not populated yet, each populates by itself.
+    /// - So is what is there of [`map_paged`](Self::map_paged) regions. For the rest each asks its own pager: that of the fork has
+    ///   to answer as the other one would at this moment.
     /// - Linear memory, devices and shared memory stay mapped in both.
+    /// - Memory of [`map_paged`](Self::map_paged) is copied on write as far as it is there, and not
+    ///   [paged out](Self::page_out) while it is shared. The rest comes from the fork's own pager, which must have what the
+    ///   parent's has at this moment, and may have no page in common with it that is paged out later.
     /// - Pages of a custom backend are not in the fork, which asks its own backend for them.
     /// - What [`set_in_children`](Self::set_in_children) excludes is not in the fork.
     /// - Pinned pages stay where they are; the fork gets copies at once, and no pins. Writes are not logged in the fork.
@@ -80,7 +85,16 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.table.settle(&mut self.pending);
         let table = Table::new(hal, format, tag).ok_or(ForkError::OutOfMemory)?;
         let (shared, regions, pending) = (Attached::new(), Regions::new(), Pending::NONE);
-        let mut child = Self { backend, shared, lent: false, table, regions, pending, range: self.range };
+        let mut child = Self {
+            backend,
+            shared,
+            lent: false,
+            table,
+            regions,
+            pending,
+            range: self.range,
+            hand: self.hand,
+        };
         // Dropping the child gives back whatever it has by then.
         self.begin_child(&mut child).map_err(|OutOfMemory| ForkError::OutOfMemory)?;
         debug!("fork {}: tag {tag}", self.range);

@@ -176,7 +176,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             return Err(FaultCause::AddressSize);
         }
         let (slot, entry) = self.table.walk(gpa);
-        let View::Leaf(leaf) = self.table.view(slot.level, entry) else { return Err(FaultCause::NotPresent) };
+        let View::Leaf(leaf) = self.table.view(slot.level, slot.index, entry) else {
+            return Err(FaultCause::NotPresent);
+        };
         if !allows(self.format(), leaf.flags, access) {
             return Err(FaultCause::Permission);
         }

@@ -118,7 +118,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 if matches!(region.backend, Backend::Shared { .. } | Backend::Custom { .. }) {
                     table.maintain(level, leaf.hpa, &[CacheEvent::FromGuest(leaf.flags.memory_type())]);
                 }
-                let written = leaf.dirty || table.format().dirty_bit() == 0;
+                // What a log has collected is forgotten here.
+                let written = leaf.dirty || table.format().dirty_bit() == 0 || region.log.is_some();
                 for offset in (0..level_bytes(level)).step_by(PAGE_SIZE as usize) {
                     let at = (gpa.checked_add(offset), leaf.hpa.checked_add(offset));
                     let (Some(gpa), Some(frame)) = at else { return };
@@ -154,7 +155,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     }
 }
 
-fn check_offset(offset: u64, size: u64, most: u64) -> Result<(), MapError> {
+pub(super) fn check_offset(offset: u64, size: u64, most: u64) -> Result<(), MapError> {
     if offset % PAGE_SIZE != 0 {
         return Err(MapError::UnalignedOffset(offset));
     }

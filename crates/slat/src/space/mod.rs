@@ -17,6 +17,8 @@ mod fork;
 mod guest_walk;
 mod holdings;
 mod lend;
+mod log;
+mod page_out;
 mod pins;
 mod populate;
 mod query;
@@ -27,13 +29,15 @@ pub use access::{
     Zeroed,
 };
 pub use backend::{
-    Backend, BackendError, BackendPage, CustomBackend, NoBackend, SharedId, SharedMemory, SharedMemoryError,
+    Backend, BackendError, BackendPage, CustomBackend, NoBackend, Pager, PagerBackend, SharedId,
+    SharedMemory, SharedMemoryError,
 };
 pub use change::AllocOptions;
 pub use debt::Debt;
 pub use fork::Snapshot;
+pub use page_out::PagedOut;
 pub use query::Stats;
-pub use regions::{LogUnit, Region};
+pub use regions::Region;
 
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::error::{BadRange, CreateError};
@@ -81,6 +85,8 @@ pub struct AddrSpace<H: Hal, F: Format = Native, B: CustomBackend = NoBackend> {
     regions: Regions,
     pending: Pending,
     range: GuestPhysRange,
+    /// Where [`evict`](Self::evict) goes on looking.
+    hand: GuestPhysAddr,
 }
 
 impl<H: Hal + Default, F: Format + Default> AddrSpace<H, F> {
@@ -139,7 +145,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         let table = Table::new(hal, format, tag).ok_or(CreateError::OutOfMemory)?;
         let (shared, regions) = (Attached::new(), Regions::new());
-        Ok(Self { backend, shared, lent: false, table, regions, pending: Pending::NONE, range })
+        Ok(Self { backend, shared, lent: false, table, regions, pending: Pending::NONE, range, hand: base })
     }
 
     /// The host.

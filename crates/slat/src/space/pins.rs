@@ -96,6 +96,13 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let Ok(cover) = self.regions.cover(range) else { unreachable!("it was looked at") };
         self.regions.reserve(self.table.hal(), 2)?;
         self.regions.update(self.table.hal(), range, cover, |region| Some(change(region)));
+        // A device leaves no marks, and may write until its pin is gone.
+        for region in self.regions.overlapping(range) {
+            let part = region.range.intersection(range);
+            if let (Backend::Custom { .. } | Backend::Paged { .. }, Some(part)) = (region.backend, part) {
+                self.table.mark_written(part);
+            }
+        }
         Ok(())
     }
 

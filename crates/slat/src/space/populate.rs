@@ -1,6 +1,6 @@
 //! Populating ahead, and joining leaves again: neither changes what the guest sees.
 
-use super::{AddrSpace, Backend, CustomBackend};
+use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, PAGE_SIZE};
 use crate::error::{CollapseError, PopulateError, TopUpError};
 use crate::flags::MappingFlags;
@@ -65,7 +65,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// both address spaces with the same flags and make a larger leaf that lies in the range: the way back from the
     /// splits of [`unmap`](Self::unmap) and [`protect`](Self::protect). Returns the number of larger leaves made.
     ///
-    /// Pages that are shared with a fork or a snapshot stay as they are. Takes no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
+    /// Pages that are shared with a fork or a snapshot stay as they are, and paged regions keep their leaves of 4 KiB. Takes
+    /// no memory and gives tables back. One invalidation for each larger leaf; where the format asks for
     /// break-before-make, its pages fault for that moment.
     ///
     /// # Errors
@@ -76,15 +77,37 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             return Err(CollapseError::NotMapped(hole));
         }
         self.table.settle(&mut self.pending);
-        let joined = if self.table.has_version() {
-            let Self { table, regions, pending, .. } = self;
-            let parts = regions.overlapping(range).filter_map(|region| {
-                Some((region.range.intersection(range)?, region.backend.is_copied_on_write()))
-            });
-            parts.map(|(part, owned)| table.collapse(pending, part, owned)).sum()
-        } else {
-            self.table.collapse(&mut self.pending, range, false)
+        // What lies in one leaf has one set of flags, also while permissions are held back from some of it; and what shares its
+        // frames stays as it is.
+        let versions = self.table.has_version();
+        let paged = |region: &Region| matches!(region.backend, Backend::Paged { .. });
+        let kind = |region: &Region| {
+            let copied = versions && region.backend.is_copied_on_write();
+            (region.flags, region.log, copied, paged(region))
         };
+        let Self { table, regions, pending, .. } = self;
+        let mut join = |part: Region| {
+            // Paged regions keep their small leaves, each of which can be paged out.
+            if paged(&part) {
+                return 0;
+            }
+            let owned = kind(&part).2;
+            let part = part.range.intersection(range);
+            part.map_or(0, |part| table.collapse(pending, part, owned))
+        };
+        let (mut joined, mut alike): (u64, Option<Region>) = (0, None);
+        for region in regions.overlapping(range) {
+            alike = match alike {
+                Some(before) if kind(&before) == kind(&region) => {
+                    Some(Region { range: before.range.hull(region.range), ..region })
+                }
+                before => {
+                    joined += before.map_or(0, &mut join);
+                    Some(region)
+                }
+            };
+        }
+        joined += alike.map_or(0, join);
         self.table.settle(&mut self.pending);
         debug!("collapse {range}: {joined} leaves");
         Ok(joined)

@@ -5,12 +5,18 @@ mod debts;
 mod discard;
 mod edges;
 mod errors;
+mod evict;
 mod faults;
+mod fork;
+mod groups;
 mod guest_walk;
 mod lifetimes;
+mod log;
+mod log_naive;
 mod marks;
 mod naive;
 mod operations;
+mod paged;
 mod pins;
 mod riscv;
 mod shared;
@@ -72,14 +78,14 @@ pub(crate) fn npt_formats() -> [Npt; 2] {
     })
 }
 
-/// The three modes of the G-stage, with and without Svpbmt; the last two tell what was accessed, by the hart and by
-/// faults.
+/// The three modes of the G-stage, with and without Svpbmt and leaves of 64 KiB; the last two tell what was accessed, by
+/// the hart and by faults.
 pub(crate) fn gstage_formats() -> [Gstage; 3] {
     use gstage::{Capabilities, Extensions, Mode, Modes};
     [
         (Mode::Sv39x4, Extensions::empty(), false),
-        (Mode::Sv48x4, Extensions::SVPBMT | Extensions::SVADU, true),
-        (Mode::Sv57x4, Extensions::SVPBMT, true),
+        (Mode::Sv48x4, Extensions::SVPBMT | Extensions::SVADU | Extensions::SVNAPOT, true),
+        (Mode::Sv57x4, Extensions::SVPBMT | Extensions::SVNAPOT, true),
     ]
     .map(|(mode, extensions, accessed_dirty)| {
         let capabilities = Capabilities {
@@ -87,6 +93,7 @@ pub(crate) fn gstage_formats() -> [Gstage; 3] {
             vmid_bits: 14,
             extensions,
             accessed_dirty,
+            napot_leaves: true,
             ..Capabilities::BASELINE
         };
         Gstage::new(mode, capabilities).expect("offered")

@@ -34,7 +34,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         for (index, piece) in pieces(self.geometry, level, range) {
             let slot = Slot { entries, index, level };
             let entry = slot.load();
-            let View::Table(next) = self.view(level, entry) else { continue };
+            let View::Table(next) = self.view(level, index, entry) else { continue };
             if level > target {
                 joined += self.collapse_in(pending, level - 1, next, piece, (target, owned));
             } else if piece.size() == level_bytes(level) {
@@ -50,18 +50,24 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// The one leaf that the leaves of a whole table of `level` amount to, if they do.
     fn uniform(&self, level: u8, table: HostPhysAddr) -> Option<Leaf> {
         let entries = self.entries(level, table);
-        let leaf = |index: usize| match self.view(level, entries.load(index)) {
+        let leaf = |index: usize| match self.view(level, index, entries.load(index)) {
             View::Leaf(leaf) => Some(leaf),
             _ => None,
         };
         let first = leaf(0)?;
         let step = level_bytes(level);
+        // One that was written to makes all of it so.
+        let mut clean = first.clean;
         let continues = |index: usize| {
             let hpa = first.hpa.checked_add(index as u64 * step);
             let same = |leaf: Leaf| (leaf.flags, leaf.owned) == (first.flags, first.owned);
-            leaf(index).is_some_and(|leaf| Some(leaf.hpa) == hpa && same(leaf))
+            leaf(index).is_some_and(|leaf| {
+                clean &= leaf.clean;
+                Some(leaf.hpa) == hpa && same(leaf)
+            })
         };
-        (first.hpa.is_aligned(step * 512) && (1..entries.len()).all(continues)).then_some(first)
+        let uniform = first.hpa.is_aligned(step * 512) && (1..entries.len()).all(continues);
+        uniform.then_some(Leaf { clean, ..first })
     }
 
     /// The marks that any leaf of a table of `level` has.

@@ -44,7 +44,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut copy: Option<OwnedFrames<'_, H>> = None;
         loop {
             let (slot, entry) = self.walk(gpa);
-            let leaf = match self.view(slot.level, entry) {
+            let leaf = match self.view(slot.level, slot.index, entry) {
                 View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if !leaf.owned => leaf,
                 View::Soft(Soft::Broken(_) | Soft::NewTable(_)) => return Ok(Unshared::Unsettled),
                 _ => return Ok(Unshared::Never),
@@ -53,10 +53,10 @@ impl<H: Hal, F: Format> Table<H, F> {
                 if from_version { self.take_over(gpa, slot.level, leaf.hpa) } else { TakenOver::Shared };
             match taken {
                 TakenOver::Taken => {
-                    let write = if flags.contains(MappingFlags::WRITE) { F::WRITE } else { 0 };
-                    let owned = |entry: u64| match self.view(slot.level, entry) {
-                        View::Leaf(_) => entry | F::OWNED | write,
-                        _ => self.as_owned(slot.level, entry),
+                    let owned = |entry: u64| {
+                        let leaf = self.view(slot.level, slot.index, entry).any_leaf();
+                        let owned = leaf.map(|leaf| Leaf { flags, owned: true, clean: false, ..leaf });
+                        owned.map_or(entry, |leaf| self.encode(slot.level, leaf))
                     };
                     let mut entry = entry;
                     while !slot.compare_exchange(&self.hal, entry, owned(entry)) {
@@ -85,7 +85,13 @@ impl<H: Hal, F: Format> Table<H, F> {
                 }
             };
             let start = new.start();
-            if self.replace_shared(slot, entry, leaf, Leaf { hpa: start, flags, owned: true, ..leaf }, gpa) {
+            if self.replace_shared(
+                slot,
+                entry,
+                leaf,
+                Leaf { hpa: start, flags, owned: true, clean: false, ..leaf },
+                gpa,
+            ) {
                 new.into_raw();
                 return Ok(Unshared::Copied(LeafSize::Size4K));
             }
@@ -123,7 +129,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let Ok(block) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else { return Ok(()) };
         let frame = self.spares.take(&self.hal).or_else(|| OwnedFrames::alloc(&self.hal, 1, 1));
         let frame = frame.ok_or(OutOfMemory)?;
-        self.fill_split(slot.level - 1, frame.start(), leaf);
+        self.fill_split(slot.level - 1, frame.start(), leaf, false);
         let table = self.format.table(frame.start());
         let breaks = self.format.needs_break(slot.level, entry, table);
         let replacement = if breaks { Soft::NewTable(frame.start()).encode() } else { table };

@@ -46,7 +46,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
             let start = base + index as u64 * level_bytes(level);
-            let (next, way) = match (self.view(level, entries.load(index)), way) {
+            let (next, way) = match (self.view(level, index, entries.load(index)), way) {
                 (View::Table(next) | View::Soft(Soft::NewTable(next)), way) => (next, way),
                 (View::SharedTable(next), Way::Own | Way::Shared) => (next, Way::Shared),
                 (View::Soft(Soft::RetiredTable { hpa, shared: false, .. }), Way::Own | Way::Retired) => {

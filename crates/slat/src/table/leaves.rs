@@ -15,14 +15,16 @@ pub struct Mapping {
     pub hpa: HostPhysAddr,
     /// Permissions and memory type, as the hardware applies them; no permission means that the guest has no access.
     pub flags: MappingFlags,
-    /// Size of the leaf.
+    /// Size of the leaf. Sixteen leaves that map 64 KiB together (RISC-V: Svnapot) are listed one by one.
     pub size: LeafSize,
     /// Whether the frame belongs to the space and goes back to the host with it.
     pub owned: bool,
     /// Whether the guest may have used it since it was mapped; always `true` where the hardware does not tell.
     pub accessed: bool,
-    /// Whether the guest may have written to it since it was mapped; always `true` where the hardware does not tell. A
-    /// leaf that was split or joined passes on what is known of any part of it.
+    /// Whether the guest may have written to it since it was mapped, or since the [dirty
+    /// log](crate::AddrSpace::start_dirty_log) was last collected; always `true` where neither the hardware nor a log tells.
+    /// A leaf that was split or joined passes on what is known of any part of it, and of sixteen that map 64 KiB together
+    /// (RISC-V: Svnapot) each has the marks of all.
     pub dirty: bool,
 }
 
@@ -38,7 +40,7 @@ impl Mapping {
 /// What a table consists of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Leaves of 4 KiB.
+    /// Leaves of 4 KiB, those included that map 64 KiB together.
     pub leaves_4k: u64,
     /// Leaves of 2 MiB.
     pub leaves_2m: u64,
@@ -82,7 +84,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     fn count(&self, level: u8, table: HostPhysAddr, census: &mut Census) {
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
-            match self.view(level, entries.load(index)) {
+            match self.view(level, index, entries.load(index)) {
                 View::Absent => {}
                 View::Table(next)
                 | View::Soft(Soft::RetiredTable { hpa: next, shared: false, .. } | Soft::NewTable(next)) => {
@@ -119,8 +121,8 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
             // One entry further, or whatever of an absent one lies in the range.
             let (_, piece) = pieces(self.table.geometry, slot.level, range).next()?;
             self.rest = GuestPhysRange::between(piece.end(), range.end());
-            let (leaf, accessible) = match self.table.view(slot.level, entry) {
-                View::Leaf(leaf) => (leaf, true),
+            let (leaf, accessible) = match self.table.view(slot.level, slot.index, entry) {
+                View::Leaf(leaf) => (self.table.with_marks_of_group(slot, entry, leaf), true),
                 View::Soft(Soft::NoAccess(leaf)) => (leaf, false),
                 _ => continue,
             };
@@ -134,7 +136,7 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
                 size: Table::<H, F>::leaf_size(slot.level),
                 owned: leaf.owned && !shared,
                 accessed: leaf.accessed || self.table.format.accessed_bit() == 0,
-                dirty: leaf.dirty || self.table.format.dirty_bit() == 0,
+                dirty: self.table.is_dirty(&leaf),
             });
         }
     }

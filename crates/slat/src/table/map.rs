@@ -152,7 +152,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let entries = self.entries(level, table);
         let mut tables = 0;
         for (index, piece) in pieces(self.geometry, level, range) {
-            match self.view(level, entries.load(index)) {
+            match self.view(level, index, entries.load(index)) {
                 View::Table(next) => tables += self.plan_in(level - 1, Some(next), piece, source)?,
                 _ if self.takes_leaf(level, piece) && source.plan(level, piece.start()) => {}
                 _ => tables += 1 + self.plan_in(level - 1, None, piece, source)?,
@@ -234,7 +234,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             rest = GuestPhysRange::between(piece.end(), range.end());
             // A table that is not linked yet is new: nothing in it means anything.
             if level > 0 && linked {
-                if let View::Table(next) = self.view(level, entries.load(index)) {
+                if let View::Table(next) = self.view(level, index, entries.load(index)) {
                     self.fill_in(level - 1, next, linked, piece, flags, source, tables);
                     continue;
                 }
@@ -277,6 +277,12 @@ impl<H: Hal, F: Format> Table<H, F> {
         indices: core::ops::Range<usize>,
         leaf: Leaf,
     ) -> usize {
+        if level == 0 {
+            // Nothing but pages can stand there.
+            let count = indices.len();
+            self.fill_pages(entries, linked, indices, leaf);
+            return count;
+        }
         // Software entries hold the address unshifted.
         let shift = if leaf.flags.is_accessible() { F::ADDRESS_SHIFT } else { 0 };
         let step = level_bytes(level) >> shift;
@@ -286,7 +292,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             return indices.len();
         }
         // Nothing is mapped there, so that only a table can stand in the way.
-        let free = |index: &usize| level == 0 || entries.load(*index) == 0;
+        let free = |index: &usize| entries.load(*index) == 0;
         let count = indices.clone().take_while(free).count();
         entries.fill(&self.hal, indices.start..indices.start + count, first, step);
         count

@@ -167,6 +167,13 @@ impl Entries {
         self.report(hal, index, old | bits);
     }
 
+    /// Clears `bits` in an entry, and keeps what the hardware marks meanwhile.
+    #[inline]
+    pub(crate) fn clear_bits<H: Hal>(&self, hal: &H, index: usize, bits: u64) {
+        let old = self.atomic(index).fetch_and(!bits, Ordering::Relaxed);
+        self.report(hal, index, old & !bits);
+    }
+
     /// Writes an entry of a table that is not linked yet: its linking orders it.
     #[inline]
     pub(crate) fn store_unlinked<H: Hal>(&self, hal: &H, index: usize, value: u64) {

@@ -24,7 +24,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut stacks = [0, 1, 2].map(|level| FrameStack::new(self.hal(), level));
         let mut result = Ok(());
         self.visit(range, &mut |slot, entry, piece| {
-            if self.view(slot.level, entry).any_leaf().is_none() {
+            if self.view(slot.level, slot.index, entry).any_leaf().is_none() {
                 return;
             }
             // A leaf that the range covers in part will have been split into the largest leaves that fit.
@@ -57,7 +57,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         mut frames: NewFrames<'_, H>,
     ) -> u64 {
         self.visit(range, &mut |slot, entry, piece| {
-            if let View::Leaf(leaf) = self.view(slot.level, entry) {
+            if let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) {
                 self.break_leaf(pending, slot, leaf, piece);
             }
         });
@@ -65,7 +65,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut pages = 0;
         self.visit(range, &mut |slot, entry, piece| {
             let (View::Soft(Soft::Broken(old)) | View::Soft(Soft::NoAccess(old))) =
-                self.view(slot.level, entry)
+                self.view(slot.level, slot.index, entry)
             else {
                 return;
             };

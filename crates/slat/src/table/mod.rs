@@ -8,11 +8,14 @@
 mod bbm;
 mod collapse;
 mod cow;
+mod group;
 mod inventory;
 mod leaves;
+mod log;
 mod map;
 mod memory;
 mod migrate;
+mod page_out;
 mod pinned;
 mod populate;
 mod protect;
@@ -29,9 +32,11 @@ pub(crate) use cow::Unshared;
 pub(crate) use inventory::Part;
 pub use leaves::Census;
 pub use leaves::Mapping;
+pub use log::LogUnit;
 pub(crate) use map::{Frames, Linear, OutOfMemory, Source};
 pub(crate) use memory::Slot;
 pub(crate) use migrate::NewFrames;
+pub(crate) use page_out::Verdict;
 pub(crate) use populate::{Populated, Refused, Supplier, Want};
 pub(crate) use protect::Alike;
 pub(crate) use reach::Reached;
@@ -185,8 +190,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         Slot { entries: self.entries(level, table), index: self.geometry.index(level, gpa), level }
     }
 
+    /// What `entry`, which stands at `index` in a table of `level`, means.
     #[inline]
-    pub(crate) fn view(&self, level: u8, entry: u64) -> View {
+    pub(crate) fn view(&self, level: u8, index: usize, entry: u64) -> View {
         if entry == 0 {
             return View::Absent;
         }
@@ -196,11 +202,13 @@ impl<H: Hal, F: Format> Table<H, F> {
                 None => View::SharedTable(self.format.address(entry)),
             },
             Kind::Leaf => View::Leaf(Leaf {
-                hpa: self.format.address(entry),
+                hpa: self.format.address(self.format.single(index, entry)),
                 flags: self.format.flags(entry),
                 owned: entry & F::OWNED != 0,
                 accessed: entry & self.format.accessed_bit() != 0,
                 dirty: entry & self.format.dirty_bit() != 0,
+                clean: self.format.dirty_bit() == 0
+                    && entry & self.format.log_bit() == self.format.log_bit_of_clean(),
             }),
             Kind::Absent => match Soft::decode(entry) {
                 Some(Soft::SharedTable(next)) => View::SharedTable(next),
@@ -215,10 +223,14 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.format.leaf(level, hpa, flags) | F::OWNED
     }
 
-    /// The entry of a leaf: present if the flags allow anything, a software entry otherwise.
+    /// The entry of a leaf: present if the flags allow anything, a software entry otherwise. One that is clean lacks the
+    /// permission to write.
     fn encode(&self, level: u8, leaf: Leaf) -> u64 {
         if !leaf.flags.is_accessible() {
             return Soft::NoAccess(leaf).encode();
+        }
+        if leaf.clean {
+            return self.encode_clean(level, leaf);
         }
         self.format.leaf(level, leaf.hpa, leaf.flags)
             | if leaf.owned { F::OWNED } else { 0 }
@@ -235,6 +247,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Puts `replacement`, which the hardware takes for absent, in the place of a present leaf, with the marks that
     /// the leaf had in the end.
     fn take_out(&self, slot: Slot, leaf: Leaf, replacement: impl Fn(Leaf) -> Soft) {
+        debug_assert_eq!(slot.load() & self.format.group_bit(), 0, "one of a group by itself");
         if self.marks() == 0 {
             slot.store(&self.hal, replacement(leaf).encode());
             return;
@@ -255,7 +268,8 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// The table below an entry, also if it takes its place there only after the invalidation: the way of changes,
     /// which have the space for themselves. Tables of a version are not on it.
     fn below(&self, level: u8, entry: u64) -> Option<HostPhysAddr> {
-        match self.view(level, entry) {
+        // Of no leaf, so that it does not matter where the entry stands.
+        match self.view(level, 0, entry) {
             View::Table(next) | View::Soft(Soft::NewTable(next)) => Some(next),
             _ => None,
         }
@@ -281,7 +295,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut shared = false;
         loop {
             let entry = slot.load();
-            let next = match self.view(slot.level, entry) {
+            let next = match self.view(slot.level, slot.index, entry) {
                 View::Table(next) | View::Soft(Soft::NewTable(next)) => next,
                 View::SharedTable(next) => {
                     shared = true;
@@ -349,7 +363,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     pub(crate) fn translate(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
         let Some(slot) = self.page_slot(gpa) else { return self.translate_large(gpa) };
         let entry = slot.load();
-        let page = self.format.address(entry).as_u64();
+        let page = self.format.address(self.format.single(slot.index, entry)).as_u64();
         let leaf = self.format.kind(0, entry) == Kind::Leaf;
         leaf.then(|| HostPhysAddr::new(page | gpa.as_u64() & (crate::PAGE_SIZE - 1)))
     }
@@ -363,7 +377,8 @@ impl<H: Hal, F: Format> Table<H, F> {
         let (slot, entry, _) = self.walk_to_read(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let leaf = self.format.kind(slot.level, entry) == Kind::Leaf;
-        leaf.then(|| HostPhysAddr::new(self.format.address(entry).as_u64() | offset))
+        let page = self.format.address(self.format.single(slot.index, entry)).as_u64();
+        leaf.then(|| HostPhysAddr::new(page | offset))
     }
 
     /// Calls `visit` for every entry of the range that is neither absent nor a table, with the part of the range

@@ -19,7 +19,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> Result<(), OutOfMemory> {
         let mut result = Ok(());
         self.visit(range, &mut |slot, entry, _| {
-            if self.view(slot.level, entry).any_leaf().is_some_and(|leaf| leaf.owned) {
+            if self.view(slot.level, slot.index, entry).any_leaf().is_some_and(|leaf| leaf.owned) {
                 let taken = frames.get_mut(usize::from(slot.level)).and_then(FrameStack::take_one);
                 result = result.and(taken.ok_or(OutOfMemory));
             }
@@ -33,7 +33,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             let Some(place) = self.entry_of(version, piece.start()) else { return };
             let original = place.load();
             if place.level() != slot.level
-                || !self.view(slot.level, original).any_leaf().is_some_and(|leaf| leaf.owned)
+                || !self.view(slot.level, slot.index, original).any_leaf().is_some_and(|leaf| leaf.owned)
             {
                 return;
             }
@@ -49,13 +49,18 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// there any more. What a device writes meanwhile may be in the copy or not.
     pub(crate) fn copy_leaves(&self, version: Version, range: GuestPhysRange, frames: &mut NewFrames<'_, H>) {
         self.visit(range, &mut |slot, entry, piece| {
-            let Some(kept) = self.view(slot.level, entry).any_leaf().filter(|leaf| leaf.owned) else {
+            let Some(kept) = self.view(slot.level, slot.index, entry).any_leaf().filter(|leaf| leaf.owned)
+            else {
                 return;
             };
             let Some(place) = self.entry_of(version, piece.start()) else { return };
             let original = place.load();
             // A leaf at the edge of two ranges is copied once.
-            if !self.view(place.level(), original).any_leaf().is_some_and(|leaf| leaf.hpa == kept.hpa) {
+            if !self
+                .view(place.level(), slot.index, original)
+                .any_leaf()
+                .is_some_and(|leaf| leaf.hpa == kept.hpa)
+            {
                 return;
             }
             let new = frames.get_mut(usize::from(slot.level)).and_then(FrameStack::pop);

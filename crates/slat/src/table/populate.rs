@@ -143,7 +143,7 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// The marks that a leaf has from the beginning if it answers an `access`: those that the access would fault for.
     #[inline(always)]
-    fn first_marks(&self, access: MappingFlags) -> u64 {
+    pub(super) fn first_marks(&self, access: MappingFlags) -> u64 {
         if self.format.marks_by_fault() && !access.is_empty() { self.access_marks(access) } else { 0 }
     }
 
@@ -180,7 +180,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         loop {
             let (slot, entry) = self.walk(gpa);
             if entry != 0 {
-                match self.view(slot.level, entry) {
+                match self.view(slot.level, slot.index, entry) {
                     View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
                     View::Soft(Soft::NewTable(table)) => {
                         self.link_early(gpa, slot, entry, table);
@@ -259,7 +259,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     pub(crate) fn link_waiting(&self, gpa: GuestPhysAddr) {
         loop {
             let (slot, entry) = self.walk(gpa);
-            let View::Soft(Soft::NewTable(table)) = self.view(slot.level, entry) else { return };
+            let View::Soft(Soft::NewTable(table)) = self.view(slot.level, slot.index, entry) else { return };
             self.link_early(gpa, slot, entry, table);
         }
     }
@@ -267,7 +267,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Links a table that waits for an invalidation, because its debt was forgotten and a guest must go on. Several CPUs
     /// may do so at once.
     #[cold]
-    fn link_early(&self, gpa: GuestPhysAddr, slot: Slot, entry: u64, table: HostPhysAddr) {
+    pub(super) fn link_early(&self, gpa: GuestPhysAddr, slot: Slot, entry: u64, table: HostPhysAddr) {
         let bytes = level_bytes(slot.level);
         let Ok(block) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else { return };
         let scope = Scope::Ranges { ranges: &[block], stride: Self::leaf_size(slot.level) };

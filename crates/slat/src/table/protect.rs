@@ -49,6 +49,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         flags: MappingFlags,
         alike: Alike,
     ) {
+        if !flags.is_accessible() {
+            self.ungroup_all(pending, range);
+        }
         let mut broken = false;
         let copied = alike == Alike::No { copied: true };
         let kept = self.kept(copied);
@@ -100,7 +103,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         if broken {
             self.settle(pending);
             self.visit(range, &mut |slot, entry, _| {
-                let View::Soft(Soft::Broken(old)) = self.view(slot.level, entry) else { return };
+                let View::Soft(Soft::Broken(old)) = self.view(slot.level, slot.index, entry) else { return };
                 if old.owned {
                     self.maintain_change(slot.level, old, flags);
                 }
@@ -140,7 +143,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// where it may be shared.
     #[inline]
     fn kept(&self, copied: bool) -> u64 {
-        F::ADDRESS | if copied { 0 } else { F::OWNED } | self.marks()
+        F::ADDRESS | if copied { 0 } else { F::OWNED } | self.marks() | self.format.group_bit()
     }
 
     /// Inverts `bits` in present leaves, whatever the hardware marks meanwhile.
@@ -155,13 +158,14 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// The attributes that replace those of `entry` by a single store, if that is all there is to do.
     fn in_place(&self, level: u8, entry: u64, flags: MappingFlags, copied: bool) -> Option<u64> {
-        let old = match self.view(level, entry) {
+        // Which of a group it is makes no difference to its attributes.
+        let old = match self.view(level, 0, entry) {
             View::Leaf(old) => old,
             // Nothing there: nothing to change.
             View::Absent => return Some(entry & !self.kept(copied)),
             _ => return None,
         };
-        let new = self.encode(level, with_flags(old, flags, copied));
+        let new = self.grouped_like(entry, self.encode(level, with_flags(old, flags, copied)));
         let simple = flags.is_accessible()
             && !self.format.needs_break(level, entry, new)
             && !caches_differ(old.flags, flags);
@@ -178,12 +182,12 @@ impl<H: Hal, F: Format> Table<H, F> {
         flags: MappingFlags,
         copied: bool,
     ) -> bool {
-        let (old, present) = match self.view(slot.level, entry) {
+        let (old, present) = match self.view(slot.level, slot.index, entry) {
             View::Leaf(old) => (old, true),
             View::Soft(Soft::NoAccess(old)) => (old, false),
             _ => return false,
         };
-        let replacement = self.encode(slot.level, with_flags(old, flags, copied));
+        let replacement = self.grouped_like(entry, self.encode(slot.level, with_flags(old, flags, copied)));
         if replacement == entry {
             return false;
         }

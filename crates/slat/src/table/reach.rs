@@ -4,7 +4,7 @@
 use super::{Leaf, Slot, Table, View};
 use crate::addr::{GuestPhysAddr, HostPhysAddr};
 use crate::flags::{MappingFlags, level_bytes};
-use crate::format::Format;
+use crate::format::{Format, Kind};
 use crate::hal::Hal;
 
 /// Leaves of one table that continue each other in both address spaces, with the same attributes.
@@ -47,7 +47,8 @@ impl Plain {
         let more = (0..16).map(MappingFlags::from_bits_truncate).filter(|flags| flags.contains(access));
         let any = more.fold(0, |any, flags| any | leaf(flags) ^ leaf(access));
         let marked = marks(format, access);
-        let all_marks = format.accessed_bit() | format.dirty_bit();
+        // What the log knows is of no interest: a leaf from which it holds the permission back lacks that.
+        let all_marks = format.accessed_bit() | format.log_bit();
         Self {
             mask: !(F::ADDRESS | any | all_marks) | marked,
             value: leaf(access) & !(F::ADDRESS | any | all_marks) | marked | F::OWNED,
@@ -88,14 +89,28 @@ impl<H: Hal, F: Format> Table<H, F> {
     #[cold]
     pub(crate) fn mark_by_fault(&self, gpa: GuestPhysAddr, access: MappingFlags) -> bool {
         let (slot, entry) = self.walk(gpa);
-        let View::Leaf(leaf) = self.view(slot.level, entry) else { return false };
+        let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) else { return false };
         if !self.lacks_marks(&leaf, access) {
             return false;
         }
-        // Only faults run beside this, and they leave present leaves alone.
-        slot.entries.set_bits(&self.hal, slot.index, self.access_marks(access));
-        self.invalidate_locally(gpa);
+        if self.mark_leaf(slot, self.access_marks(access)) {
+            self.invalidate_locally(gpa);
+        }
         true
+    }
+
+    /// Sets `marks` in the leaf of `slot`; returns whether one is still there. Only faults run beside this; they may split a
+    /// large leaf, and a table has no marks.
+    pub(super) fn mark_leaf(&self, slot: Slot, marks: u64) -> bool {
+        loop {
+            let entry = slot.load();
+            if self.format.kind(slot.level, entry) != Kind::Leaf {
+                return false;
+            }
+            if entry & marks == marks || slot.compare_exchange(&self.hal, entry, entry | marks) {
+                return true;
+            }
+        }
     }
 
     /// Where `most` bytes (at least 1) at `gpa`, an address inside of a region, are, as far as leaves of one table
@@ -109,7 +124,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         foreign: bool,
     ) -> Option<Reached> {
         let (slot, entry) = self.walk(gpa);
-        let View::Leaf(leaf) = self.view(slot.level, entry) else { return None };
+        let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) else { return None };
         if access.contains(MappingFlags::WRITE) && !leaf.flags.contains(MappingFlags::WRITE) {
             return None;
         }
@@ -133,11 +148,14 @@ impl<H: Hal, F: Format> Table<H, F> {
         pointer: Option<*mut u8>,
     ) -> u64 {
         let step = level_bytes(slot.level);
-        let (mut bytes, mut expected, mut index) = (step - offset, entry, slot.index);
+        let single = |index, entry| self.format.single(index, entry);
+        let (mut bytes, mut expected, mut index) = (step - offset, single(slot.index, entry), slot.index);
         while bytes < most {
             index += 1;
             expected = expected.wrapping_add(step >> F::ADDRESS_SHIFT);
-            if index == slot.entries.len() || (slot.entries.load(index) ^ expected) & !marks != 0 {
+            if index == slot.entries.len()
+                || (single(index, slot.entries.load(index)) ^ expected) & !marks != 0
+            {
                 break;
             }
             let next = |pointer: *mut u8| {
@@ -152,18 +170,14 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Marks the leaves of `reached` as accessed, and as dirty if `access` has `WRITE`, as the CPU would: before the data
-    /// is written, so that a mark is never late.
-    pub(crate) fn mark(&self, reached: &Reached, access: MappingFlags) {
+    /// is written, so that a mark is never late. Returns `false` if one of them is there no more.
+    pub(crate) fn mark(&self, reached: &Reached, access: MappingFlags) -> bool {
         let marks = self.access_marks(access);
         if marks == 0 {
-            return;
+            return true;
         }
         let leaves = (reached.offset + reached.bytes).div_ceil(level_bytes(reached.slot.level));
-        for index in (reached.slot.index..).take(leaves as usize) {
-            // Only faults run beside this, and they leave present leaves alone.
-            if reached.slot.entries.load(index) & marks != marks {
-                reached.slot.entries.set_bits(&self.hal, index, marks);
-            }
-        }
+        let mut indices = (reached.slot.index..).take(leaves as usize);
+        indices.all(|index| self.mark_leaf(Slot { index, ..reached.slot }, marks))
     }
 }

@@ -46,7 +46,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let (mut present, mut waits) = (false, false);
         for index in indices {
             let slot = Slot { entries, index, level: 0 };
-            let (leaf, seen) = match self.view(0, slot.load()) {
+            let (leaf, seen) = match self.view(0, index, slot.load()) {
                 View::Leaf(leaf) => (leaf, true),
                 View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf)) => (leaf, false),
                 _ => continue,
@@ -89,7 +89,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             let slot = Slot { entries, index, level };
             let entry = slot.load();
             changed |= entry != 0;
-            match self.view(level, entry) {
+            match self.view(level, slot.index, entry) {
                 View::Absent | View::Soft(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }) => {}
                 View::Table(next) | View::Soft(Soft::NewTable(next)) => {
                     let whole = piece.size() == level_bytes(level);
@@ -181,7 +181,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 continue;
             }
             let start = GuestPhysAddr::new(base.as_u64() + offset * bytes);
-            match self.view(level, entry) {
+            match self.view(level, slot.index, entry) {
                 View::Table(below) => self.reap_below(level - 1, below, start, range),
                 View::Soft(Soft::NewTable(below)) => {
                     self.reap_below(level - 1, below, start, range);
@@ -246,13 +246,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
-            self.free_entry(level, entries.load(index), owned);
+            self.free_entry(level, index, entries.load(index), owned);
         }
     }
 
     /// Gives back what an entry of a table of `level` points to, if it is the space's. What a version owns stays.
-    pub(super) fn free_entry(&self, level: u8, entry: u64, owned: bool) {
-        match self.view(level, entry) {
+    pub(super) fn free_entry(&self, level: u8, index: usize, entry: u64, owned: bool) {
+        match self.view(level, index, entry) {
             View::Absent
             | View::SharedTable(_)
             | View::Soft(Soft::SharedTable(_) | Soft::RetiredTable { shared: true, .. }) => {}
@@ -275,10 +275,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             let entry = entries.load(index);
             if entry & !F::ADDRESS == plain {
                 // SAFETY: as in `give_back`.
-                unsafe { self.hal.dealloc_frames(format.address(entry), 1) };
+                unsafe { self.hal.dealloc_frames(format.address(format.single(index, entry)), 1) };
                 continue;
             }
-            match self.view(0, entry) {
+            match self.view(0, index, entry) {
                 View::Leaf(leaf)
                 | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
                     self.give_back(0, leaf);

@@ -28,7 +28,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) {
         let entries = self.entries(level, table);
         for (index, piece) in pieces(self.geometry, level, range) {
-            match self.view(level, entries.load(index)) {
+            match self.view(level, index, entries.load(index)) {
                 View::Table(next) | View::Soft(Soft::NewTable(next)) => {
                     self.visit_retired_in(level - 1, next, piece, whole, visit);
                 }

@@ -78,7 +78,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         let mut unshared = false;
         loop {
             let (slot, entry) = self.walk(gpa);
-            let View::SharedTable(table) = self.view(slot.level, entry) else { return Ok(unshared) };
+            let View::SharedTable(table) = self.view(slot.level, slot.index, entry) else {
+                return Ok(unshared);
+            };
             self.unshare_entry(slot, entry, table)?;
             unshared = true;
         }
@@ -119,7 +121,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             if extent == Extent::Edges && piece.size() == level_bytes(level) {
                 continue;
             }
-            let (next, shared) = match self.view(level, entries.load(index)) {
+            let (next, shared) = match self.view(level, index, entries.load(index)) {
                 View::SharedTable(next) => (next, true),
                 View::Table(next) | View::Soft(Soft::NewTable(next)) => (next, frozen),
                 _ => continue,
@@ -157,7 +159,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             if extent == Extent::Edges && piece.size() == level_bytes(level) {
                 continue;
             }
-            let next = match self.view(level, entries.load(index)) {
+            let next = match self.view(level, index, entries.load(index)) {
                 View::Table(next) | View::Soft(Soft::NewTable(next)) => next,
                 View::SharedTable(next) => {
                     let Some(copy) = tables.pop() else { unreachable!("plan_unshare counted the tables") };

@@ -12,6 +12,7 @@
 //! | 57:52 | the flags of the leaf |
 //! | 58    | the guest has used the leaf; the table is a version's |
 //! | 59    | the guest has written to the leaf |
+//! | 60    | the dirty log knows of no write to the leaf, where only it can tell |
 
 use crate::addr::HostPhysAddr;
 use crate::flags::MappingFlags;
@@ -23,6 +24,7 @@ const FLAGS_SHIFT: u32 = 52;
 const FLAGS_MASK: u64 = 0x3f;
 const ACCESSED: u64 = 1 << 58;
 const DIRTY: u64 = 1 << 59;
+const CLEAN: u64 = 1 << 60;
 
 /// A leaf, in the terms of the library and not of a format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +39,16 @@ pub(crate) struct Leaf {
     pub(crate) accessed: bool,
     /// Whether the hardware says that the guest has written to it; `false` where it does not tell.
     pub(crate) dirty: bool,
+    /// Whether the dirty log knows that the guest has not written to it since, so that the leaf lacks the permission;
+    /// `false` where the hardware tells.
+    pub(crate) clean: bool,
 }
 
 impl Leaf {
     /// A leaf that the guest has not used yet.
     #[inline]
     pub(crate) const fn new(hpa: HostPhysAddr, flags: MappingFlags, owned: bool) -> Self {
-        Self { hpa, flags, owned, accessed: false, dirty: false }
+        Self { hpa, flags, owned, accessed: false, dirty: false, clean: false }
     }
 }
 
@@ -88,6 +93,7 @@ impl Soft {
         entry |= (leaf.flags.bits() as u64) << FLAGS_SHIFT;
         entry |= if leaf.owned { OWNED } else { 0 };
         entry |= if leaf.accessed { ACCESSED } else { 0 };
+        entry |= if leaf.clean { CLEAN } else { 0 };
         entry | if leaf.dirty { DIRTY } else { 0 }
     }
 
@@ -99,6 +105,7 @@ impl Soft {
             owned: entry & OWNED != 0,
             accessed: entry & ACCESSED != 0,
             dirty: entry & DIRTY != 0,
+            clean: entry & CLEAN != 0,
         };
         match entry >> KIND_SHIFT & 7 {
             1 => Some(Self::NoAccess(leaf)),

@@ -5,7 +5,7 @@
 
 use super::{Leaf, Slot, Soft, Table, View};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
-use crate::flags::level_bytes;
+use crate::flags::{MappingFlags, level_bytes};
 use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
@@ -30,18 +30,18 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     fn splittable(&self, slot: Slot, entry: u64) -> Option<Leaf> {
-        match self.view(slot.level, entry) {
+        match self.view(slot.level, slot.index, entry) {
             View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if slot.level > 0 => Some(leaf),
             _ => None,
         }
     }
 
-    /// Splits the leaf around `gpa` until a leaf begins exactly there.
+    /// Splits the leaf around `gpa` until a leaf begins exactly there, and no group around it.
     pub(crate) fn split_at(&self, pending: &mut Pending, gpa: GuestPhysAddr, tables: &mut FrameStack<'_, H>) {
         loop {
             let (slot, entry, linked) = self.walk_for_change(gpa);
             if gpa.is_aligned(level_bytes(slot.level)) {
-                return;
+                return self.ungroup_around(pending, gpa);
             }
             let Some(leaf) = self.splittable(slot, entry) else { return };
             let Some(frame) = tables.pop() else { unreachable!("plan_split counted the tables") };
@@ -61,9 +61,9 @@ impl<H: Hal, F: Format> Table<H, F> {
         seen: bool,
     ) {
         let bytes = level_bytes(slot.level);
-        self.fill_split(slot.level - 1, table, leaf);
+        self.fill_split(slot.level - 1, table, leaf, true);
         let linked = self.format.table(table);
-        let absent = !seen || matches!(self.view(slot.level, entry), View::Soft(_));
+        let absent = !seen || matches!(self.view(slot.level, slot.index, entry), View::Soft(_));
         let Ok(piece) = GuestPhysRange::new(gpa.align_down(bytes), bytes) else {
             unreachable!("inside the width")
         };
@@ -75,10 +75,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             // at once, and one invalidation does for both.
             let last = slot.swap(&self.hal, Soft::NewTable(table).encode());
             if last != entry {
-                let View::Leaf(marked) = self.view(slot.level, last) else {
+                let View::Leaf(marked) = self.view(slot.level, slot.index, last) else {
                     unreachable!("marks change no kind")
                 };
-                self.fill_split(slot.level - 1, table, marked);
+                self.fill_split(slot.level - 1, table, marked, true);
             }
             pending.add(piece, Self::leaf_size(slot.level));
             pending.add_unfinished(piece);
@@ -87,10 +87,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             let mut known = entry;
             while !slot.compare_exchange(&self.hal, known, linked) {
                 known = slot.load();
-                let View::Leaf(marked) = self.view(slot.level, known) else {
+                let View::Leaf(marked) = self.view(slot.level, slot.index, known) else {
                     unreachable!("marks change no kind")
                 };
-                self.fill_split(slot.level - 1, table, marked);
+                self.fill_split(slot.level - 1, table, marked, true);
             }
             pending.add(piece, Self::leaf_size(slot.level));
             self.hal.publish();
@@ -99,8 +99,15 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Fills a table of `level` that is not linked yet with what `leaf`, one level above, maps. All of the small leaves
     /// have the marks of the large one: it is not known which of them the guest meant.
-    pub(super) fn fill_split(&self, level: u8, table: HostPhysAddr, leaf: Leaf) {
+    /// `grouped` allows groups of them: not while a fault is answered that changes one of them next.
+    pub(super) fn fill_split(&self, level: u8, table: HostPhysAddr, leaf: Leaf, grouped: bool) {
         let entries = self.entries(level, table);
+        // The host gets by the short way only to owned leaves that are ordinary ones; and what is to be copied or logged when
+        // it is written to, each page by itself, lacks the permission.
+        let changes = leaf.owned || leaf.clean || !leaf.flags.contains(MappingFlags::WRITE);
+        if level == 0 && grouped && !changes {
+            return self.fill_pages(entries, false, 0..entries.len(), leaf);
+        }
         let shift = if leaf.flags.is_accessible() { F::ADDRESS_SHIFT } else { 0 };
         let step = level_bytes(level) >> shift;
         entries.fill_unlinked(&self.hal, 0..entries.len(), self.encode(level, leaf), step);

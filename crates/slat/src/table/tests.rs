@@ -56,7 +56,10 @@ fn short_ways<F: Format>(formats: impl IntoIterator<Item = F>) -> usize {
         for page in pages {
             let at = gpa(page * PAGE_SIZE + 0x123);
             let (long, entry) = table.walk(at);
-            assert_eq!((long.level, table.view(0, entry).leaf()), (0, Some(hpa(page % 4096 * PAGE_SIZE))));
+            assert_eq!(
+                (long.level, table.view(0, long.index, entry).leaf()),
+                (0, Some(hpa(page % 4096 * PAGE_SIZE)))
+            );
             let short = table.page_slot(at);
             assert_eq!(short.is_some(), matches!(root_level, 2 | 3), "{format:?}");
             if let Some(short) = short {

@@ -109,6 +109,11 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
     }
 
+    /// What an entry means. What a version owns is in no group, so that it does not matter where the entry stands.
+    fn view_of(&self, level: u8, entry: u64) -> View {
+        self.view(level, 0, entry)
+    }
+
     /// Whether the table shares anything with a version.
     #[inline]
     pub(crate) fn has_version(&self) -> bool {
@@ -235,8 +240,8 @@ impl<H: Hal, F: Format> Table<H, F> {
             // What the others did with it comes before the end.
             fence(Ordering::Acquire);
             let level = self.geometry.root_level();
-            for (_, value) in self.root_entries_of(version) {
-                self.free_entry(level, value.load(Ordering::Relaxed), true);
+            for (index, value) in self.root_entries_of(version) {
+                self.free_entry(level, index, value.load(Ordering::Relaxed), true);
             }
             next = self.base(version);
             self.free_chunks(version);
@@ -354,7 +359,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     fn visit_tables(&self, level: u8, entry: u64, visit: &mut dyn FnMut(HostPhysAddr)) {
-        let View::Table(table) = self.view(level, entry) else { return };
+        let View::Table(table) = self.view_of(level, entry) else { return };
         visit(table);
         if level > 1 {
             let entries = self.entries(level - 1, table);
@@ -367,7 +372,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         for (index, below) in self.root_entries_of(lower) {
             let below = below.load(Ordering::Relaxed);
             let Some(above) = self.root_entry_of(upper, index) else {
-                self.free_entry(level, below, true);
+                self.free_entry(level, index, below, true);
                 continue;
             };
             let mut entry = above.load(Ordering::Acquire);
@@ -399,8 +404,8 @@ impl<H: Hal, F: Format> Table<H, F> {
     /// Gives back what `below`, an entry of `level` of a version, owns and `above`, which stands in its place, does not need;
     /// or says that it belongs to the table of `above` now.
     fn merge(&self, level: u8, above: u64, below: u64) -> Merged {
-        let above = self.view(level, above);
-        match self.view(level, below) {
+        let above = self.view_of(level, above);
+        match self.view_of(level, below) {
             View::Table(table) => match above {
                 View::SharedTable(same) if same == table => return Merged::Owned,
                 View::Table(copy) => {
@@ -440,7 +445,7 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// The entry, with what it points to belonging to the table that it stands in.
     pub(super) fn as_owned(&self, level: u8, entry: u64) -> u64 {
-        match self.view(level, entry) {
+        match self.view_of(level, entry) {
             View::SharedTable(table) => self.format.table(table),
             View::Leaf(_) => entry | F::OWNED,
             View::Soft(Soft::NoAccess(leaf)) => Soft::NoAccess(Leaf { owned: true, ..leaf }).encode(),
@@ -470,7 +475,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     pub(super) fn entry_of(&self, version: Version, gpa: GuestPhysAddr) -> Option<Place<'_>> {
         let level = self.geometry.root_level();
         let mut place = Place::Root(self.root_entry_of(version, self.geometry.index(level, gpa))?, level);
-        while let View::Table(table) = self.view(place.level(), place.load()) {
+        while let View::Table(table) = self.view_of(place.level(), place.load()) {
             place = Place::Below(self.slot(place.level() - 1, table, gpa));
         }
         Some(place)
@@ -485,7 +490,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> Option<TakenOver> {
         let place = self.entry_of(version, gpa)?;
         let mut entry = place.load();
-        let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) = self.view(place.level(), entry) else {
+        let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) = self.view_of(place.level(), entry) else {
             return None;
         };
         if !leaf.owned {

@@ -3,8 +3,10 @@
 #![expect(unsafe_code, reason = "implements Hal on the heap")]
 
 mod backends;
+mod pager;
 
 pub use backends::{FrameBackend, check_backend};
+pub use pager::MemoryPager;
 
 use crate::addr::{HostPhysAddr, HostPhysRange, PAGE_SIZE};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
@@ -55,6 +57,7 @@ struct State {
     /// Allocations until one is refused, and whether all later ones are refused too.
     fail_after: Option<usize>,
     largest: Option<usize>,
+    most: Option<usize>,
     protected: Vec<HostPhysRange>,
     events: Option<Vec<Event>>,
 }
@@ -106,6 +109,12 @@ impl HeapHal {
     /// Refuses runs of more than `frames` frames, as a fragmented host does; `None` allows all again.
     pub fn limit_runs(&self, frames: Option<usize>) {
         self.lock().largest = frames;
+    }
+
+    /// Refuses what would make more than `frames` frames of 4 KiB be taken at once, as a host does that has no more;
+    /// `None` allows all again.
+    pub fn limit_in_use(&self, frames: Option<usize>) {
+        self.lock().most = frames;
     }
 
     /// Makes `range` the host's own, which no guest may reach.
@@ -176,6 +185,9 @@ unsafe impl Hal for HeapHal {
             *left = left.checked_sub(1)?;
         }
         if state.largest.is_some_and(|largest| count > largest) {
+            return None;
+        }
+        if state.most.is_some_and(|most| state.taken - state.returned + count > most) {
             return None;
         }
         let bytes = align as u64 * PAGE_SIZE;

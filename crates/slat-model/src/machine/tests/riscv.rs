@@ -190,3 +190,65 @@ fn a_table_that_the_host_overwrites_stays_cached() {
     machine.execute(0, gvma(None, None));
     assert_eq!(left(&machine, 0), [false, false, true]);
 }
+
+/// Page 0 to 15 by sixteen entries of Svnapot.
+fn with_napot() -> Machine {
+    let mut machine = started(&isa(), 1);
+    for index in 0..16 {
+        store(&mut machine, LEVEL_0 + 8 * index, entry(PAGE_0 + 0x8000, 0xdf) | 1 << 63);
+    }
+    machine.execute(0, gvma(None, None));
+    machine
+}
+
+#[test]
+fn one_of_sixteen_entries_serves_the_pages_of_all() {
+    let mut machine = with_napot();
+    for page in 0..16 {
+        assert!(reads(&machine, 0, page << 12, PAGE_0 + (page << 12)), "{page}");
+    }
+    // One that is taken out by itself stays in reach, whatever is invalidated.
+    store(&mut machine, LEVEL_0 + 8 * 3, 0);
+    machine.execute(0, gvma(None, None));
+    assert!(reads(&machine, 0, 3 << 12, PAGE_0 + (3 << 12)));
+    let walks = |machine: &Machine| {
+        let outcomes = outcomes(machine, 0, 3 << 12);
+        outcomes.iter().any(|found| found.source == Source::Walk && found.result.is_ok())
+    };
+    assert!(!walks(&machine), "its own entry is gone");
+    // Those of other groups do not serve it.
+    for index in (0..16).filter(|index| *index != 3) {
+        store(&mut machine, LEVEL_0 + 8 * index, entry(PAGE_0 + (index << 12), 0xdf));
+    }
+    store(&mut machine, LEVEL_0 + 8 * 16, entry(PAGE_0 + 0x8000, 0xdf) | 1 << 63);
+    assert!(reads(&machine, 0, 3 << 12, PAGE_0 + (3 << 12)), "until the fence");
+    machine.execute(0, gvma(Some(9 << 12 >> 2), Some(1)));
+    assert!(!reads(&machine, 0, 3 << 12, PAGE_0 + (3 << 12)), "a fence anywhere drops all of it");
+}
+
+#[test]
+fn entries_of_sixteen_that_disagree_may_all_be_used() {
+    let mut machine = with_napot();
+    store(&mut machine, LEVEL_0 + 8 * 5, entry(PAGE_1 + 0x8000, 0xdf) | 1 << 63);
+    machine.execute(0, gvma(None, None));
+    for page in [0, 5, 15] {
+        for there in [PAGE_0, PAGE_1] {
+            assert!(reads(&machine, 0, page << 12, there + (page << 12)), "{page}");
+        }
+    }
+    // Without the accessed flag nothing may be kept, and nobody is served.
+    let adue = Mmu::Gstage(Gstage { adue: true, ..Gstage::default() });
+    let mut machine = started(&Isa { mmu: adue, ..isa() }, 1);
+    store(&mut machine, LEVEL_0 + 8 * 5, entry(PAGE_0 + 0x8000, 0x1f) | 1 << 63);
+    machine.execute(0, gvma(None, None));
+    assert!(!reads(&machine, 0, 3 << 12, PAGE_0 + (3 << 12)));
+    store(&mut machine, LEVEL_0 + 8 * 5, entry(PAGE_0 + 0x8000, 0x5f) | 1 << 63);
+    assert!(reads(&machine, 0, 3 << 12, PAGE_0 + (3 << 12)));
+    let writes = machine.possible(0, 3 << 12, Access::WRITE);
+    assert!(writes.iter().all(|found| found.result.is_err()), "its dirty flag is clear");
+    // Where there is no Svnapot the bit is reserved.
+    let without = Mmu::Gstage(Gstage { svnapot: false, ..Gstage::default() });
+    let mut machine = started(&Isa { mmu: without, ..isa() }, 1);
+    store(&mut machine, LEVEL_0 + 8 * 5, entry(PAGE_0 + 0x8000, 0xdf) | 1 << 63);
+    assert!(!reads(&machine, 0, 3 << 12, PAGE_0 + (3 << 12)));
+}

@@ -27,6 +27,8 @@ const LARGE: u64 = 1 << 7;
 /// Set by the CPU when it uses an entry, and when it writes through a leaf, if EPTP says so.
 const ACCESSED: u64 = 1 << 8;
 const DIRTY: u64 = 1 << 9;
+/// Ignored by the CPU: the dirty log knows of no write, where the CPU keeps no dirty flag.
+const CLEAN: u64 = 1 << 53;
 /// Execution in user mode, with mode-based execute control.
 const EXECUTE_USER: u64 = 1 << 10;
 /// From [`MappingFlags::USER`] to [`EXECUTE_USER`].
@@ -269,6 +271,16 @@ impl Format for Ept {
     #[inline]
     fn dirty_bit(&self) -> u64 {
         if self.capabilities.accessed_dirty { DIRTY } else { 0 }
+    }
+
+    #[inline]
+    fn log_bit(&self) -> u64 {
+        if self.capabilities.accessed_dirty { DIRTY } else { CLEAN }
+    }
+
+    #[inline]
+    fn log_bit_of_clean(&self) -> u64 {
+        if self.capabilities.accessed_dirty { 0 } else { CLEAN }
     }
 
     fn separates_user_execute(&self) -> bool {

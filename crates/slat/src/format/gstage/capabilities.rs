@@ -161,7 +161,7 @@ const ADUE: u64 = 1 << 61;
 const PBMTE: u64 = 1 << 62;
 const STCE: u64 = 1 << 63;
 
-/// What of the G-stage a hart offers, and the two choices of its hypervisor.
+/// What of the G-stage a hart offers, and the choices of its hypervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The modes that hgatp holds.
@@ -186,6 +186,11 @@ pub struct Capabilities {
     /// drops the VMID in the answer to that. (Supervisor chapter, "Supervisor Memory-Management Fence Instruction", on
     /// invalid entries.)
     pub fence_new_entries: bool,
+    /// Whether memory of the caller is mapped in leaves of 64 KiB where both addresses and the size allow it and no larger leaf
+    /// fits; without effect without Svnapot. They are 16 entries each, which queries list one by one. A change of a part of
+    /// one makes 16 ordinary leaves of it, and what was accessed and written is known of all 64 KiB together.
+    /// [`AddrSpace::collapse`](crate::AddrSpace::collapse) makes none.
+    pub napot_leaves: bool,
 }
 
 impl Capabilities {
@@ -197,10 +202,12 @@ impl Capabilities {
         extensions: Extensions::H,
         accessed_dirty: false,
         fence_new_entries: false,
+        napot_leaves: false,
     };
 
     /// What a hart offers whose hgatp was probed, which names the extensions `named`, and in whose henvcfg the bits of
-    /// `henvcfg` can be set ([`probe_henvcfg`](super::probe_henvcfg)). Nothing is tracked, and fences wait for the second fault.
+    /// `henvcfg` can be set ([`probe_henvcfg`](super::probe_henvcfg)). Nothing is tracked, fences wait for the second fault,
+    /// and no leaf has 64 KiB.
     #[must_use]
     pub const fn new(hgatp: HgatpProbe, named: Extensions, henvcfg: u64) -> Self {
         let mut off = Extensions::empty();

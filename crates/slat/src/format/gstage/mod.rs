@@ -6,8 +6,10 @@
 //! ([`Capabilities::accessed_dirty`]). The hypervisor's own sstatus.MXR applies to the guest's accesses too, and is to
 //! be clear: set, it lets pages be read that can only be executed.
 //!
-//! Leaves of 64 KiB (Svnapot) are understood ([`Gstage::reached`]) and not made: sixteen entries that have to change as
-//! one would need a break for every change of a page.
+//! Leaves of 64 KiB (Svnapot) are made of memory of the caller if that is wanted ([`Capabilities::napot_leaves`]): sixteen
+//! entries that are alike, so that the address in one does not say which it is. When one of them changes by itself, all
+//! become ordinary ones first, in place: a page that is found by two entries which agree on it is "well defined"
+//! (supervisor chapter, "Supervisor Memory-Management Fence Instruction", on superpages).
 
 mod capabilities;
 mod fault;
@@ -47,18 +49,19 @@ const PBMT_IO: u64 = 2;
 const PBMT_RESERVED: u64 = 3;
 /// N: one of sixteen entries that map 64 KiB together, PPN bits 3:0 being 1000 ("Svnapot").
 const NAPOT: u64 = 1 << 63;
-const NAPOT_SIZE: u64 = 0xf << 10;
-const NAPOT_64K: u64 = 8 << 10;
+const NAPOT_SIZE: u64 = 0xf << PPN_SHIFT;
+const NAPOT_64K: u64 = 8 << PPN_SHIFT;
 /// Bits 63:54 hold no address: N, PBMT, and seven that are reserved.
 const UPPER_SHIFT: u32 = 54;
-/// Of them all but PBMT, none of which slat sets.
-const NOT_OURS: u64 = NAPOT | 0x7f << UPPER_SHIFT;
+/// Those that are reserved.
+const RESERVED: u64 = 0x7f << UPPER_SHIFT;
 /// Bits that are reserved in a pointer to a table, PBMT and N beside them.
 const NOT_IN_POINTERS: u64 = USER | ACCESSED | DIRTY;
 /// What makes one of sixteen entries of an ordinary one.
 const OF_SIXTEEN: u64 = NAPOT | NAPOT_SIZE;
 /// PPN, bits 53:10, holds address bits 55:12.
-const PPN_MASK: u64 = ((1 << 44) - 1) << 10;
+const PPN_MASK: u64 = ((1 << 44) - 1) << PPN_SHIFT;
+const PPN_SHIFT: u32 = 10;
 
 /// The G-stage format in one mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +134,7 @@ impl Gstage {
     }
 
     /// Where `entry`, in a table of `level`, leads for an access to `gpa`, and the bytes of the leaf: those of its level, or
-    /// 64 KiB for an entry of Svnapot, of which this space makes none. `None` if the hart does not take it for a leaf.
+    /// 64 KiB for an entry of Svnapot, whether this space makes such or not. `None` if the hart does not take it for a leaf.
     #[must_use]
     pub fn reached(&self, level: u8, entry: u64, gpa: GuestPhysAddr) -> Option<(HostPhysAddr, u64)> {
         let sixteen = entry & NAPOT != 0;
@@ -152,12 +155,19 @@ impl Gstage {
         aligned.then(|| (HostPhysAddr::new(start + (gpa.as_u64() & (bytes - 1))), bytes))
     }
 
-    /// Whether the hart takes a leaf with these bits 63:54, one of which is set, for one that slat makes: with a memory type
-    /// that exists, and nothing else.
+    /// Whether the hart takes a leaf of `level` with these bits 63:54, one of which is set, for one that slat makes: with a
+    /// memory type that exists, as one of sixteen, and nothing else.
     #[cold]
-    fn has_memory_type(&self, entry: u64) -> bool {
+    fn has_known_upper_bits(&self, level: u8, entry: u64) -> bool {
         let pbmt = (entry & PBMT_MASK) >> PBMT_SHIFT;
-        entry & NOT_OURS == 0 && pbmt != PBMT_RESERVED && self.capabilities.has(Extensions::SVPBMT)
+        let typed = pbmt == 0 || pbmt != PBMT_RESERVED && self.capabilities.has(Extensions::SVPBMT);
+        let grouped = self.makes_groups() && level == 0 && entry & NAPOT_SIZE == NAPOT_64K;
+        entry & RESERVED == 0 && typed && (entry & NAPOT == 0 || grouped)
+    }
+
+    #[inline]
+    const fn makes_groups(&self) -> bool {
+        self.capabilities.napot_leaves && self.capabilities.has(Extensions::SVNAPOT)
     }
 }
 
@@ -246,7 +256,7 @@ impl Format for Gstage {
             (true, 0, _) => Kind::Table,
             // W without R is reserved, with X as well; leaves of 512 GiB and more are not used.
             (true, _, 0..=2) if permissions != WRITE | EXECUTE => {
-                if entry >> UPPER_SHIFT == 0 || self.has_memory_type(entry) {
+                if entry >> UPPER_SHIFT == 0 || self.has_known_upper_bits(level, entry) {
                     Kind::Leaf
                 } else {
                     Kind::Absent
@@ -267,6 +277,18 @@ impl Format for Gstage {
     }
 
     #[inline]
+    fn log_bit(&self) -> u64 {
+        // Both bits for software are taken. Where D is set beforehand and tells nothing, a leaf from which W is held back
+        // can do without it.
+        DIRTY
+    }
+
+    #[inline]
+    fn log_bit_of_clean(&self) -> u64 {
+        0
+    }
+
+    #[inline]
     fn marks_by_fault(&self) -> bool {
         self.capabilities.accessed_dirty && !self.capabilities.has(Extensions::SVADU)
     }
@@ -279,6 +301,21 @@ impl Format for Gstage {
     #[inline]
     fn address(&self, entry: u64) -> HostPhysAddr {
         HostPhysAddr::new((entry & PPN_MASK) << 2)
+    }
+
+    #[inline]
+    fn group_bit(&self) -> u64 {
+        if self.makes_groups() { NAPOT } else { 0 }
+    }
+
+    #[inline]
+    fn grouped(&self, entry: u64) -> Option<u64> {
+        self.makes_groups().then_some(entry & !NAPOT_SIZE | NAPOT | NAPOT_64K)
+    }
+
+    #[inline]
+    fn single(&self, index: usize, entry: u64) -> u64 {
+        if entry & NAPOT == 0 { entry } else { entry & !OF_SIXTEEN | (index as u64 & 0xf) << PPN_SHIFT }
     }
 
     #[inline]

@@ -24,10 +24,12 @@ fn formats() -> Vec<Gstage> {
     formats
 }
 
-/// With accessed and dirty flags, set by the hart or in the answers to faults.
+/// With accessed and dirty flags, set by the hart, which has leaves of 64 KiB, or in the answers to faults.
 fn telling_formats() -> [Gstage; 2] {
-    [Extensions::SVADU, Extensions::SVADE | Extensions::SVPBMT]
-        .map(|extensions| of(Mode::Sv48x4, Capabilities { accessed_dirty: true, ..hart(extensions) }))
+    [Extensions::SVADU | Extensions::SVNAPOT, Extensions::SVADE | Extensions::SVPBMT].map(|extensions| {
+        let wanted = Capabilities { accessed_dirty: true, napot_leaves: true, ..hart(extensions) };
+        of(Mode::Sv48x4, wanted)
+    })
 }
 
 crate::format::conformance::conformance!(formats().into_iter().chain(telling_formats()));
@@ -112,6 +114,49 @@ fn upper_bits_that_the_hart_does_not_have_are_reserved() {
         assert_eq!(svpbmt.kind(1, VALID | 1 << bit), Kind::Absent, "bit {bit} of a pointer");
     }
     assert_eq!(svpbmt.kind(1, VALID | 3 << 8 | 1 << 5), Kind::Table, "RSW is software's, G is ignored");
+}
+
+#[test]
+fn one_of_sixteen_is_the_ordinary_leaf_of_its_index() {
+    let has = Extensions::SVNAPOT | Extensions::SVPBMT;
+    let wanted = Capabilities { napot_leaves: true, ..hart(has) };
+    let format = of(Mode::Sv39x4, wanted);
+    assert_eq!(format.group_bit(), NAPOT);
+    for flags in (0..64).filter_map(M::from_bits).filter(|flags| flags.is_accessible()) {
+        if format.check_flags(flags).is_err() {
+            continue;
+        }
+        for index in 16..48 {
+            let page = HostPhysAddr::new((1 << 51) + index as u64 * 0x1000);
+            let leaf = format.leaf(0, page, flags);
+            let grouped = format.grouped(leaf).expect("wanted");
+            assert_eq!(format.kind(0, grouped), Kind::Leaf);
+            assert_eq!(format.kind(1, grouped), Kind::Absent, "there are none above");
+            assert_eq!(format.flags(grouped), format.flags(leaf));
+            assert_eq!((format.single(index, grouped), format.single(index, leaf)), (leaf, leaf));
+            let first = format.leaf(0, page.align_down(0x1_0000), flags);
+            assert_eq!(format.grouped(first), Some(grouped), "all sixteen are alike");
+            let gpa = GuestPhysAddr::new(index as u64 * 0x1000 + 0x123);
+            let reached = format.reached(0, grouped, gpa);
+            assert_eq!(reached, Some((HostPhysAddr::new(page.as_u64() + 0x123), 0x1_0000)));
+            for size in (0..16).filter(|size| *size != 8) {
+                let other = grouped & !NAPOT_SIZE | size << 10;
+                assert_eq!(format.kind(0, other), Kind::Absent, "no other size exists: {size}");
+            }
+            for bit in 54..=60 {
+                assert_eq!(format.kind(0, grouped | 1 << bit), Kind::Absent, "bit {bit}");
+            }
+            assert_eq!(format.kind(0, grouped | PBMT_MASK), Kind::Absent);
+        }
+    }
+    let unwanted = Capabilities { napot_leaves: false, ..wanted };
+    let without = Capabilities { extensions: Extensions::SVPBMT, ..wanted };
+    for capabilities in [unwanted, without] {
+        let format = of(Mode::Sv39x4, capabilities);
+        let leaf = format.leaf(0, HostPhysAddr::new(0x8000), M::READ);
+        assert_eq!((format.group_bit(), format.grouped(leaf)), (0, None));
+        assert_eq!(format.kind(0, leaf | NAPOT), Kind::Absent);
+    }
 }
 
 #[test]

@@ -28,6 +28,8 @@ const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 /// Available to software: the type asked for was `NonCacheable`.
 const NON_CACHEABLE: u64 = 1 << 9;
+/// Available to software: the dirty log knows of no write, where the CPU's dirty flag is not used.
+const CLEAN: u64 = 1 << 53;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -189,6 +191,16 @@ impl Format for Npt {
     #[inline]
     fn dirty_bit(&self) -> u64 {
         if self.capabilities.accessed_dirty { DIRTY } else { 0 }
+    }
+
+    #[inline]
+    fn log_bit(&self) -> u64 {
+        if self.capabilities.accessed_dirty { DIRTY } else { CLEAN }
+    }
+
+    #[inline]
+    fn log_bit_of_clean(&self) -> u64 {
+        if self.capabilities.accessed_dirty { 0 } else { CLEAN }
     }
 
     #[inline]

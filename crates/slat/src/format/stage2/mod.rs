@@ -34,6 +34,8 @@ const SH_MASK: u64 = 3 << 8;
 const ACCESSED: u64 = 1 << 10;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const CONTIGUOUS: u64 = 1 << 52;
+/// Reserved for software use (58:55): the dirty log knows of no write.
+const CLEAN: u64 = 1 << 57;
 const XN_SHIFT: u32 = 53;
 const XN_MASK: u64 = 3 << XN_SHIFT;
 /// nT of a block: bit 16, inside the address field of a page.
@@ -269,6 +271,16 @@ impl Format for Stage2 {
             _ => MemoryType::NonCacheable,
         };
         flags | memory_type.flags()
+    }
+
+    #[inline]
+    fn log_bit(&self) -> u64 {
+        CLEAN
+    }
+
+    #[inline]
+    fn log_bit_of_clean(&self) -> u64 {
+        CLEAN
     }
 
     fn needs_break(&self, level: u8, old: u64, new: u64) -> bool {

@@ -173,7 +173,10 @@ impl<H: Hal, F: Format, B: CustomBackend, I: Fn(GuestPhysAddr, &mut [u8])> Guest
             let linear = matches!(region.backend, Backend::Linear { .. });
             if let Some(reached) = space.table.reach(gpa, most, access, linear) {
                 let upkeep = Upkeep::new(space.format(), flags, access, linear);
-                return self.take(reached, access, upkeep).ok_or(AccessRefusal::Unreachable);
+                match self.take(reached, access, upkeep).ok_or(AccessRefusal::Unreachable)? {
+                    Some(run) => return Ok(run),
+                    None => continue,
+                }
             }
             match space.answer_fault(gpa, access, &mut |gpa, bytes| (self.init)(gpa, bytes))? {
                 FaultOutcome::Trap(_) => return Err(AccessRefusal::Device),
@@ -190,14 +193,15 @@ impl<H: Hal, F: Format, B: CustomBackend, I: Fn(GuestPhysAddr, &mut [u8])> Guest
         Err(AccessRefusal::NotYet)
     }
 
-    /// What was found, with a pointer, and marked; `None` if the host has none.
-    fn take(&self, mut reached: Reached, access: MappingFlags, upkeep: Upkeep) -> Option<Run> {
+    /// What was found, with a pointer, and marked; `None` if the host has none, and nothing inside if the leaves are not there
+    /// any more.
+    fn take(&self, mut reached: Reached, access: MappingFlags, upkeep: Upkeep) -> Option<Option<Run>> {
         let pointer = match reached.pointer {
             Some(pointer) => pointer,
             None => self.linear_pointer(&mut reached)?,
         };
-        self.space.table.mark(&reached, access);
-        Some(Run { pointer, hpa: reached.hpa, bytes: reached.bytes, upkeep })
+        let marked = self.space.table.mark(&reached, access);
+        Some(marked.then_some(Run { pointer, hpa: reached.hpa, bytes: reached.bytes, upkeep }))
     }
 
     /// The host's pointer to memory of the caller: to all of it, or to the first page, so that an access goes as far as it

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "gives frames back to the backend")]
 
-use super::{BackendError, BackendPage, CustomBackend};
+use super::{BackendPage, CustomBackend};
 use crate::addr::{GuestPhysAddr, HostPhysAddr, HostPhysRange, PAGE_SIZE};
 use crate::format::{CacheEvent, Format};
 use crate::hal::Hal;
@@ -43,11 +43,7 @@ impl<'s, H: Hal, F: Format, B: CustomBackend> Supplier for Custom<'s, H, F, B> {
     type Frames = Given<'s, B>;
 
     fn take(&mut self, _most: u8) -> Result<(u8, Self::Frames), Refused> {
-        let frame = self.backend.take(&self.page).map_err(|error| match error {
-            BackendError::OutOfMemory => Refused::OutOfMemory,
-            BackendError::NotYet => Refused::NotYet,
-            BackendError::NoSuchPage => Refused::NoSuchPage,
-        })?;
+        let frame = self.backend.take(&self.page)?;
         let given = Given { backend: self.backend, page: self.page, frame };
         let bits = self.table.format().hpa_bits();
         let possible = HostPhysRange::new(frame, PAGE_SIZE).is_ok_and(|range| {

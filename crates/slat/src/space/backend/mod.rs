@@ -7,16 +7,20 @@
 
 mod attached;
 mod custom;
+mod pager;
 mod shared;
 
 pub(super) use attached::{Attached, MOST as MOST_SHARED};
 pub(super) use custom::{Custom, page_of};
+pub(super) use pager::{PageIn, paged_page};
+pub use pager::{Pager, PagerBackend};
 pub(super) use shared::{Shared, SharedRun};
 pub use shared::{SharedMemory, SharedMemoryError};
 
 use crate::addr::{GuestPhysAddr, HostPhysAddr};
 use crate::device::DeviceId;
 use crate::flags::{LeafSize, MappingFlags};
+use crate::table::Refused;
 use thiserror::Error;
 
 pub(super) use super::regions::OFFSET_LIMIT;
@@ -57,13 +61,21 @@ pub enum Backend {
         /// Bytes from the beginning of that to the region's first byte.
         offset: u64,
     },
+    /// Frames of the host, whose contents come from the space's own [`Pager`], each on the first access, and go back there
+    /// when they are paged out.
+    Paged {
+        /// The caller's number for what it maps here.
+        source: u16,
+        /// Bytes from the beginning of that to the region's first byte.
+        offset: u64,
+    },
 }
 
 impl Backend {
     /// Whether a write to a page whose frame the space shares gets the space a copy of its own: elsewhere others are meant to
     /// see it.
     pub(super) const fn is_copied_on_write(self) -> bool {
-        matches!(self, Self::Alloc { .. })
+        matches!(self, Self::Alloc { .. } | Self::Paged { .. })
     }
 
     /// The backend of what begins `bytes` further on in the same region.
@@ -74,6 +86,7 @@ impl Backend {
             Self::Shared { memory, offset } => Self::Shared { memory, offset: offset.wrapping_add(bytes) },
             Self::Trap { device, offset } => Self::Trap { device, offset: offset.wrapping_add(bytes) },
             Self::Custom { source, offset } => Self::Custom { source, offset: offset.wrapping_add(bytes) },
+            Self::Paged { source, offset } => Self::Paged { source, offset: offset.wrapping_add(bytes) },
         }
     }
 }
@@ -82,7 +95,7 @@ impl Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SharedId(pub(crate) u16);
 
-/// One page of a region whose frames come from a [`CustomBackend`].
+/// One page of a region whose frames come from a [`CustomBackend`], or its contents from a [`Pager`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendPage {
     /// The caller's number for what is mapped.
@@ -95,7 +108,7 @@ pub struct BackendPage {
     pub flags: MappingFlags,
 }
 
-/// Why a backend has no frame for a page.
+/// Why a backend has no frame or no contents for a page, or does not take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BackendError {
     /// No memory is left. The same fault can be answered again later.
@@ -107,6 +120,16 @@ pub enum BackendError {
     /// There is no such page.
     #[error("the backend has no such page")]
     NoSuchPage,
+}
+
+impl From<BackendError> for Refused {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::OutOfMemory => Self::OutOfMemory,
+            BackendError::NotYet => Self::NotYet,
+            BackendError::NoSuchPage => Self::NoSuchPage,
+        }
+    }
 }
 
 /// A user's own backend: where the frames of [`map_custom`](crate::AddrSpace::map_custom) regions come from and go to.
@@ -130,6 +153,12 @@ pub unsafe trait CustomBackend {
     /// # Safety
     /// [`take`](Self::take) of this very backend returned `frame` for this page, and nothing refers to it any more.
     unsafe fn give_back(&self, page: &BackendPage, frame: HostPhysAddr, written: bool);
+
+    /// Where the contents of [`map_paged`](crate::AddrSpace::map_paged) regions come from and go to; the same one each
+    /// time. The default is nowhere: nothing can be paged.
+    fn pager(&self) -> Option<&dyn Pager> {
+        None
+    }
 }
 
 /// The backend of spaces that have none of their own: it has no page.
@@ -154,5 +183,9 @@ unsafe impl<B: CustomBackend + ?Sized> CustomBackend for &B {
     unsafe fn give_back(&self, page: &BackendPage, frame: HostPhysAddr, written: bool) {
         // SAFETY: the same contract.
         unsafe { (**self).give_back(page, frame, written) }
+    }
+
+    fn pager(&self) -> Option<&dyn Pager> {
+        (**self).pager()
     }
 }

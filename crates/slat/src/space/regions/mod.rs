@@ -13,7 +13,7 @@ use super::backend::Backend;
 use crate::addr::{GuestPhysAddr, GuestPhysRange};
 use crate::flags::MappingFlags;
 use crate::hal::Hal;
-use crate::table::Ownership;
+use crate::table::{LogUnit, Ownership};
 use core::fmt;
 pub(super) use node::{MOST_PINS, OFFSET_LIMIT};
 use tree::{Place, Tree};
@@ -41,15 +41,6 @@ pub struct Region {
     pub log: Option<LogUnit>,
     /// Whether a fork of the space has it too.
     pub in_children: bool,
-}
-
-/// The unit in which writes of a guest are logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogUnit {
-    /// 4 KiB: a large leaf is split when the guest first writes to it.
-    Page,
-    /// The leaf that is there: a large one is logged as a whole.
-    Leaf,
 }
 
 impl Region {
@@ -124,7 +115,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         let index = leaf.count_to(start).checked_sub(1).ok_or(range.start())?;
         if let Some(region) = leaf.region(index).filter(|region| region.range.contains_range(range)) {
             let exact = (index > 0 && region.range == range).then_some((place, index));
-            let alike = matches!(region.backend, Backend::Linear { .. });
+            let alike = matches!(region.backend, Backend::Linear { .. }) && region.log.is_none();
             return Ok(Cover { alike, exact, ..Cover::of(&region) });
         }
         self.cover_by_many(range)
@@ -134,13 +125,14 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         if let Some(hole) = self.first_hole(range) {
             return Err(hole);
         }
-        let none = Cover { owned: false, lent: false, pinned: false, alike: false, exact: None };
+        let none = Cover::NONE;
         Ok(self.overlapping(range).fold(none, |cover, region| {
             let other = Cover::of(&region);
             Cover {
                 owned: cover.owned | other.owned,
                 lent: cover.lent | other.lent,
                 pinned: cover.pinned | other.pinned,
+                logged: cover.logged | other.logged,
                 ..cover
             }
         }))
@@ -244,7 +236,9 @@ pub(crate) struct Cover {
     pub(crate) lent: bool,
     /// Whether some of it is pinned.
     pub(crate) pinned: bool,
-    /// Whether all of it is mapped, with the same flags.
+    /// Whether the writes to some of it are logged.
+    pub(crate) logged: bool,
+    /// Whether all of it is mapped, with the same flags, and none of it is logged.
     pub(crate) alike: bool,
     /// Where the region is whose addresses are the range, if it is one and has a neighbour before it in its leaf. So
     /// that the most frequent change costs one descent.
@@ -252,11 +246,15 @@ pub(crate) struct Cover {
 }
 
 impl Cover {
+    /// Of nothing.
+    pub(super) const NONE: Self =
+        Self { owned: false, lent: false, pinned: false, logged: false, alike: false, exact: None };
+
     /// What is to be known of one region that covers a range.
     fn of(region: &Region) -> Self {
         let lent = matches!(region.backend, Backend::Shared { .. } | Backend::Custom { .. });
-        let owned = matches!(region.backend, Backend::Alloc { .. });
-        Self { owned, lent, pinned: region.pins > 0, alike: false, exact: None }
+        let owned = matches!(region.backend, Backend::Alloc { .. } | Backend::Paged { .. });
+        Self { owned, lent, pinned: region.pins > 0, logged: region.log.is_some(), ..Self::NONE }
     }
 
     /// Whose the frames of the range are.

@@ -6,11 +6,12 @@
 
 #![expect(unsafe_code, reason = "keeps the regions in frames of the host")]
 
-use super::{LogUnit, Region};
+use super::Region;
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::device::DeviceId;
 use crate::flags::{LeafSize, MappingFlags};
 use crate::space::backend::{Backend, SharedId};
+use crate::table::LogUnit;
 use core::ptr::NonNull;
 
 /// Entries sorted by key: regions in a leaf, children in an inner node.
@@ -270,12 +271,13 @@ const LOG_LEAVES: u64 = 1 << 63;
 const ALLOC: u64 = 1 << 8;
 /// Bit of [`Packed::size`]: a fault populates more than a leaf of 4 KiB at once.
 const WINDOW: u64 = 1 << 9;
-/// Bits of [`Packed::size`]: which backend it is, if not [`Backend::Alloc`].
-const KIND: u64 = 3 << 10;
+/// Bits of [`Packed::size`]: which backend it is, if not [`Backend::Alloc`], which has [`WINDOW`] there.
+const KIND: u64 = 7 << 9;
 const LINEAR: u64 = 0;
 const SHARED: u64 = 1 << 10;
 const TRAP: u64 = 2 << 10;
 const CUSTOM: u64 = 3 << 10;
+const PAGED: u64 = CUSTOM | 1 << 9;
 /// Where the pins stand in [`Packed::backend`].
 const PINS_SHIFT: u32 = 52;
 /// Where a number stands, with an offset in pages below it.
@@ -298,6 +300,7 @@ fn lent_backend(kind: u64, about: u64) -> Backend {
     match kind {
         SHARED => Backend::Shared { memory: SharedId(number), offset },
         TRAP => Backend::Trap { device: DeviceId(number), offset },
+        PAGED => Backend::Paged { source: number, offset },
         _ => Backend::Custom { source: number, offset },
     }
 }
@@ -314,6 +317,7 @@ impl Packed {
             Backend::Shared { memory, offset } => (SHARED, numbered(memory.0, offset)),
             Backend::Trap { device, offset } => (TRAP, numbered(device.0, offset)),
             Backend::Custom { source, offset } => (CUSTOM, numbered(source, offset)),
+            Backend::Paged { source, offset } => (PAGED, numbered(source, offset)),
         };
         let (logged, leaves) = match region.log {
             None => (0, 0),
@@ -360,7 +364,7 @@ impl Packed {
         let about = self.backend & ((1 << PINS_SHIFT) - 1);
         let backend = match self.size & (ALLOC | KIND) {
             LINEAR => Backend::Linear { hpa: HostPhysAddr::new(about * PAGE_SIZE) },
-            ALLOC => {
+            kind if kind & ALLOC != 0 => {
                 let [largest_leaf, fault_around] = [about, about >> 8].map(|level| match level & 3 {
                     0 => LeafSize::Size4K,
                     1 => LeafSize::Size2M,

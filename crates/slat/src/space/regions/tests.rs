@@ -66,7 +66,7 @@ fn change<const L: usize, const I: usize>(
 
 /// What covers a range, which may have holes here.
 fn cover<const L: usize, const I: usize>(tree: &Tree<L, I>, range: GuestPhysRange) -> Cover {
-    tree.cover(range).unwrap_or(Cover { owned: false, lent: false, pinned: false, alike: false, exact: None })
+    tree.cover(range).unwrap_or(Cover::NONE)
 }
 
 /// What is at each page, as a region of that page.

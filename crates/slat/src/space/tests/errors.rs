@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::addr::{GuestPhysRange, RangeError};
-use crate::error::{FaultError, MapError, MigrateError, ProtectError, QueryError, UnmapError};
+use crate::error::{FaultError, MapError, MigrateError, ProtectError, QueryError, StartLogError, UnmapError};
 use crate::space::AllocOptions;
+use crate::table::LogUnit;
 
 fn range(start: u64, size: u64) -> GuestPhysRange {
     GuestPhysRange::new(gpa(start), size).expect("valid")
@@ -128,7 +129,7 @@ macro_rules! outcome {
 }
 
 fn every_single_allocation_may_fail<F: Format>(formats: impl IntoIterator<Item = F>) {
-    let operations: [(&str, Operation<F>); 11] = [
+    let operations: [(&str, Operation<F>); 13] = [
         ("map linear", |space| outcome!(space.map_linear(gpa(0x5000), hpa(0x9000), 3 * MIB2, RW), MapError)),
         ("map lazy", |space| outcome!(space.map_alloc(gpa(0x5000), 3 * MIB2, RW, false), MapError)),
         ("map eager", |space| {
@@ -148,6 +149,12 @@ fn every_single_allocation_may_fail<F: Format>(formats: impl IntoIterator<Item =
         ("unmap in a 1 GiB block", |space| outcome!(space.unmap(gpa(4 * GIB1 + 0x1000), 0x1000), UnmapError)),
         ("protect in a block", |space| {
             outcome!(space.protect(gpa(GIB1 + 0x3000), 0x2000, MappingFlags::READ), ProtectError)
+        }),
+        ("log in a block", |space| {
+            outcome!(space.start_dirty_log(gpa(GIB1 + 0x3000), 0x2000, LogUnit::Page), StartLogError)
+        }),
+        ("log over the edges of two blocks", |space| {
+            outcome!(space.start_dirty_log(gpa(GIB1 + MIB2 - 0x1000), 0x2000, LogUnit::Leaf), StartLogError)
         }),
         ("migrate", |space| outcome!(space.migrate(gpa(GIB1 + MIB2 - 0x2000), MIB2 + 0x4000), MigrateError)),
         ("first fault", |space| {

@@ -116,7 +116,7 @@ fn runs_end_before_tables<F: Format>(formats: impl IntoIterator<Item = F>) {
             assert_eq!(entries.load(5), stands);
             assert_eq!(table.fill_run(1, entries, true, 5..8, leaf), 0);
             assert_eq!(table.fill_run(1, entries, true, 6..8, leaf), 2);
-            let at = |level, entry| match table.view(level, entry) {
+            let at = |level, entry| match table.view(level, 0, entry) {
                 View::Leaf(leaf) | View::Soft(super::super::Soft::NoAccess(leaf)) => Some(leaf),
                 _ => None,
             };

@@ -350,7 +350,8 @@ fn choose_format(gpa_bits: u32, extensions: Extensions) -> Result<Gstage, String
     let configurable = Extensions::SSTC | Extensions::SVPBMT | Extensions::SVADU;
     let has_henvcfg = extensions.intersects(configurable);
     let henvcfg = if has_henvcfg { isa::probe_henvcfg() } else { 0 };
-    let capabilities = Capabilities::new(isa::probe_hgatp(), extensions, henvcfg);
+    let offered = Capabilities::new(isa::probe_hgatp(), extensions, henvcfg);
+    let capabilities = Capabilities { napot_leaves: true, ..offered };
     Gstage::narrowest(gpa_bits, capabilities).map_err(|error| error.to_string())
 }
 

@@ -113,6 +113,7 @@ fn a_region_comes_out_of_its_node_as_it_went_in() {
         Backend::Shared { memory: SharedId(u16::MAX), offset },
         Backend::Trap { device: DeviceId(u16::MAX), offset },
         Backend::Custom { source: u16::MAX, offset },
+        Backend::Paged { source: u16::MAX, offset },
     ];
     for backend in backends {
         for log in [None, Some(LogUnit::Page), Some(LogUnit::Leaf)] {

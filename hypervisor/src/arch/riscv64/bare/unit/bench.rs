@@ -8,7 +8,7 @@ use super::super::{choose_format, this_hart};
 use super::{Failure, failed};
 use crate::pool::{Maintenance, Pool};
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU8, Ordering};
 use slat::format::Format as _;
@@ -138,7 +138,7 @@ pub(super) struct Bench {
     pub(super) host: Host,
     /// Harts of the machine.
     pub(super) harts: usize,
-    /// What is used of their extensions: what changes which instructions fence, and no entry.
+    /// What is used of their extensions: what changes which instructions fence, and leaves of 64 KiB.
     extensions: Extensions,
 }
 
@@ -149,12 +149,14 @@ impl Bench {
         // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image, and all memory is
         // mapped one to one. The pool of the unit guest before is not used any more.
         let pool = unsafe { Pool::new(params.pool, true, fenced) };
-        let extensions = extensions & Extensions::SVINVAL;
+        let extensions = extensions & (Extensions::SVINVAL | Extensions::SVNAPOT);
         Ok(Self { host: Box::leak(Box::new(pool)), harts, extensions })
     }
 
     pub(super) fn started(&self) -> Started {
-        Started { mechanism: Mechanism::Gstage, gpa_bits: 41, levels: 3, ..Started::default() }
+        let napot = self.extensions.contains(Extensions::SVNAPOT).then(|| "Svnapot".to_string());
+        let features = napot.into_iter().collect();
+        Started { mechanism: Mechanism::Gstage, gpa_bits: 41, levels: 3, features, ..Started::default() }
     }
 
     /// What is executed of the fences from now on.

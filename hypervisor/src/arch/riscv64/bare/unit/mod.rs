@@ -17,6 +17,7 @@ mod faults;
 mod guest;
 mod harts;
 mod instructions;
+mod napot;
 mod probes;
 mod reused;
 mod second;
@@ -41,8 +42,8 @@ struct UnitGuest {
     run: fn(&Bench) -> Result<(), Failure>,
 }
 
-const TABLES: [&[UnitGuest]; 5] =
-    [probes::GUESTS, reused::GUESTS, faults::GUESTS, instructions::GUESTS, second::GUESTS];
+const TABLES: [&[UnitGuest]; 6] =
+    [probes::GUESTS, reused::GUESTS, faults::GUESTS, instructions::GUESTS, second::GUESTS, napot::GUESTS];
 
 /// Runs those that are asked for on harts with these extensions, and ends the machine; returns if none are.
 pub(super) fn run(params: &Params, extensions: Extensions) {
@@ -70,11 +71,13 @@ pub(super) fn run(params: &Params, extensions: Extensions) {
             say(&Message::Started(bench.started()));
             said = true;
         }
-        let failure = (guest.run)(&bench).err();
+        let needs_napot = napot::GUESTS.iter().any(|napot| napot.name == guest.name);
+        let lacking = (needs_napot && !extensions.contains(napot::NEEDS)).then(|| "Svnapot".to_string());
+        let failure = if lacking.is_none() { (guest.run)(&bench).err() } else { None };
         let counts = bench.host.counts();
         let frames_lost = counts.taken.saturating_sub(counts.returned);
         let name = guest.name.to_string();
-        say(&Message::Unit(UnitOutcome { name, failure, lacking: None, frames_lost }));
+        say(&Message::Unit(UnitOutcome { name, failure, lacking, frames_lost }));
     }
     finish(&Message::UnitsEnded)
 }
