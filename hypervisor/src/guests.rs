@@ -121,6 +121,11 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         self.guests.get(index).map(|guest| &guest.machine)
     }
 
+    /// What `look` finds of vCPU `cpu` of guest `index`, which is on no hart; `None` if there is no such one.
+    pub fn with_vcpu<R>(&self, index: usize, cpu: usize, look: impl FnOnce(&V) -> R) -> Option<R> {
+        self.guests.get(index)?.vcpus.get(cpu).map(|vcpu| look(&vcpu.lock()))
+    }
+
     /// Forks guest `index`, which has stopped, into the next place that is free; the number of the fork, and how long the library took
     /// for its space, by `clock`. The fork does not [go on](Self::resume) yet.
     ///

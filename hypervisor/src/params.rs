@@ -18,6 +18,9 @@ pub enum ParamsError {
     /// The recording's memory is not aligned.
     #[error("the recording must begin at a multiple of 4 KiB and be a multiple of 4 KiB long")]
     UnalignedRecording,
+    /// The snapshot's memory is not aligned.
+    #[error("the snapshot must begin at a multiple of 4 KiB and be a multiple of 8 bytes long")]
+    UnalignedImage,
     /// The pool is not aligned.
     #[error("the pool must begin at a multiple of 2 MiB and be a multiple of 4 KiB long")]
     UnalignedPool,
@@ -87,7 +90,8 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
         ..
     } = params;
     check_nonce(nonce)?;
-    if kernel.size == 0 && params.unit_guests.is_empty() {
+    let restores = params.pause.as_ref().is_some_and(|pause| pause.then == Then::Restore);
+    if kernel.size == 0 && params.unit_guests.is_empty() && !restores {
         return Err(ParamsError::Empty("kernel"));
     }
     if pool.size == 0 {
@@ -99,7 +103,17 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     if recording.address % slat::PAGE_SIZE != 0 || recording.size % slat::PAGE_SIZE != 0 {
         return Err(ParamsError::UnalignedRecording);
     }
-    let spans = [("pool", *pool), ("kernel", *kernel), ("initrd", *initrd), ("recording", *recording)];
+    let image = params.pause.as_ref().map_or(Span::default(), |pause| pause.image);
+    if image.address % slat::PAGE_SIZE != 0 || image.size % 8 != 0 {
+        return Err(ParamsError::UnalignedImage);
+    }
+    let spans = [
+        ("pool", *pool),
+        ("kernel", *kernel),
+        ("initrd", *initrd),
+        ("recording", *recording),
+        ("snapshot", image),
+    ];
     for (name, span) in spans {
         if span.size != 0 && (span.address < map.blobs || end(span).is_none_or(|end| end > map.end)) {
             return Err(ParamsError::Outside { first: map.blobs, end: map.end, name });
@@ -154,6 +168,8 @@ fn check_pause(pause: &Pause, params: &Params, map: &MemoryMap) -> Result<(), Pa
     match pause.then {
         Then::Fork { children } if !(1..GUESTS_MAX as u32).contains(&children) => Err(ParamsError::Forks),
         Then::Fork { .. } => Ok(()),
+        Then::Snapshot | Then::Restore if pause.image.size == 0 => Err(ParamsError::Empty("snapshot")),
+        Then::Snapshot | Then::Restore => Ok(()),
     }
 }
 

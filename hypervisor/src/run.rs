@@ -15,6 +15,7 @@ mod debug;
 mod fork;
 mod screen;
 mod slice;
+mod snapshot;
 mod stir;
 mod uart;
 

@@ -8,6 +8,7 @@
 
 use crate::pl011::BusError;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use slat::device::AccessWidth;
 
 /// Bytes that the registers take.
@@ -46,7 +47,7 @@ const CLEAR_RECEIVED: u8 = 1 << 1;
 const FIFOS_ON: u8 = 0b11 << 6;
 
 /// The port.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uart16550 {
     interrupt_enable: u8,
     fifo_control: u8,
@@ -58,6 +59,26 @@ pub struct Uart16550 {
 }
 
 impl Uart16550 {
+    /// The state of the port: its registers, and what was received and not read.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Self { interrupt_enable, fifo_control, line_control, modem_control, scratch, divisor, received } =
+            self;
+        let [low, high] = *divisor;
+        let registers =
+            [*interrupt_enable, *fifo_control, *line_control, *modem_control, *scratch, low, high];
+        registers.into_iter().chain(received.iter().copied()).collect()
+    }
+
+    /// The port that [`to_bytes`](Self::to_bytes) was called for; `None` if there is none.
+    #[must_use]
+    pub fn from_bytes(state: &[u8]) -> Option<Self> {
+        let (registers, received) = state.split_first_chunk()?;
+        let [interrupt_enable, fifo_control, line_control, modem_control, scratch, low, high] = *registers;
+        let (divisor, received) = ([low, high], received.iter().copied().collect());
+        Some(Self { interrupt_enable, fifo_control, line_control, modem_control, scratch, divisor, received })
+    }
+
     /// `bytes` arrive behind those that have not been read yet.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);

@@ -303,8 +303,6 @@ impl<F: Platform> Format for Mistaken<F> {
     const TABLES_HAVE_PERMISSIONS: bool = F::TABLES_HAVE_PERMISSIONS;
     const ADDRESS_SHIFT: u32 = F::ADDRESS_SHIFT;
     const TABLE: TableKind = F::TABLE;
-    const WRITE: u64 = F::WRITE;
-    const TABLES_HAVE_PERMISSIONS: bool = F::TABLES_HAVE_PERMISSIONS;
 
     fn log_bit(&self) -> u64 {
         self.inner.log_bit()

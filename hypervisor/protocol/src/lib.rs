@@ -12,6 +12,7 @@ extern crate alloc;
 pub mod pause;
 pub mod recording;
 pub mod rom;
+pub mod snapshot;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -20,6 +21,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use pause::{Forked, OwnFrames, Pause};
 use serde::{Deserialize, Serialize};
+use snapshot::Saved;
 
 /// Most bytes that the parameter block takes, its length word included.
 pub const PARAMS_MAX: usize = 0x1_0000;
@@ -233,6 +235,8 @@ pub enum Message {
     Started(Started),
     /// The guest was forked; it and its forks go on.
     Forked(Forked),
+    /// The guest was written away, into [`Pause::image`].
+    Saved(Saved),
     /// One of several guests has ended and its memory was given back; the others go on.
     GuestEnded(Box<GuestReport>),
     /// The run is over and everything was given back (or was not: see the counts).
@@ -326,6 +330,8 @@ pub enum End {
     ScreenShows,
     /// The guest has printed [`Params::until_console`].
     ConsoleShows,
+    /// The guest was written away, to go on in another run.
+    Saved,
     /// The guest did something that the hypervisor does not offer.
     Unsupported {
         /// One line: what, and where.

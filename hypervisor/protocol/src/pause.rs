@@ -1,5 +1,6 @@
 //! A guest that is stopped in the middle of its work: what is done with it then, and what came of that.
 
+use crate::Span;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ pub struct Pause {
     pub text: String,
     /// What is done.
     pub then: Then,
+    /// Memory of the machine in which a [snapshot](crate::snapshot) is put, or lies; empty for none. 4 KiB aligned.
+    pub image: Span,
     /// What is then typed on the guest's serial port, a line each: for the guest, and for its forks in the order of their
     /// numbers.
     pub commands: Vec<String>,
@@ -29,6 +32,10 @@ pub enum Then {
         /// 1 to [`GUESTS_MAX`](crate::GUESTS_MAX) - 1.
         children: u32,
     },
+    /// It is written away, and ends.
+    Snapshot,
+    /// It begins as the guest that was written away, and is not stopped.
+    Restore,
 }
 
 impl Then {
@@ -37,6 +44,7 @@ impl Then {
     pub const fn more_guests(self) -> u32 {
         match self {
             Self::Fork { children } => children,
+            Self::Snapshot | Self::Restore => 0,
         }
     }
 }

@@ -58,3 +58,14 @@ fn only_bytes_in_the_registers_are_accesses() {
         assert_eq!(port.write(offset, width, 0x41), Err(BusError));
     }
 }
+
+#[test]
+fn the_state_makes_the_same_port_again() {
+    let mut port = Uart16550::default();
+    for (offset, value) in [(3, 0x80), (0, 1), (1, 2), (3, 3), (1, 3), (2, 1), (4, 5), (7, 6)] {
+        assert_eq!(port.write(offset, Byte, value), Ok(None));
+    }
+    port.receive(b"abc");
+    assert_eq!(Uart16550::from_bytes(&port.to_bytes()), Some(port));
+    assert_eq!(Uart16550::from_bytes(&[0; 6]), None);
+}

@@ -38,7 +38,9 @@ pub(crate) fn one_of_several(guest: &Guest, seen: &Observed, number: usize) -> R
         (_, None) => return Err("nothing was reported on it".to_owned()),
     };
     match end {
-        End::PowerOff if !matches!(guest.goal, Goal::Screen | Goal::Prompt) => {}
+        End::Saved if guest.goal == Goal::Saved => return Ok(()),
+        End::Saved => return Err("the guest was written away".to_owned()),
+        End::PowerOff if !matches!(guest.goal, Goal::Screen | Goal::Prompt | Goal::Saved) => {}
         End::PowerOff => return Err("the guest powered itself off".to_owned()),
         End::ScreenShows => {
             screen::check(report.screen.as_deref().unwrap_or_default())?;

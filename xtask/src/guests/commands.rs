@@ -5,6 +5,7 @@
 //! same for the work that it had begun before, and at last what it was told, out of a page that it wrote before all that.
 
 use super::initramfs::{payload, sha256};
+use slat_hv_protocol::Span;
 use slat_hv_protocol::pause::{PATTERN, Pause, Then};
 
 /// Has the guest wait for a command. The kernel passes it on to the guest's init. The serial port must not become a console.
@@ -100,5 +101,5 @@ pub(crate) fn pause(then: Then, seed: u64) -> (Pause, Vec<Vec<String>>) {
     let commands = (0..=then.more_guests()).map(|number| command(number, seed));
     let (lines, results) =
         commands.map(|Command { line, result }| (line.clone(), vec![result, fractions(), line])).unzip();
-    (Pause { text: READY.to_owned(), then, commands: lines }, results)
+    (Pause { text: READY.to_owned(), then, image: Span::default(), commands: lines }, results)
 }

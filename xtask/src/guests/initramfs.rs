@@ -110,7 +110,7 @@ pub(crate) fn build(busybox: &[u8], seed: u64, platform: Platform) -> Result<Ini
 }
 
 /// The payload that is made from `seed`.
-pub(super) fn payload(seed: u64) -> Vec<u8> {
+pub(crate) fn payload(seed: u64) -> Vec<u8> {
     random::bytes(seed, PAYLOAD_SIZE)
 }
 

@@ -127,6 +127,9 @@ impl Summary<'_> {
             }
         }
         row("end", self.end());
+        if let Some(saved) = self.seen.saved {
+            row("snapshot", several::saved(saved));
+        }
         let forks = self.seen.forked.as_ref().map(several::forks).unwrap_or_default();
         for (title, value) in forks.into_iter().chain(several::rows(self.guest, self.seen)) {
             row(&title, value);
@@ -134,6 +137,7 @@ impl Summary<'_> {
         row(
             "guest's memory",
             match self.sha256_ok() {
+                _ if self.guest.goal == Goal::Saved => "not checked yet".to_owned(),
                 Some(true) if self.checks.is_some() => {
                     "unharmed: the sha256 of the guest's image as it read it equals the host's".to_owned()
                 }
@@ -143,7 +147,8 @@ impl Summary<'_> {
                 None => "not checked: the user space is not ours".to_owned(),
             },
         );
-        if !matches!(self.guest.goal, Goal::Screen | Goal::Prompt) {
+        let restored = self.options.pause.restore.is_some();
+        if !matches!(self.guest.goal, Goal::Screen | Goal::Prompt) && !restored {
             row("time to init", self.time());
         }
         if let Some(started) = &self.seen.started {
@@ -186,6 +191,7 @@ impl Summary<'_> {
                 "each guest powered itself off".to_owned()
             }
             (Some(End::PowerOff), Ok(())) => "the guest powered itself off".to_owned(),
+            (Some(End::Saved), Ok(())) => "the guest was written away".to_owned(),
             (Some(End::Reset), Ok(())) => "the guest reset itself when it had done its work".to_owned(),
             (Some(End::ScreenShows), Ok(())) => format!("the screen showed `{}`", screen::FAR_ENOUGH),
             (Some(End::ConsoleShows), Ok(())) => "the guest waits for a command".to_owned(),

@@ -59,6 +59,8 @@ fn good() -> Observed {
         guests: Vec::new(),
         units_ended: false,
         forked: None,
+        saved: None,
+        snapshot: None,
     }
 }
 

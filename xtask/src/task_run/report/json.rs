@@ -7,6 +7,7 @@ use crate::platform::Platform;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use slat_hv_protocol::pause::Forked;
+use slat_hv_protocol::snapshot::Saved;
 use slat_hv_protocol::{
     BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, Mechanism, PagesWritten,
 };
@@ -65,6 +66,7 @@ struct Json<'a> {
     ratio: Option<f64>,
     checks: Option<JsonChecks>,
     forked: Option<&'a Forked>,
+    saved: Option<Saved>,
     guests: Vec<JsonGuest<'a>>,
 }
 
@@ -175,6 +177,7 @@ impl Summary<'_> {
                 rules_broken: checks.rules_broken,
             }),
             forked: self.seen.forked.as_ref(),
+            saved: self.seen.saved,
             guests: several::json(self.guest, self.seen),
         };
         let mut text = serde_json::to_string_pretty(&json).context("cannot write the report")?;

@@ -5,6 +5,7 @@ use crate::boot::session::{Guest, Observed};
 use crate::task_run::options::Options;
 use serde::Serialize;
 use slat_hv_protocol::pause::{Forked, OwnFrames};
+use slat_hv_protocol::snapshot::Saved;
 use slat_hv_protocol::{End, Faults, GuestReport, Leaves};
 
 /// How the machine is shared, if it is in any way that was asked for.
@@ -47,6 +48,7 @@ pub(super) fn rows(guest: &Guest, seen: &Observed) -> Vec<(String, String)> {
         let end = match &report.end {
             End::PowerOff => "powered itself off",
             End::Reset => "reset itself",
+            End::Saved => "was written away",
             End::ScreenShows | End::ConsoleShows => "came far enough",
             End::Fault { .. } => "ended by a fault",
             End::Unsupported { .. } => "ended by what nobody offers",
@@ -84,6 +86,14 @@ pub(super) fn forks(forked: &Forked) -> Vec<(String, String)> {
         (format!("fork {}", fork.guest), cost)
     });
     [("forks".to_owned(), what)].into_iter().chain(each).collect()
+}
+
+/// A row for what a snapshot took.
+pub(super) fn saved(saved: Saved) -> String {
+    let Saved { bytes, pages, of_pages, ticks, ticks_per_second } = saved;
+    let milliseconds = ticks as f64 * 1e3 / ticks_per_second.max(1) as f64;
+    let mib = bytes as f64 / f64::from(1 << 20);
+    format!("{pages} of {of_pages} pages are not zero; {mib:.1} MiB in {milliseconds:.1} ms")
 }
 
 /// One of several guests in the JSON report.

@@ -1,11 +1,13 @@
-//! Linux stopped in the middle of its user space: forked, and each goes on with something else.
+//! Linux stopped in the middle of its user space: forked, and each goes on with something else; written away, and it goes on in
+//! another run.
 
 use super::several::frames_came_back;
 use super::{Bench, Slot, step};
-use crate::boot::session::{Guest, Observed};
+use crate::boot::session::{Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::commands;
 use crate::task_run::PAYLOAD_SEED;
+use crate::task_test::command_line;
 use crate::task_test::linux::MEMORY;
 use crate::task_test::step::Step;
 use anyhow::{Context as _, Result, ensure};
@@ -25,6 +27,7 @@ const FRAMES_OF_A_FORK: u64 = 8;
 pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     vec![
         step(slot, "a guest is forked three times", forked),
+        step(slot, "a guest is written away and goes on in another run", restored),
         step(slot, "a page that a fork shares is seen by what the guests print", forked_badly),
     ]
 }
@@ -35,6 +38,20 @@ fn boot(bench: &Bench, then: Then, mistake: Mistake, output: &mut String) -> Res
     let mut guest = linux.linux(&linux.kernel, MEMORY)?;
     guest.bootargs = format!("{} {}", guest.bootargs, commands::VARIABLE);
     guest.results = commands::pause(then, PAYLOAD_SEED).1;
+    if then == Then::Snapshot {
+        guest.goal = Goal::Saved;
+    }
+    run(bench, guest, then, mistake, output)
+}
+
+fn run(
+    bench: &Bench,
+    guest: Guest,
+    then: Then,
+    mistake: Mistake,
+    output: &mut String,
+) -> Result<(Guest, Observed)> {
+    let linux = &bench.linux;
     let mut boot = linux.usual();
     (boot.choices.pause, boot.choices.mistake) = (Some(then), mistake);
     let machine = linux.machine(boot.cpu, 1, boot.pace);
@@ -76,4 +93,43 @@ fn forked_badly(bench: &Bench, output: &mut String) -> Result<String> {
     let reason = verdict::under_slat(&guest, &seen).err().context("nobody has noticed")?;
     ensure!(reason.contains("what it was told to do came to"), "it was noticed by something else: {reason}");
     Ok(reason)
+}
+
+/// Only what is not zero is written away; the guest goes on from it, and from nothing else.
+fn restored(bench: &Bench, output: &mut String) -> Result<String> {
+    let (mut guest, seen) = boot(bench, Then::Snapshot, Mistake::None, output)?;
+    verdict::under_slat(&guest, &seen).map_err(anyhow::Error::msg)?;
+    frames_came_back(seen.report.as_ref().context("there is no report")?)?;
+    let saved = seen.saved.context("it was not written away")?;
+    let snapshot = seen.snapshot.context("there is no snapshot")?;
+    ensure!(saved.pages < saved.of_pages / 2 && saved.bytes == snapshot.len() as u64, "it is {saved:?}");
+
+    let directory = tempfile::tempdir().context("no temporary directory")?;
+    let file = directory.path().join("snapshot");
+    guest.kernel.clone_from(&file);
+    (guest.initrd, guest.goal) = (None, Goal::PowerOff);
+    std::fs::write(&file, &snapshot).context("cannot write the snapshot")?;
+    let (guest, seen) = run(bench, guest, Then::Restore, Mistake::None, output)?;
+    verdict::under_slat(&guest, &seen).map_err(anyhow::Error::msg)?;
+    frames_came_back(seen.report.as_ref().context("there is no report")?)?;
+
+    let (middle, end) = (snapshot.len() / 2, snapshot.len() - 8);
+    let mut damaged = snapshot.clone();
+    damaged[middle] ^= 4;
+    let others = [
+        (damaged, "it is damaged"),
+        (snapshot[..end].to_vec(), "it is cut off"),
+        (vec![b'x'; 4096], "it is no snapshot of a guest"),
+    ];
+    let program = std::env::current_exe().context("this program has no path")?;
+    for (bytes, words) in others {
+        std::fs::write(&file, bytes).context("cannot write the snapshot")?;
+        let arguments = ["--arch", "riscv64", "--restore", &file.to_string_lossy()].map(str::to_owned);
+        command_line::check(&program, &arguments, words).context("xtask")?;
+        // It is asked itself, without xtask in between.
+        let (guest, seen) = run(bench, guest.clone(), Then::Restore, Mistake::None, output)?;
+        let reason = verdict::under_slat(&guest, &seen).err().context("slat-hv takes anything")?;
+        ensure!(reason.contains(words) && seen.started.is_none(), "`{words}` is missing in: {reason}");
+    }
+    Ok(format!("{} of {} pages, {} KiB", saved.pages, saved.of_pages, saved.bytes >> 10))
 }

@@ -114,10 +114,10 @@ impl Shared {
         self.pause_text.as_ref().is_some_and(Awaited::take)
     }
 
-    /// Interrupts that were sent in `original` and not taken are so here, too.
-    pub(super) fn take_after(&self, original: &Self) {
-        for (own, sent) in self.interrupts.iter().zip(&original.interrupts) {
-            own.store(sent.load(Ordering::Acquire), Ordering::Release);
+    /// Whether an interrupt was sent to `cpu`, which has never run here.
+    pub(super) fn set_interrupted(&self, cpu: usize, interrupted: bool) {
+        if let Some(flag) = self.interrupts.get(cpu) {
+            flag.store(interrupted, Ordering::Release);
         }
     }
 

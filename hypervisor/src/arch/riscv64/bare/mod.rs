@@ -56,11 +56,12 @@ use slat::format::gstage::{Capabilities, Extensions, Gstage};
 use slat::format::{Format as _, Geometry};
 use slat::isa::riscv64 as isa;
 use slat::{AddrSpace, GuestPhysAddr, TagPool};
+use slat_hv_protocol::pause::{Pause, Then};
 use slat_hv_protocol::{
     GuestReport, Mechanism, MemoryMap, Message, Mistake, PARAMS_MAX, Params, Span, Started, decode_params,
     encode_message,
 };
-use spin::Once;
+use spin::{Mutex, Once};
 use vcpu::{Config, Features, RiscvVcpu};
 
 /// Where everything lies.
@@ -203,6 +204,7 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         reclaim: Box::leak(Box::default()),
         host: &host,
     };
+    let plan = params.pause.as_ref().map(|pause| builder.plan(pause));
     let mut guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;
     for number in (params.guests..).take(places) {
         let place = guests.first().map(|original| builder.place(number, original));
@@ -217,8 +219,6 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let shared = guests.iter().map(|guest| guest.shared).collect();
     let machines = guests.into_iter().map(|guest| (guest.machine, guest.vcpus));
     let guests = Guests::new(scheduler, each, slice, tags, machines).with_keeper(places, pause::stopped);
-    let ticks_per_second = host.timebase.into();
-    let plan = params.pause.clone().map(|pause| Plan { pause, ticks_per_second, mistake: params.mistake });
     let run = RUN.call_once(|| Run { guests, shared, pool, plan });
     run.guests.start();
     harts::start_others(harts)?;
@@ -252,7 +252,10 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Guest `number`, with its content in place and nothing of it mapped.
     fn guest(&self, number: u32) -> Result<NewGuest, String> {
-        let Self { params, pool, format, .. } = *self;
+        let Self { params, .. } = *self;
+        if let Some(Pause { then: Then::Restore, image, commands, .. }) = &params.pause {
+            return self.restored(number, *image, commands);
+        }
         let (kernel, initrd) = (blob(params.kernel), blob(params.initrd));
         let header = Header::parse(kernel).map_err(|error| error.to_string())?;
         let layout = Layout::new(header, params.kernel.size, params.initrd.size, params.guest_memory)
@@ -273,12 +276,62 @@ impl Builder<'_> {
         content.add(layout.kernel, kernel);
         content.add(layout.initrd, initrd);
 
+        let cpus = self.cpus(number, Entry { address: layout.kernel, argument: layout.device_tree });
+        let (machine, root) = self.machine(number, cpus, content, serial)?;
+        let pause_text = params.pause.as_ref().map(|pause| pause.text.clone());
+        let texts = [params.until_console.clone(), pause_text].map(|text| text.and_then(ConsoleText::new));
+        let (shared, vcpus) = self.vcpus(number, cpus, texts);
+        Ok(NewGuest { machine, vcpus, shared, root })
+    }
+
+    /// Guest `number`, which goes on as the snapshot in `image` says, and does what the first of `commands` says.
+    fn restored(&self, number: u32, image: Span, commands: &[String]) -> Result<NewGuest, String> {
+        let snapshot = pause::find(blob(image), &self.host.isa(), self.ram())?;
+        let mut content = Content::default();
+        snapshot.pages().for_each(|(gpa, page)| content.add(gpa, page));
+        let cpus = self.cpus(number, Entry { address: MEMORY_MAP.guest_ram, argument: 0 });
+        let (machine, root) = self.machine(number, cpus, content, Serial::Quiet)?;
+        let (shared, mut vcpus) = self.vcpus(number, cpus, [None, None]);
+        pause::restore(&snapshot.state, &machine, cpus, &mut vcpus)?;
+        commands.iter().take(1).for_each(|command| machine.type_in(&format!("{command}\n")));
+        Ok(NewGuest { machine, vcpus, shared, root })
+    }
+
+    /// The guest's RAM.
+    fn ram(&self) -> Span {
+        Span { address: MEMORY_MAP.guest_ram, size: self.params.guest_memory }
+    }
+
+    /// What is to be done with a guest that stops.
+    fn plan(&self, pause: &Pause) -> Plan {
+        // SAFETY: the parameters give this memory to a snapshot; it was checked to lie apart from everything else, and nobody else
+        // takes it.
+        let area = (pause.then == Then::Snapshot).then(|| unsafe { area(pause.image) });
+        Plan {
+            pause: pause.clone(),
+            ticks_per_second: self.host.timebase.into(),
+            mistake: self.params.mistake,
+            isa: self.host.isa(),
+            mode: format!("{:?}", self.format.mode()),
+            ram: self.ram(),
+            area: Mutex::new(area),
+        }
+    }
+
+    /// The machine of guest `number`, with this content and nothing of it mapped; and hgatp, without a VMID.
+    fn machine(
+        &self,
+        number: u32,
+        cpus: &'static Cpus,
+        content: Content<'static>,
+        serial: Serial,
+    ) -> Result<(Machine<'static, &'static Pool<Counted>, Gstage>, u64), String> {
+        let Self { params, pool, format, .. } = *self;
         let size = 1 << format.geometry().gpa_bits;
         // The tag is given when a hart first enters the space.
         let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, 0)
             .map_err(|error| error.to_string())?;
         let root = space.root_register();
-        let cpus = self.cpus(number, Entry { address: layout.kernel, argument: layout.device_tree });
         let job = Job {
             ram: MEMORY_MAP.guest_ram,
             memory: params.guest_memory,
@@ -295,10 +348,7 @@ impl Builder<'_> {
         let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
         let machine = machine.with_port(Port::Uart16550(Uart16550::default()));
         let machine = if self.several { machine.sharing(number, self.reclaim) } else { machine };
-        let pause_text = params.pause.as_ref().map(|pause| pause.text.clone());
-        let texts = [params.until_console.clone(), pause_text].map(|text| text.and_then(ConsoleText::new));
-        let (shared, vcpus) = self.vcpus(number, cpus, texts);
-        Ok(NewGuest { machine, vcpus, shared, root })
+        Ok((machine, root))
     }
 
     /// A place with this number for a fork of `original`.
@@ -387,6 +437,16 @@ fn blob(span: Span) -> &'static [u8] {
     let start = core::ptr::with_exposed_provenance::<u8>(span.address as usize);
     // SAFETY: the span was checked: mapped, apart from everything that is ever written to. The emulator filled it.
     unsafe { core::slice::from_raw_parts(start, span.size as usize) }
+}
+
+/// The memory that `span` of the parameters describes, to be written.
+///
+/// # Safety
+/// It is valid memory, and nobody else uses it.
+unsafe fn area(span: Span) -> &'static mut [u8] {
+    let start = core::ptr::with_exposed_provenance_mut::<u8>(span.address as usize);
+    // SAFETY: the caller's promise; the emulator has zeroed it.
+    unsafe { core::slice::from_raw_parts_mut(start, span.size as usize) }
 }
 
 fn build_device_tree(
