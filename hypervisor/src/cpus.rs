@@ -217,6 +217,12 @@ impl Cpus {
         self.is_ending() && !inside && !self.closing.swap(true, Ordering::AcqRel)
     }
 
+    /// Become what `original`, as many in slices with none of them inside, are: they go on from there.
+    pub fn take_after(&self, original: &Self) {
+        let states = original.states.lock().clone();
+        *self.states.lock() = states;
+    }
+
     /// Whether they run in slices.
     #[must_use]
     pub fn are_in_slices(&self) -> bool {

@@ -4,19 +4,25 @@
 //! [scheduler](crate::schedule)'s business; before each slice it activates the tag of the guest's space, which drops what the hart
 //! remembers if tags have new owners. The hart that gets the [`Total`] writes the report; the others have nothing more to do.
 //!
+//! **A guest that [stops](Slice::Paused)** is handed to whoever was named for that ([`Guests::with_keeper`]), on the hart on which it
+//! stopped; its vCPU counts as running meanwhile, so that nobody else touches it. It may be forked into one of the places that were
+//! kept free.
+//!
 //! A guest's end concerns nobody else: its vCPUs on other harts are kicked out, and the hart on which the last one leaves gives its
 //! frames back, so that no hart ever waits for another one.
 
 use crate::pool::{Host, Maintenance, Pool};
 use crate::run::{Machine, Outcome, Slice};
 use crate::schedule::{Next, Outlook, Parked, Scheduler};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Replica, Vcpu};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::iter::Sum;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use slat::format::Format;
 use slat::{AddrSpace, TagPool};
+use slat_hv_protocol::pause::OwnFrames;
 use slat_hv_protocol::{End, GuestReport, Report};
 use spin::{Mutex, RwLock};
 
@@ -51,6 +57,21 @@ pub struct Guests<'a, H: Host, F: Format, V> {
     tags: RwLock<Option<TagPool<H>>>,
     /// What came of those that have ended, in that order.
     ended: Mutex<Vec<(usize, Outcome)>>,
+    /// Those that were started or are about to be; the others are places kept free.
+    begun: AtomicUsize,
+    keeper: Option<Keeper<'a, H, F, V>>,
+}
+
+/// What becomes of a guest that has stopped, by its number.
+pub type Keeper<'a, H, F, V> = fn(&Guests<'a, H, F, V>, usize) -> Verdict;
+
+/// What becomes of a guest that has stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    GoesOn,
+    /// It ends.
+    Ends(End),
 }
 
 /// What came of all guests.
@@ -77,12 +98,61 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
             Guest { machine, vcpus }
         });
         let (tags, ended) = (RwLock::new(Some(tags)), Mutex::default());
-        Self { guests: guests.collect(), scheduler, each, slice, tags, ended }
+        let guests: Vec<_> = guests.collect();
+        let begun = AtomicUsize::new(guests.len());
+        Self { guests, scheduler, each, slice, tags, ended, begun, keeper: None }
+    }
+
+    /// The same guests, the last `places` of which are [places](Machine::place) for forks, and `keeper` for those that stop.
+    #[must_use]
+    pub fn with_keeper(self, places: usize, keeper: Keeper<'a, H, F, V>) -> Self {
+        let begun = AtomicUsize::new(self.guests.len().saturating_sub(places));
+        Self { begun, keeper: Some(keeper), ..self }
     }
 
     /// Starts the first vCPU of every guest.
     pub fn start(&self) {
-        (0..self.guests.len()).for_each(|guest| self.scheduler.start(guest.saturating_mul(self.each)));
+        let begun = self.begun.load(Ordering::Acquire);
+        (0..begun).for_each(|guest| self.scheduler.start(guest.saturating_mul(self.each)));
+    }
+
+    /// The machine of guest `index`, if there is one.
+    pub fn machine(&self, index: usize) -> Option<&Machine<'a, H, F>> {
+        self.guests.get(index).map(|guest| &guest.machine)
+    }
+
+    /// What `look` finds of vCPU `cpu` of guest `index`, which is on no hart; `None` if there is no such one.
+    pub fn with_vcpu<R>(&self, index: usize, cpu: usize, look: impl FnOnce(&V) -> R) -> Option<R> {
+        self.guests.get(index)?.vcpus.get(cpu).map(|vcpu| look(&vcpu.lock()))
+    }
+
+    /// Forks guest `index`, which has stopped, into the next place that is free; the number of the fork, and how long the library took
+    /// for its space, by `clock`. The fork does not [go on](Self::resume) yet.
+    ///
+    /// # Errors
+    /// One line: there is no place, or no frame, or the guest has ended. Nothing has changed then.
+    pub fn fork(&self, index: usize, clock: impl Fn() -> u64) -> Result<(usize, u64), String>
+    where
+        H: Clone,
+        V: Replica,
+    {
+        let number = self.begun.load(Ordering::Acquire);
+        let (Some(parent), Some(child)) = (self.guests.get(index), self.guests.get(number)) else {
+            return Err("there is no place for another guest".to_string());
+        };
+        let took = parent.machine.fork_into(&child.machine, clock)?;
+        for (own, original) in child.vcpus.iter().zip(&parent.vcpus) {
+            own.lock().take_after(&original.lock());
+        }
+        // From now on its end is waited for.
+        self.begun.store(number + 1, Ordering::Release);
+        Ok((number, took))
+    }
+
+    /// Lets the vCPUs of guest `index` run, which has been made a fork.
+    pub fn resume(&self, index: usize) {
+        let first = index.saturating_mul(self.each);
+        (first..first.saturating_add(self.each)).for_each(|id| self.scheduler.start(id));
     }
 
     /// Runs guests on `hart`, which this runs on, until all have ended. `root` makes what a vCPU loads of the value of the root register;
@@ -138,8 +208,15 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
             }
             None => Slice::Off,
         };
+        let slice = match (slice, self.keeper) {
+            (Slice::Paused, Some(keeper)) => match keeper(self, index) {
+                Verdict::GoesOn => Slice::Preempted,
+                Verdict::Ends(end) => Slice::Ended(guest.and_then(|guest| guest.machine.give_up(end))),
+            },
+            (slice, _) => slice,
+        };
         let parked = match slice {
-            Slice::Preempted => Parked::Ready,
+            Slice::Preempted | Slice::Paused => Parked::Ready,
             Slice::Waits { until } => Parked::WaitsUntil(until),
             Slice::Off | Slice::Ended(_) => Parked::Off,
         };
@@ -169,7 +246,7 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         }
         let mut ended = self.ended.lock();
         ended.push((index, outcome));
-        if ended.len() < self.guests.len() {
+        if ended.len() < self.begun.load(Ordering::Acquire) {
             return Ok(None);
         }
         self.scheduler.end();
@@ -178,7 +255,7 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         guests.sort_by_key(|report| report.guest);
         let outcomes = core::mem::take(&mut *ended);
         let outcome = outcomes.into_iter().map(|(_, outcome)| outcome).sum();
-        Ok(Some(Total { outcome, guests: if guests.len() > 1 { guests } else { Vec::new() } }))
+        Ok(Some(Total { outcome, guests: if self.guests.len() > 1 { guests } else { Vec::new() } }))
     }
 
     /// The hart runs nobody.
@@ -199,6 +276,7 @@ fn report(index: usize, outcome: &Outcome) -> GuestReport {
         table_pages: outcome.table_pages,
         exits: outcome.exits,
         firmware_calls: outcome.firmware_calls,
+        own: OwnFrames { tables: outcome.table_pages, memory: outcome.owned_frames },
     }
 }
 

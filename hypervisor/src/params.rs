@@ -1,5 +1,6 @@
 //! Checking of the parameters: everything that could make the run go wrong is refused before it starts.
 
+use slat_hv_protocol::pause::{Pause, Then};
 use slat_hv_protocol::{CPUS_MAX, GUESTS_MAX, MemoryMap, Params, Span};
 use thiserror::Error;
 
@@ -17,6 +18,9 @@ pub enum ParamsError {
     /// The recording's memory is not aligned.
     #[error("the recording must begin at a multiple of 4 KiB and be a multiple of 4 KiB long")]
     UnalignedRecording,
+    /// The snapshot's memory is not aligned.
+    #[error("the snapshot must begin at a multiple of 4 KiB and be a multiple of 8 bytes long")]
+    UnalignedImage,
     /// The pool is not aligned.
     #[error("the pool must begin at a multiple of 2 MiB and be a multiple of 4 KiB long")]
     UnalignedPool,
@@ -53,6 +57,15 @@ pub enum ParamsError {
     /// Something that needs vCPUs which are not pinned to the machine's CPUs.
     #[error("{0} only on RISC-V")]
     Pinned(&'static str),
+    /// A guest that is to be stopped is not the only one, or has several CPUs.
+    #[error("a guest that is stopped in its work is alone at first, and has one CPU")]
+    NotAlone,
+    /// There is no text at which it is to be stopped.
+    #[error("there is no text at which the guest is to be stopped")]
+    NoText,
+    /// There are no forks, or too many.
+    #[error("the number of forks must be 1 to {most}", most = GUESTS_MAX - 1)]
+    Forks,
     /// The command line cannot be put into a device tree.
     #[error("the command line contains a NUL")]
     CommandLine,
@@ -77,7 +90,8 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
         ..
     } = params;
     check_nonce(nonce)?;
-    if kernel.size == 0 && params.unit_guests.is_empty() {
+    let restores = params.pause.as_ref().is_some_and(|pause| pause.then == Then::Restore);
+    if kernel.size == 0 && params.unit_guests.is_empty() && !restores {
         return Err(ParamsError::Empty("kernel"));
     }
     if pool.size == 0 {
@@ -89,7 +103,17 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     if recording.address % slat::PAGE_SIZE != 0 || recording.size % slat::PAGE_SIZE != 0 {
         return Err(ParamsError::UnalignedRecording);
     }
-    let spans = [("pool", *pool), ("kernel", *kernel), ("initrd", *initrd), ("recording", *recording)];
+    let image = params.pause.as_ref().map_or(Span::default(), |pause| pause.image);
+    if image.address % slat::PAGE_SIZE != 0 || image.size % 8 != 0 {
+        return Err(ParamsError::UnalignedImage);
+    }
+    let spans = [
+        ("pool", *pool),
+        ("kernel", *kernel),
+        ("initrd", *initrd),
+        ("recording", *recording),
+        ("snapshot", image),
+    ];
     for (name, span) in spans {
         if span.size != 0 && (span.address < map.blobs || end(span).is_none_or(|end| end > map.end)) {
             return Err(ParamsError::Outside { first: map.blobs, end: map.end, name });
@@ -122,10 +146,31 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
             return Err(ParamsError::Pinned("the machine can have another number of CPUs than the guest"));
         }
     }
+    if let Some(pause) = &params.pause {
+        check_pause(pause, params, map)?;
+    }
     if bootargs.contains('\0') {
         return Err(ParamsError::CommandLine);
     }
     Ok(())
+}
+
+fn check_pause(pause: &Pause, params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
+    if *map != MemoryMap::RISCV64 {
+        return Err(ParamsError::Pinned("a guest can be stopped in its work"));
+    }
+    if params.guests != 1 || params.cpus != 1 {
+        return Err(ParamsError::NotAlone);
+    }
+    if pause.text.is_empty() {
+        return Err(ParamsError::NoText);
+    }
+    match pause.then {
+        Then::Fork { children } if !(1..GUESTS_MAX as u32).contains(&children) => Err(ParamsError::Forks),
+        Then::Fork { .. } => Ok(()),
+        Then::Snapshot | Then::Restore if pause.image.size == 0 => Err(ParamsError::Empty("snapshot")),
+        Then::Snapshot | Then::Restore => Ok(()),
+    }
 }
 
 fn check_nonce(nonce: &str) -> Result<(), ParamsError> {

@@ -12,8 +12,10 @@
 mod books;
 mod buffers;
 mod debug;
+mod fork;
 mod screen;
 mod slice;
+mod snapshot;
 mod stir;
 mod uart;
 
@@ -106,6 +108,8 @@ enum Stop {
     Waits,
     /// Its time is over.
     Preempted,
+    /// It has printed what stops it for a while.
+    Paused,
 }
 
 /// A guest and its address space, shared by its CPUs.
@@ -183,7 +187,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 Stop::Stopped => break Left::Stopped,
                 Stop::Off => break Left::Off,
                 Stop::Waits if !self.wait(cpu, vcpu) => break Left::Stopped,
-                Stop::Waits | Stop::Preempted => {}
+                Stop::Waits | Stop::Preempted | Stop::Paused => {}
             }
         };
         vcpu.unbind();
@@ -308,6 +312,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             }
             Exit::Wait => return Err(self.waits(cpu)),
             Exit::Preempted => return Err(Stop::Preempted),
+            Exit::Paused => return Err(Stop::Paused),
             Exit::Refused | Exit::Answered | Exit::Kicked => {}
             Exit::Debug(command) => {
                 let text = self.debug(command)?;
@@ -378,12 +383,11 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.count(cpu, |faults| &mut faults.populated);
                 Ok(())
             }
-            Ok(
-                FaultOutcome::Marked
-                | FaultOutcome::Copied(_)
-                | FaultOutcome::MadeWritable
-                | FaultOutcome::Unshared,
-            ) => {
+            Ok(FaultOutcome::Copied(_)) => {
+                self.count(cpu, |faults| &mut faults.copied);
+                Ok(())
+            }
+            Ok(FaultOutcome::Marked | FaultOutcome::MadeWritable | FaultOutcome::Unshared) => {
                 self.count(cpu, |faults| &mut faults.spurious);
                 Ok(())
             }

@@ -102,6 +102,12 @@ pub trait Vcpu: Sized {
     fn inject(&mut self, event: Event);
 }
 
+/// A vCPU that another one can go on as.
+pub trait Replica: Vcpu {
+    /// Becomes what `original` is, neither of them bound; what it shares with the other vCPUs of its guest stays its own.
+    fn take_after(&mut self, original: &Self);
+}
+
 /// Why a guest stopped running.
 #[derive(Debug)]
 pub enum Exit {
@@ -128,6 +134,8 @@ pub enum Exit {
     Reset,
     /// The guest has printed what ends its run.
     ConsoleShows,
+    /// The guest has printed what stops it for a while.
+    Paused,
     /// The guest waits for an interrupt, and none is pending where that is known.
     Wait,
     /// An exit that the vCPU has answered by itself.

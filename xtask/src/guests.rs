@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod cache;
+pub(crate) mod commands;
 pub(crate) mod image;
 pub(crate) mod initramfs;
 pub(crate) mod sources;

@@ -15,7 +15,7 @@ use crate::boot::machine::{Machine, Pace};
 use crate::boot::session::{self, Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::image::{self, Image, Program};
-use crate::guests::initramfs;
+use crate::guests::{commands, initramfs};
 use crate::host::Host;
 use crate::missing::MissingThings;
 use crate::platform::Platform;
@@ -23,8 +23,11 @@ use crate::process;
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
+use initramfs::sha256;
 use options::{Checked, MachineKind};
 use report::{Summary, Times};
+use slat_hv_protocol::pause::Then;
+use slat_hv_protocol::snapshot::Snapshot;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,21 +50,30 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let platform = checked.platform;
     let linux = checked.program == Program::Linux;
-    let needs = Needs { platform, kernel: options.fetched(), busybox: linux && options.initrd.is_none() };
+    let restores = options.pause.restore.as_deref();
+    let fetched = options.fetched().filter(|_| restores.is_none());
+    let own_user_space = linux && options.initrd.is_none() && restores.is_none();
+    let needs = Needs { platform, kernel: fetched, busybox: own_user_space };
     let equipment = setup::prepare(&host, &workspace, &needs).map_err(|error| {
         MissingThings::hint(error, "`cargo xtask run --machine model` runs without any of these")
     })?;
 
-    let kernel = equipment.kernel.or(options.guest.clone()).context("there is no guest kernel")?;
-    let image = match (checked.image.clone(), options.fetched()) {
-        (Some(image), _) => image,
-        (None, Some(fetched)) => fetched.check(&kernel, platform)?,
-        (None, None) => image::check_file(&kernel, platform)?,
-    };
     let temporary =
         tempfile::Builder::new().prefix("slat-run-").tempdir().context("no temporary directory")?;
-    let guest = guest(options, platform, &image, kernel, equipment.busybox.as_deref(), &temporary)?;
-    options::check_memory(&image, guest.initrd.as_deref(), guest.memory)?;
+    let (guest, image) = match restores {
+        Some(snapshot) => (restored(options, snapshot), Image::default()),
+        None => {
+            let kernel = equipment.kernel.or(options.guest.clone()).context("there is no guest kernel")?;
+            let image = match (checked.image.clone(), fetched) {
+                (Some(image), _) => image,
+                (None, Some(fetched)) => fetched.check(&kernel, platform)?,
+                (None, None) => image::check_file(&kernel, platform)?,
+            };
+            let guest = guest(options, platform, &image, kernel, equipment.busybox.as_deref(), &temporary)?;
+            options::check_memory(&image, guest.initrd.as_deref(), guest.memory)?;
+            (guest, image)
+        }
+    };
     let sizes = [Some(guest.kernel.as_path()), guest.initrd.as_deref()].map(options::file_size);
     options.check_machine(sizes[0], sizes[1])?;
     if let Some(warning) = options::tight_memory(platform, &image, guest.initrd.as_deref(), guest.memory) {
@@ -85,6 +97,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             recording.events.len(),
             file.display()
         );
+    }
+
+    if let (Some(file), Some(snapshot)) = (&options.pause.snapshot, &seen.snapshot) {
+        Snapshot::read(snapshot).context("the snapshot came out of the machine as something else")?;
+        std::fs::write(file, snapshot).with_context(|| format!("cannot write {}", file.display()))?;
+        eprintln!("cargo xtask run --arch riscv64 --restore {} lets the guest go on", file.display());
     }
 
     let verdict = verdict::under_slat(&guest, &seen);
@@ -127,15 +145,37 @@ fn guest(
         }
         (Program::Linux, None, None) => bail!("there is no user space for the guest"),
     };
-    let bootargs = bootargs::of(platform, image, options.memory, options.cpus, &options.append)?;
+    let then = options.pause.then();
+    let append = match then {
+        Some(_) => format!("{} {}", commands::VARIABLE, options.append),
+        None => options.append.clone(),
+    };
+    let bootargs = bootargs::of(platform, image, options.memory, options.cpus, &append)?;
     Ok(Guest {
         kernel,
         initrd,
         bootargs,
         memory: options.memory,
         sha256,
-        goal: goal(platform, image.program),
+        results: then.map(|then| commands::pause(then, PAYLOAD_SEED).1).unwrap_or_default(),
+        goal: match then {
+            Some(Then::Snapshot) => Goal::Saved,
+            _ => goal(platform, image.program),
+        },
     })
+}
+
+/// The guest in the file `snapshot`, which was checked.
+fn restored(options: &Options, snapshot: &Path) -> Guest {
+    Guest {
+        kernel: snapshot.to_owned(),
+        initrd: None,
+        bootargs: String::new(),
+        memory: options.memory,
+        sha256: Some(sha256(&initramfs::payload(PAYLOAD_SEED))),
+        results: commands::pause(Then::Restore, PAYLOAD_SEED).1,
+        goal: Goal::PowerOff,
+    }
 }
 
 /// How such a guest ends when all is well.
@@ -196,8 +236,8 @@ fn boots(
         if !good {
             break;
         }
-        let ends = !matches!(guest.goal, Goal::Screen | Goal::Prompt);
-        if !options.no_native && machine.platform.has_native() && ends && options.guests == 1 {
+        let ends = !matches!(guest.goal, Goal::Screen | Goal::Prompt) && options.pause.then().is_none();
+        if !options.no_native && machine.platform.has_native() && ends && options.most_guests() == 1 {
             eprintln!("the same guest natively, to compare …");
             let machine = Machine { cpus: options.cpus, ..machine.clone() };
             let seen = session::natively(&machine, guest, timeout, &mut io::sink())?;

@@ -9,15 +9,19 @@
 
 extern crate alloc;
 
+pub mod pause;
 pub mod recording;
 pub mod rom;
+pub mod snapshot;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
+use pause::{Forked, OwnFrames, Pause};
 use serde::{Deserialize, Serialize};
+use snapshot::Saved;
 
 /// Most bytes that the parameter block takes, its length word included.
 pub const PARAMS_MAX: usize = 0x1_0000;
@@ -212,6 +216,10 @@ pub struct Params {
     /// RISC-V only.
     #[serde(default)]
     pub until_console: Option<String>,
+    /// What is done with the guest in the middle of its work, if anything is; there is one, with one CPU, at first. It has a
+    /// serial port then. RISC-V only.
+    #[serde(default)]
+    pub pause: Option<Pause>,
 }
 
 /// The number of guests where nothing else is said.
@@ -225,6 +233,10 @@ fn one() -> u32 {
 pub enum Message {
     /// The guest is about to run for the first time.
     Started(Started),
+    /// The guest was forked; it and its forks go on.
+    Forked(Forked),
+    /// The guest was written away, into [`Pause::image`].
+    Saved(Saved),
     /// One of several guests has ended and its memory was given back; the others go on.
     GuestEnded(Box<GuestReport>),
     /// The run is over and everything was given back (or was not: see the counts).
@@ -318,6 +330,8 @@ pub enum End {
     ScreenShows,
     /// The guest has printed [`Params::until_console`].
     ConsoleShows,
+    /// The guest was written away, to go on in another run.
+    Saved,
     /// The guest did something that the hypervisor does not offer.
     Unsupported {
         /// One line: what, and where.
@@ -397,6 +411,10 @@ pub struct GuestReport {
     pub exits: u64,
     /// Calls to the firmware.
     pub firmware_calls: u64,
+    /// Frames that were its alone at its end, those of its tables and those of its memory. What it shared with forks is
+    /// nobody's alone.
+    #[serde(default)]
+    pub own: OwnFrames,
 }
 
 /// Pages of 4 KiB that the guest wrote, by what the hardware tells.
@@ -454,6 +472,9 @@ pub struct Faults {
     pub populated: u64,
     /// The page was already mapped with the permission asked for.
     pub spurious: u64,
+    /// A page that was shared with a fork was copied, for a write to it.
+    #[serde(default)]
+    pub copied: u64,
     /// A page that churn had unmapped or write-protected was given back.
     pub restored: u64,
     /// Nobody's: answered by policy.

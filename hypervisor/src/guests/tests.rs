@@ -33,6 +33,8 @@ enum Step {
     Sleep(u64),
     /// It runs until somebody stops it.
     Spin,
+    /// It has printed what stops it for a while.
+    Pause,
     PowerOff,
 }
 
@@ -100,6 +102,7 @@ impl Vcpu for Worker {
                 thread::yield_now();
                 return Exit::Preempted;
             }
+            Step::Pause => return Exit::Paused,
             Step::PowerOff => return Exit::PowerOff,
         }
         Exit::FirmwareCall
@@ -124,6 +127,12 @@ impl Vcpu for Worker {
     fn answer_request(&mut self, _: bool) {}
     fn answer_buffer_call(&mut self, _: BufferAnswer) {}
     fn inject(&mut self, _: Event) {}
+}
+
+impl Replica for Worker {
+    fn take_after(&mut self, original: &Self) {
+        self.steps.clone_from(&original.steps);
+    }
 }
 
 type Latches = Arc<Vec<(StdMutex<bool>, Condvar)>>;
@@ -155,6 +164,18 @@ impl Hart for ThreadHart {
 
 /// Runs guests whose vCPUs have these programs on so many harts, in so many frames.
 fn run(frames: usize, harts: usize, programs: Vec<Vec<Vec<Step>>>) -> (Total, Vec<GuestReport>) {
+    run_with_places(frames, harts, programs, 0, |_, _| Verdict::GoesOn)
+}
+
+/// The same with so many places for forks, which are the last ones, and somebody who keeps guests that stop.
+fn run_with_places(
+    frames: usize,
+    harts: usize,
+    programs: Vec<Vec<Vec<Step>>>,
+    places: usize,
+    keeper: for<'a> fn(&Guests<'a, &'a Pool<Nothing>, Stage2, Worker>, usize) -> Verdict,
+) -> (Total, Vec<GuestReport>) {
+    let begun = programs.len() - places;
     let each = programs[0].len();
     let latches: Latches = Arc::new((0..harts).map(|_| Default::default()).collect());
     let kicks = latches.clone();
@@ -166,6 +187,7 @@ fn run(frames: usize, harts: usize, programs: Vec<Vec<Vec<Step>>>) -> (Total, Ve
     let scheduler: &Scheduler = Box::leak(Box::new(Scheduler::new(programs.len(), each, harts, kick)));
     let (pool, reclaim, begin) = (pool(frames, true), Reclaim::default(), Instant::now());
     let tags = TagPool::new(&pool, 2, harts).expect("frames");
+    let mut original: Option<Machine<'_, &Pool<Nothing>, Stage2>> = None;
     let guests = programs.into_iter().enumerate().map(|(guest, programs)| {
         let power_on = move |cpu: usize| {
             scheduler.start(guest * each + cpu);
@@ -179,13 +201,15 @@ fn run(frames: usize, harts: usize, programs: Vec<Vec<Vec<Step>>>) -> (Total, Ve
             guest,
             tag: AtomicU64::new(0),
         }));
-        let machine = Machine::new(space(&pool), &board.cpus, job()).expect("regions");
+        let new = || Machine::new(space(&pool), &board.cpus, job()).expect("regions");
+        let machine = if guest < begun { new() } else { original.get_or_insert_with(new).place(&board.cpus) };
         let vcpus = programs.into_iter().enumerate();
         let vcpus = vcpus.map(|(id, steps)| Worker::new(id, (board, steps, begin)));
         (machine.sharing(guest as u32, &reclaim), vcpus.collect())
     });
     let guests: Guests<'_, &Pool<Nothing>, Stage2, Worker> =
-        Guests::new(scheduler, each, 1000, tags, guests.collect::<Vec<_>>());
+        Guests::new(scheduler, each, 1000, tags, guests.collect::<Vec<_>>()).with_keeper(places, keeper);
+    drop(original);
     guests.start();
     let told = StdMutex::new(Vec::new());
     let serve = |index| {
@@ -207,8 +231,9 @@ fn run(frames: usize, harts: usize, programs: Vec<Vec<Vec<Step>>>) -> (Total, Ve
     });
     let [Ok(total)] = &totals[..] else { panic!("one hart reports: {totals:?}") };
     assert_eq!(pool.counts().taken, pool.counts().returned, "all frames are back");
-    let Faults { total: all, populated, spurious, restored, unanswered, retried } = total.outcome.faults;
-    assert_eq!(all, populated + spurious + restored + unanswered + retried);
+    let Faults { total: all, populated, spurious, copied, restored, unanswered, retried } =
+        total.outcome.faults;
+    assert_eq!(all, populated + spurious + copied + restored + unanswered + retried);
     (total.clone(), told.into_inner().expect("no panic"))
 }
 
@@ -281,4 +306,46 @@ fn one_guest_alone_is_reported_as_ever() {
     assert_eq!((total.guests, told), (vec![], vec![]));
     assert_eq!((total.outcome.faults.populated, total.outcome.exits), (3, 5));
     assert_eq!(Outcome::default(), core::iter::empty().sum());
+}
+
+#[test]
+fn a_guest_is_forked_while_it_is_stopped_and_each_goes_on_with_pages_of_its_own() {
+    use Step::{Pause, PowerOff, Sleep, Touch};
+    fn twice<'a>(guests: &Guests<'a, &'a Pool<Nothing>, Stage2, Worker>, index: usize) -> Verdict {
+        for number in [1, 2] {
+            assert_eq!(guests.fork(index, || 7), Ok((number, 0)));
+        }
+        let none = guests.fork(index, || 7);
+        assert_eq!(none, Err("there is no place for another guest".to_string()));
+        guests.resume(1);
+        guests.resume(2);
+        Verdict::GoesOn
+    }
+    for harts in [1, 2] {
+        let program = vec![Touch(0, 100), Pause, Touch(60, 100), Sleep(100), Touch(0, 10), PowerOff];
+        let (total, told) =
+            run_with_places(4096, harts, vec![vec![program], vec![vec![]], vec![vec![]]], 2, twice);
+        assert_eq!((&total.outcome.end, total.guests.len(), told.len()), (&End::PowerOff, 3, 3));
+        for guest in &total.guests {
+            let before = if guest.guest == 0 { 100 } else { 0 };
+            let Faults { populated, copied, spurious, .. } = guest.faults;
+            // The last one that shares a page need not copy it.
+            assert_eq!((populated, copied + spurious), (before + 60, 50), "{guest:?}");
+            assert!(copied >= 40, "{guest:?}");
+            assert_eq!(guest.own.memory, 110, "what it wrote after the fork");
+        }
+    }
+}
+
+#[test]
+fn places_that_stay_free_are_not_waited_for_and_who_stops_may_be_ended() {
+    use Step::{Pause, PowerOff, Touch};
+    let place = || vec![vec![]];
+    let program = vec![Touch(0, 5), PowerOff];
+    let (total, _) = run_with_places(1024, 2, vec![vec![program], place()], 1, |_, _| unreachable!());
+    assert_eq!((total.outcome.end, total.guests.len()), (End::PowerOff, 1));
+    let program = vec![Touch(0, 5), Pause, Touch(0, 5), PowerOff];
+    let (total, _) =
+        run_with_places(1024, 2, vec![vec![program], place()], 1, |_, _| Verdict::Ends(End::Reset));
+    assert_eq!((total.outcome.end, total.outcome.faults.populated), (End::Reset, 5));
 }

@@ -26,6 +26,7 @@ fn params() -> Params {
         unit_guests: Vec::new(),
         until_screen: None,
         until_console: None,
+        pause: None,
     }
 }
 

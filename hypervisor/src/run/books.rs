@@ -20,6 +20,8 @@ pub struct Outcome {
     pub leaves: Leaves,
     /// Frames that held tables at the end.
     pub table_pages: u64,
+    /// Frames of its memory at the end that were its alone.
+    pub owned_frames: u64,
     /// What churn did.
     pub churn: Option<ChurnReport>,
     /// Calls to the firmware.
@@ -56,6 +58,7 @@ impl Outcome {
         mine.total += its.total;
         mine.populated += its.populated;
         mine.spurious += its.spurious;
+        mine.copied += its.copied;
         mine.restored += its.restored;
         mine.unanswered += its.unanswered;
         mine.retried += its.retried;
@@ -63,6 +66,7 @@ impl Outcome {
         self.leaves.size_2m += other.leaves.size_2m;
         self.leaves.size_1g += other.leaves.size_1g;
         self.table_pages += other.table_pages;
+        self.owned_frames += other.owned_frames;
         self.churn = match (self.churn, other.churn) {
             (Some(mine), Some(its)) => Some(ChurnReport {
                 unmapped: mine.unmapped + its.unmapped,
@@ -169,12 +173,14 @@ impl Books {
                 total: sum(|counts| counts.faults.total),
                 populated: sum(|counts| counts.faults.populated),
                 spurious: sum(|counts| counts.faults.spurious),
+                copied: sum(|counts| counts.faults.copied),
                 restored: sum(|counts| counts.faults.restored),
                 unanswered: sum(|counts| counts.faults.unanswered),
                 retried: sum(|counts| counts.faults.retried),
             },
             leaves: Leaves { size_4k: table.leaves_4k, size_2m: table.leaves_2m, size_1g: table.leaves_1g },
             table_pages: table.table_frames,
+            owned_frames: table.owned_frames,
             churn,
             firmware_calls: sum(|counts| counts.firmware_calls),
             injected_aborts: sum(|counts| counts.injected_aborts),

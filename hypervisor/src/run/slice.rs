@@ -38,6 +38,8 @@ pub enum Slice {
         /// As [`Vcpu::next_timer`] has it.
         until: Option<u64>,
     },
+    /// The guest is to be stopped for a while.
+    Paused,
     /// The guest has turned it off, or had not turned it on.
     Off,
     /// The guest has ended. The one hart that gets an end calls [`Machine::close_slices`] with it: all vCPUs are out of the guest.
@@ -110,7 +112,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 self.announce(end.clone());
                 self.cpus.pause(cpu);
             }
-            Stop::Stopped | Stop::Waits | Stop::Preempted => self.cpus.pause(cpu),
+            Stop::Stopped | Stop::Waits | Stop::Preempted | Stop::Paused => self.cpus.pause(cpu),
         }
         if self.cpus.is_last_out() {
             return Slice::Ended(self.end.lock().take());
@@ -118,6 +120,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         match stop {
             _ if self.cpus.is_ending() => Slice::Ended(None),
             Stop::Waits => Slice::Waits { until: vcpu.next_timer() },
+            Stop::Paused => Slice::Paused,
             Stop::Off => Slice::Off,
             Stop::Preempted | Stop::Stopped | Stop::Ended(_) => Slice::Preempted,
         }
@@ -167,7 +170,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             End::Fault { description } => End::Fault { description: named(description) },
             End::Unsupported { description } => End::Unsupported { description: named(description) },
             End::OutOfMemory { description } => End::OutOfMemory { description: named(description) },
-            End::PowerOff | End::Reset | End::ScreenShows | End::ConsoleShows => end,
+            End::PowerOff | End::Reset | End::ScreenShows | End::ConsoleShows | End::Saved => end,
         }
     }
 

@@ -22,7 +22,7 @@ use slat_hv_protocol::EmulatedUart;
 pub(super) const UART: DeviceId = DeviceId(0);
 
 /// The kinds of serial ports that can be emulated.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Port {
     /// Arm's, whose text goes into the report.
     Pl011(Pl011),
@@ -37,7 +37,7 @@ impl Default for Port {
 }
 
 impl Port {
-    fn read(&self, offset: u64, width: AccessWidth) -> Result<u64, BusError> {
+    fn read(&mut self, offset: u64, width: AccessWidth) -> Result<u64, BusError> {
         match self {
             Self::Pl011(port) => port.read(offset, width),
             Self::Uart16550(port) => port.read(offset, width),
@@ -67,6 +67,19 @@ impl Uart {
     /// The port as after a reset.
     pub(super) fn new(port: Port) -> Self {
         Self { port, ..Self::default() }
+    }
+
+    /// The port itself.
+    pub(super) fn port(&self) -> &Port {
+        &self.port
+    }
+
+    /// The port receives `bytes`, if it can.
+    pub(super) fn type_in(&mut self, bytes: &[u8]) {
+        match &mut self.port {
+            Port::Pl011(_) => {}
+            Port::Uart16550(port) => port.receive(bytes),
+        }
     }
 
     /// What the report says about it.

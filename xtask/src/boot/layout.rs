@@ -43,6 +43,8 @@ pub(crate) struct Layout {
     pub(crate) pool: Span,
     /// The recording of the run; empty for none.
     pub(crate) recording: Span,
+    /// A snapshot of the guest; empty for none.
+    pub(crate) image: Span,
     /// RAM of the emulated machine in bytes.
     pub(crate) machine_memory: u64,
 }
@@ -65,8 +67,8 @@ impl Layout {
         let first = (initrd.address + initrd.size).next_multiple_of(BLOCK);
         let size = pool_size.next_multiple_of(BLOCK);
         let pool = Span { address: if tree_at_end { beside_tree(first, size) } else { first }, size };
-        let recording = Span::default();
-        Self { ram, tree_at_end, kernel, initrd, pool, recording, machine_memory: 0 }.ending_with(pool)
+        let (recording, image) = (Span::default(), Span::default());
+        Self { ram, tree_at_end, kernel, initrd, pool, recording, image, machine_memory: 0 }.ending_with(pool)
     }
 
     /// The same in a machine whose RAM ends with `last`, but for what has to follow it.
@@ -82,6 +84,14 @@ impl Layout {
         let address = if self.tree_at_end { beside_tree(first, RECORDING) } else { first };
         let recording = Span { address, size: RECORDING };
         Self { recording, ..self }.ending_with(recording)
+    }
+
+    /// The same with a snapshot of so many bytes behind the pool, and no recording.
+    pub(crate) fn with_image(self, size: u64) -> Self {
+        let first = self.pool.address + self.pool.size;
+        let room = size.next_multiple_of(BLOCK);
+        let address = if self.tree_at_end { beside_tree(first, room) } else { first };
+        Self { image: Span { address, size }, ..self }.ending_with(Span { address, size: room })
     }
 
     /// Where `span` lies in a file that holds the machine's RAM.

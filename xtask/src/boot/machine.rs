@@ -51,6 +51,8 @@ pub(crate) struct Files<'a> {
     pub(crate) kernel: Option<&'a Path>,
     /// The guest's initial RAM disk.
     pub(crate) initrd: Option<&'a Path>,
+    /// A snapshot that the guest is to go on from.
+    pub(crate) snapshot: Option<&'a Path>,
 }
 
 /// A machine that can be started.
@@ -60,6 +62,8 @@ pub(crate) struct Prepared {
     pub(crate) command: Command,
     /// The file in which memory is found afterwards, and at which offset there the recording begins; if it was wanted.
     pub(crate) recording: Option<(PathBuf, u64)>,
+    /// The same of the snapshot that the run is to make.
+    pub(crate) snapshot: Option<(PathBuf, u64)>,
     /// Finds what the emulator complained about in what it wrote to its standard error.
     pub(crate) complaint: fn(&str) -> &str,
 }
@@ -80,9 +84,10 @@ impl Machine {
             bochs::write_files(self, hypervisor, layout, directory)?;
             let recording = record.then(|| (directory.join(bochs::RECORDING), 0));
             let command = bochs::command(self, directory);
-            return Ok(Prepared { command, recording, complaint: bochs::complaint });
+            return Ok(Prepared { command, recording, snapshot: None, complaint: bochs::complaint });
         }
-        let memory = record.then(|| directory.join("memory"));
+        let snapshots = layout.image.size > 0 && files.snapshot.is_none();
+        let memory = (record || snapshots).then(|| directory.join("memory"));
         let kept = memory.as_deref();
         let command = match self.platform {
             Platform::Arm => qemu::arm(self, hypervisor, files, layout, kept),
@@ -93,8 +98,11 @@ impl Machine {
                 qemu::x86(self, hypervisor, &payload, layout, kept)
             }
         };
-        let recording = memory.map(|memory| (memory, layout.offset(layout.recording)));
-        Ok(Prepared { command, recording, complaint: qemu::complaint })
+        let at = |wanted: bool, span| {
+            memory.clone().filter(|_| wanted).map(|memory| (memory, layout.offset(span)))
+        };
+        let (recording, snapshot) = (at(record, layout.recording), at(snapshots, layout.image));
+        Ok(Prepared { command, recording, snapshot, complaint: qemu::complaint })
     }
 
     /// The guest's kernel with nothing below it, where that can be.
@@ -106,7 +114,7 @@ impl Machine {
             self.platform.emulator_title()
         );
         let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
-        Ok(Prepared { command, recording: None, complaint: qemu::complaint })
+        Ok(Prepared { command, recording: None, snapshot: None, complaint: qemu::complaint })
     }
 }
 

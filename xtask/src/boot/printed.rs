@@ -3,7 +3,7 @@
 //! Protocol: our own user space prints the lines of [`initramfs`], each maybe with the kernel's time before it. Where several
 //! guests share a console, each line begins with the number of its guest: `[0] `.
 
-use crate::guests::initramfs;
+use crate::guests::{commands, initramfs};
 use std::time::Duration;
 
 /// What one guest printed that matters.
@@ -13,6 +13,8 @@ pub(crate) struct Printed {
     pub(crate) seconds_to_init: Option<f64>,
     /// The checksum that the guest printed.
     pub(crate) sha256: Option<String>,
+    /// What came of what it was told to do.
+    pub(crate) results: Vec<String>,
     /// The guest printed its end marker.
     pub(crate) reached_end: bool,
     /// The guest's own complaint.
@@ -37,6 +39,8 @@ impl Printed {
         }
         if let Some(sum) = after(initramfs::SHA256) {
             self.sha256 = Some(sum);
+        } else if let Some(result) = after(commands::RESULT) {
+            self.results.push(result);
         } else if let Some(error) = after(initramfs::ERROR) {
             self.error = Some(error);
         } else if line.contains(initramfs::END) {

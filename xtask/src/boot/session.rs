@@ -7,16 +7,20 @@ use super::layout::Layout;
 use super::machine::{Files, Machine, Pace, Prepared};
 use super::printed::{Printed, numbered};
 use super::screen;
+use crate::guests::commands;
 use crate::process::{self, Guard};
 use crate::random;
 use crate::recording::Recording;
+use crate::task_run::PAYLOAD_SEED;
 use anyhow::{Context, Result};
+use slat_hv_protocol::pause::{Forked, Pause, Then};
+use slat_hv_protocol::snapshot::{self, Saved};
 use slat_hv_protocol::{
     Churn, FaultPolicy, GuestReport, Leaf, Message, Mistake, Params, Report, Span, Started, UnitOutcome,
     encode_params,
 };
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -31,7 +35,7 @@ const CONSOLE_MAX: usize = 1 << 18;
 /// What is booted; the same natively and under slat.
 #[derive(Clone, Debug)]
 pub(crate) struct Guest {
-    /// The kernel's file.
+    /// The kernel's file; the one of the snapshot where the guest goes on from one.
     pub(crate) kernel: PathBuf,
     /// The initial RAM disk's file.
     pub(crate) initrd: Option<PathBuf>,
@@ -41,6 +45,8 @@ pub(crate) struct Guest {
     pub(crate) memory: u64,
     /// The checksum that our own user space must find; `None` for anybody else's.
     pub(crate) sha256: Option<String>,
+    /// What each guest must print of what it was told to do, where it is told anything.
+    pub(crate) results: Vec<Vec<String>>,
     /// How it ends when all is well.
     pub(crate) goal: Goal,
 }
@@ -50,6 +56,8 @@ pub(crate) struct Guest {
 pub(crate) enum Goal {
     /// It powers itself off.
     PowerOff,
+    /// It is written away.
+    Saved,
     /// It powers itself off, or resets itself where it has no means to power itself off: Linux on a PC without ACPI. A
     /// reset also follows a kernel's panic, so that what was printed has to tell.
     PowerOffOrReset,
@@ -93,6 +101,8 @@ pub(crate) struct Choices {
     /// Whether the run is recorded.
     pub(crate) record: bool,
     pub(crate) sharing: Sharing,
+    /// What is done with the guest in the middle of its work, if anything is.
+    pub(crate) pause: Option<Then>,
     /// How long nothing may be printed before the run counts as one that has no end.
     pub(crate) silence: Option<Duration>,
 }
@@ -139,6 +149,11 @@ pub(crate) struct Observed {
     /// Those of several guests that have ended, in the order in which they did.
     pub(crate) guests: Vec<GuestReport>,
     pub(crate) units_ended: bool,
+    /// What forks cost, if the guest was forked.
+    pub(crate) forked: Option<Forked>,
+    /// What the snapshot took, and the snapshot, if the guest was written away.
+    pub(crate) saved: Option<Saved>,
+    pub(crate) snapshot: Option<Vec<u8>>,
 }
 
 /// Boots `guest` under the hypervisor.
@@ -150,15 +165,29 @@ pub(crate) fn under_slat(
     timeout: Duration,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
+    let restores = choices.pause == Some(Then::Restore);
+    let kernel = Some(guest.kernel.as_path()).filter(|_| !restores);
+    let snapshot = Some(guest.kernel.as_path()).filter(|_| restores);
     let initrd = guest.initrd.as_deref();
-    let sizes = (size_of(&guest.kernel)?, initrd.map_or(Ok(0), size_of)?);
+    let size = |file: Option<&Path>| file.map_or(Ok(0), size_of);
+    let sizes = (size(kernel)?, size(initrd)?);
     let map = machine.platform.map();
     let Sharing { guests, cpus, pool } = choices.sharing;
+    let most_guests = guests + choices.pause.map_or(0, Then::more_guests);
     let layout = match pool {
-        None => Layout::new(&map, sizes.0, sizes.1, guest.memory * u64::from(guests)),
+        None => Layout::new(&map, sizes.0, sizes.1, guest.memory * u64::from(most_guests)),
         Some(pool) => Layout::with_pool(&map, sizes.0, sizes.1, pool),
     };
     let layout = if choices.record { layout.with_recording() } else { layout };
+    let layout = match choices.pause {
+        Some(Then::Snapshot) => layout.with_image(snapshot::most_bytes(guest.memory)),
+        Some(Then::Restore) => layout.with_image(size(snapshot)?),
+        _ => layout,
+    };
+    let pause = choices.pause.map(|then| {
+        let pause = commands::pause(then, PAYLOAD_SEED).0;
+        Pause { image: layout.image, ..pause }
+    });
     let params = Params {
         nonce: nonce(machine.pace),
         pool: layout.pool,
@@ -179,15 +208,16 @@ pub(crate) fn under_slat(
         unit_guests: Vec::new(),
         until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
         until_console: (guest.goal == Goal::Prompt).then(|| PROMPT.to_owned()),
+        pause,
     };
     let what = Watched {
-        guests,
+        guests: most_guests,
         own: guest.sha256.is_some(),
         stop_at_init: false,
         timeout,
         silence: choices.silence,
     };
-    hypervisor_run(machine, hypervisor, &params, &layout, (Some(&guest.kernel), initrd), &what, screen)
+    hypervisor_run(machine, hypervisor, &params, &layout, [kernel, initrd, snapshot], &what, screen)
 }
 
 /// Runs the unit guests with these names, or `all` of them.
@@ -223,18 +253,19 @@ pub(crate) fn unit_guests(
         unit_guests: names.iter().map(|name| (*name).to_owned()).collect(),
         until_screen: None,
         until_console: None,
+        pause: None,
     };
     let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None };
-    hypervisor_run(machine, hypervisor, &params, &layout, (None, None), &what, screen)
+    hypervisor_run(machine, hypervisor, &params, &layout, [None; 3], &what, screen)
 }
 
-/// One run of the hypervisor, with a kernel and an initial RAM disk if there are any.
+/// One run of the hypervisor, with a kernel, an initial RAM disk and a snapshot if there are any.
 fn hypervisor_run(
     machine: &Machine,
     hypervisor: &Path,
     params: &Params,
     layout: &Layout,
-    (kernel, initrd): (Option<&Path>, Option<&Path>),
+    [kernel, initrd, snapshot]: [Option<&Path>; 3],
     what: &Watched,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
@@ -243,9 +274,17 @@ fn hypervisor_run(
     let block = encode_params(params).map_err(anyhow::Error::msg)?;
     let params_file = directory.path().join("params");
     std::fs::write(&params_file, block).context("cannot write the parameters")?;
-    let files = Files { params: &params_file, kernel, initrd };
+    let files = Files { params: &params_file, kernel, initrd, snapshot };
     let mut prepared = machine.with_hypervisor(hypervisor, &files, layout, directory.path())?;
     let mut seen = watch(&mut prepared, &params.nonce, what, screen)?;
+    if let (Some((memory, offset)), Some(saved)) = (&prepared.snapshot, &seen.saved) {
+        let mut bytes = Vec::new();
+        let cannot = || "the snapshot cannot be read out of the machine's memory";
+        let mut memory = File::open(memory).with_context(cannot)?;
+        memory.seek(SeekFrom::Start(*offset)).with_context(cannot)?;
+        memory.take(saved.bytes).read_to_end(&mut bytes).with_context(cannot)?;
+        seen.snapshot = Some(bytes);
+    }
     if let (Some((memory, offset)), Some(started)) = (prepared.recording, &seen.started) {
         // An emulator that had to be killed may have left none.
         if let Ok(mut memory) = File::open(memory) {
@@ -273,7 +312,7 @@ pub(crate) fn natively(
     screen: &mut dyn Write,
 ) -> Result<Observed> {
     let initrd = guest.initrd.as_deref();
-    let files = Files { params: Path::new(""), kernel: Some(&guest.kernel), initrd };
+    let files = Files { params: Path::new(""), kernel: Some(&guest.kernel), initrd, snapshot: None };
     let mut prepared = machine.native(&files, guest.memory, &guest.bootargs)?;
     let own = guest.sha256.is_some();
     // Somebody else's user space may run for ever, and nothing after its start is of interest.
@@ -400,6 +439,8 @@ impl Observer {
                     Message::Unit(outcome) => {
                         self.seen.units.push((self.begin.elapsed().as_secs_f64(), outcome));
                     }
+                    Message::Forked(forked) => self.forked(forked),
+                    Message::Saved(saved) => self.seen.saved = Some(saved),
                     Message::GuestEnded(guest) => self.seen.guests.push(*guest),
                     Message::UnitsEnded => self.seen.units_ended = true,
                 },
@@ -409,6 +450,18 @@ impl Observer {
             }
         }
         Ok(())
+    }
+
+    /// What the guest had printed before, its forks had printed too.
+    fn forked(&mut self, forked: Forked) {
+        let printed = &mut self.seen.printed;
+        let before = printed.first().cloned().unwrap_or_default();
+        for fork in &forked.forks {
+            if let Some(printed) = printed.get_mut(fork.guest as usize) {
+                printed.clone_from(&before);
+            }
+        }
+        self.seen.forked = Some(forked);
     }
 
     fn line(&mut self, line: &str) {
@@ -450,6 +503,9 @@ impl Observed {
             units: Vec::new(),
             guests: Vec::new(),
             units_ended: false,
+            forked: None,
+            saved: None,
+            snapshot: None,
         }
     }
 

@@ -16,14 +16,14 @@ pub(crate) fn under_slat(guest: &Guest, seen: &Observed) -> Result<(), String> {
     }
     let Some(report) = &seen.report else { return Err(no_report(seen)) };
     let guests = seen.printed.len();
-    if guests > 1 && report.guests.len() != guests {
-        return Err(format!("of {guests} guests {} were reported on", report.guests.len()));
-    }
     for number in 0..guests {
         one_of_several(guest, seen, number).map_err(|reason| match guests {
             1 => reason,
             _ => format!("guest {number}: {reason}"),
         })?;
+    }
+    if guests > 1 && report.guests.len() != guests {
+        return Err(format!("of {guests} guests {} were reported on", report.guests.len()));
     }
     frames(report)
 }
@@ -38,7 +38,9 @@ pub(crate) fn one_of_several(guest: &Guest, seen: &Observed, number: usize) -> R
         (_, None) => return Err("nothing was reported on it".to_owned()),
     };
     match end {
-        End::PowerOff if !matches!(guest.goal, Goal::Screen | Goal::Prompt) => {}
+        End::Saved if guest.goal == Goal::Saved => return Ok(()),
+        End::Saved => return Err("the guest was written away".to_owned()),
+        End::PowerOff if !matches!(guest.goal, Goal::Screen | Goal::Prompt | Goal::Saved) => {}
         End::PowerOff => return Err("the guest powered itself off".to_owned()),
         End::ScreenShows => {
             screen::check(report.screen.as_deref().unwrap_or_default())?;
@@ -53,7 +55,7 @@ pub(crate) fn one_of_several(guest: &Guest, seen: &Observed, number: usize) -> R
         }
     }
     match seen.printed.get(number) {
-        Some(printed) => user_space(guest, printed),
+        Some(printed) => user_space(guest, number, printed),
         None => Err("it printed nothing".to_owned()),
     }
 }
@@ -67,7 +69,7 @@ pub(crate) fn natively(guest: &Guest, seen: &Observed) -> Result<(), String> {
             Err("the guest ended before its init".to_owned())
         }
         Ending::Exited { success: true } => match seen.printed.first() {
-            Some(printed) => user_space(guest, printed),
+            Some(printed) => user_space(guest, 0, printed),
             None => Err("the guest printed nothing".to_owned()),
         },
         Ending::Exited { success: false } | Ending::TimedOut(_) | Ending::Silent(_) => Err(no_report(seen)),
@@ -93,7 +95,7 @@ fn no_report(seen: &Observed) -> String {
     }
 }
 
-fn user_space(guest: &Guest, printed: &Printed) -> Result<(), String> {
+fn user_space(guest: &Guest, number: usize, printed: &Printed) -> Result<(), String> {
     let Some(expected) = &guest.sha256 else { return Ok(()) };
     if let Some(error) = &printed.error {
         return Err(format!("the guest's user space failed: {error}"));
@@ -106,6 +108,11 @@ fn user_space(guest: &Guest, printed: &Printed) -> Result<(), String> {
             ));
         }
         Some(_) => {}
+    }
+    let wanted = guest.results.get(number).map_or(&[][..], Vec::as_slice);
+    if printed.results != wanted {
+        let (found, wanted) = (printed.results.join("; "), wanted.join("; "));
+        return Err(format!("what it was told to do came to `{found}` instead of `{wanted}`"));
     }
     if printed.reached_end { Ok(()) } else { Err("the guest ended before its end marker".to_owned()) }
 }

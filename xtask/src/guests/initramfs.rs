@@ -6,6 +6,7 @@
 //! writes [`TO_UART`] there. The lines go through the kernel's log: unlike the console they are
 //! neither cut by other lines nor lost at power-off.
 
+use super::commands;
 use crate::platform::Platform;
 use crate::random;
 use anyhow::{Context, Result};
@@ -30,11 +31,17 @@ pub(crate) const TO_UART: &str = "slat-init: this port is emulated";
 
 const PAYLOAD_SIZE: usize = 512 << 10;
 
-const INIT: &str = r#"#!/bin/busybox sh
+const FIRST: &str = r#"#!/bin/busybox sh
 say() { echo "<1>slat-init: $*" > /dev/kmsg || echo "slat-init: $*"; }
+"#;
+
+const INIT: &str = r#"
 say up
 /bin/busybox --install -s /bin
 export PATH=/bin
+if [ "$SLAT_COMMANDS" ]; then
+    commands > /problem 2>&1 || say "error: $(cat /problem)"
+fi
 set -- $(sha256sum /payload)
 say sha256 "$1"
 
@@ -52,7 +59,9 @@ work() {
 # Natively there is no such port, and opening it fails.
 (echo "slat-init: this port is emulated" > /dev/ttyAMA1) 2> /dev/null
 mkdir /work /copy
-if problem=$(work 2>&1); then
+if [ "$SLAT_COMMANDS" ]; then
+    say end
+elif problem=$(work 2>&1); then
     say end
 else
     say "error: $problem"
@@ -77,21 +86,32 @@ pub(crate) struct Initramfs {
 
 /// Packs `busybox` for `platform` and a payload made from `seed`.
 pub(crate) fn build(busybox: &[u8], seed: u64, platform: Platform) -> Result<Initramfs> {
-    let payload = random::bytes(seed, PAYLOAD_SIZE);
+    let payload = payload(seed);
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
     archive.add("dev", 0o040_755, (0, 0), &[])?;
     archive.add("dev/console", 0o020_600, (5, 1), &[])?;
     archive.add("dev/kmsg", 0o020_600, (1, 11), &[])?;
     archive.add("dev/null", 0o020_666, (1, 3), &[])?;
     archive.add("dev/ttyAMA1", 0o020_600, (204, 65), &[])?;
+    archive.add("dev/ttyS0", 0o020_600, (4, 64), &[])?;
     archive.add("bin", 0o040_755, (0, 0), &[])?;
     archive.add("bin/busybox", 0o100_755, (0, 0), busybox)?;
-    archive.add("init", 0o100_755, (0, 0), [INIT, last_line(platform)].concat().as_bytes())?;
+    archive.add(
+        "init",
+        0o100_755,
+        (0, 0),
+        [FIRST, &commands::script(), INIT, last_line(platform)].concat().as_bytes(),
+    )?;
     archive.add("payload", 0o100_644, (0, 0), &payload)?;
     let mut archive = cpio::newc::trailer(archive.bytes).context("cannot pack the initial RAM disk")?;
     archive.resize(archive.len().next_multiple_of(512), 0);
     let sha256 = sha256(&payload);
     Ok(Initramfs { archive, sha256 })
+}
+
+/// The payload that is made from `seed`.
+pub(crate) fn payload(seed: u64) -> Vec<u8> {
+    random::bytes(seed, PAYLOAD_SIZE)
 }
 
 struct Archive {

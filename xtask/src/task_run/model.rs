@@ -39,6 +39,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         bootargs: String::new(),
         memory: options.memory,
         sha256: Some(expected.clone()),
+        results: Vec::new(),
         goal: Goal::PowerOff,
     };
     let (report, failed) = match ran.report {
@@ -55,6 +56,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         Printed {
             seconds_to_init: ran.seconds_to_up,
             sha256: sum,
+            results: Vec::new(),
             reached_end: end == Some(&End::PowerOff),
             error: None,
         }

@@ -1,6 +1,7 @@
 //! The command line of `cargo xtask run`, and all checks that can be made before anything is installed or started.
 
 mod parsers;
+mod pause;
 
 use super::bootargs;
 use crate::boot::layout::{self, BLOCK, Layout, MOST_MEMORY};
@@ -12,6 +13,7 @@ use crate::platform::Platform;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
 use parsers::{one_of, parse_format, parse_size};
+use pause::PauseOptions;
 use slat_hv_model::Cpu;
 use slat_hv_model::guest::{LEAST_MEMORY, MOST_CPUS, MOST_MEMORY as MOST_MEMORY_OF_MODEL};
 use slat_hv_protocol::{CPUS_MAX, Churn, FaultPolicy, GUESTS_MAX, Leaf, Mistake};
@@ -162,6 +164,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     pub(crate) record: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) pause: PauseOptions,
+
     /// Print the report as one JSON object on stdout, and everything else on stderr
     #[arg(long)]
     pub(crate) json: bool,
@@ -238,7 +243,7 @@ impl Options {
     /// Checks everything that can be checked without set-up.
     pub(crate) fn check(&self) -> Result<Checked> {
         refuse(
-            "emulator",
+            "--machine emulator",
             &[
                 ("--format", self.format.is_some()),
                 ("--seed", self.seed.is_some()),
@@ -252,6 +257,7 @@ impl Options {
             platform.arch()
         );
         self.check_sharing(platform)?;
+        self.check_pause(platform)?;
         let widest = if platform == Platform::Riscv { 59 } else { 48 };
         ensure!(
             self.gpa_bits.is_none_or(|bits| bits <= widest),
@@ -305,8 +311,9 @@ impl Options {
 
     /// Checks the options for the model.
     pub(crate) fn check_model(&self) -> Result<ModelChoices> {
+        refuse("--machine model", &self.pause.given())?;
         refuse(
-            "model",
+            "--machine model",
             &[
                 ("--arch", self.arch.is_some()),
                 ("--vendor", self.vendor.is_some()),
@@ -362,7 +369,7 @@ impl Options {
         let platform = self.platform();
         let (map, most) = (platform.map(), platform.most_machine_memory());
         let layout = match self.pool {
-            None => Layout::new(&map, kernel, initrd, self.memory * u64::from(self.guests)),
+            None => Layout::new(&map, kernel, initrd, self.memory * u64::from(self.most_guests())),
             Some(pool) => Layout::with_pool(&map, kernel, initrd, pool),
         };
         let takes = layout.with_recording().machine_memory;
@@ -428,6 +435,7 @@ impl Options {
                 cpus: self.host_cpus.map(|_| self.cpus),
                 pool: self.pool,
             },
+            pause: self.pause.then(),
             silence: None,
         }
     }
@@ -448,10 +456,10 @@ pub(crate) fn churn_on_the_model(seed: u64) -> Churn {
     Churn { limit: MODEL_CHURN_LIMIT, ..churn(seed) }
 }
 
-/// Refuses the options that were given and have no meaning on this machine.
-fn refuse(machine: &str, options: &[(&str, bool)]) -> Result<()> {
+/// Refuses the options that were given and have no meaning with `what`.
+fn refuse(what: &str, options: &[(&str, bool)]) -> Result<()> {
     let given: Vec<_> = options.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
-    ensure!(given.is_empty(), "{}: not with --machine {machine}", given.join(", "));
+    ensure!(given.is_empty(), "{}: not with {what}", given.join(", "));
     Ok(())
 }
 

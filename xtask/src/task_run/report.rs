@@ -127,12 +127,17 @@ impl Summary<'_> {
             }
         }
         row("end", self.end());
-        for (title, value) in several::rows(self.guest, self.seen) {
+        if let Some(saved) = self.seen.saved {
+            row("snapshot", several::saved(saved));
+        }
+        let forks = self.seen.forked.as_ref().map(several::forks).unwrap_or_default();
+        for (title, value) in forks.into_iter().chain(several::rows(self.guest, self.seen)) {
             row(&title, value);
         }
         row(
             "guest's memory",
             match self.sha256_ok() {
+                _ if self.guest.goal == Goal::Saved => "not checked yet".to_owned(),
                 Some(true) if self.checks.is_some() => {
                     "unharmed: the sha256 of the guest's image as it read it equals the host's".to_owned()
                 }
@@ -142,7 +147,8 @@ impl Summary<'_> {
                 None => "not checked: the user space is not ours".to_owned(),
             },
         );
-        if !matches!(self.guest.goal, Goal::Screen | Goal::Prompt) {
+        let restored = self.options.pause.restore.is_some();
+        if !matches!(self.guest.goal, Goal::Screen | Goal::Prompt) && !restored {
             row("time to init", self.time());
         }
         if let Some(started) = &self.seen.started {
@@ -181,10 +187,11 @@ impl Summary<'_> {
 
     fn end(&self) -> String {
         match (self.seen.report.as_ref().map(|report| &report.end), self.verdict) {
-            (Some(End::PowerOff), Ok(())) if self.options.guests > 1 => {
+            (Some(End::PowerOff), Ok(())) if self.options.most_guests() > 1 => {
                 "each guest powered itself off".to_owned()
             }
             (Some(End::PowerOff), Ok(())) => "the guest powered itself off".to_owned(),
+            (Some(End::Saved), Ok(())) => "the guest was written away".to_owned(),
             (Some(End::Reset), Ok(())) => "the guest reset itself when it had done its work".to_owned(),
             (Some(End::ScreenShows), Ok(())) => format!("the screen showed `{}`", screen::FAR_ENOUGH),
             (Some(End::ConsoleShows), Ok(())) => "the guest waits for a command".to_owned(),
@@ -204,7 +211,7 @@ impl Summary<'_> {
 
     fn time(&self) -> String {
         let under_slat = match self.times.to_init {
-            Some(seconds) if self.options.guests > 1 => {
+            Some(seconds) if self.options.most_guests() > 1 => {
                 format!("{seconds:.2} s until the last guest was there")
             }
             Some(seconds) => format!("{seconds:.2} s under slat"),

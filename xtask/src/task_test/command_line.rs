@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 35] = [
+const CASES: [Case; 47] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
     ("guest of another architecture", "--guest X86", "it is an x86 bzImage"),
@@ -53,6 +53,26 @@ const CASES: [Case; 35] = [
         "several guests natively",
         "--arch riscv64 --guests 2 --compare",
         "--compare: natively there is one guest",
+    ),
+    ("a fork on Arm", "--fork 2", "--fork: with --arch riscv64 only"),
+    ("eight forks", "--arch riscv64 --fork 8", "8 is not in 1..8"),
+    ("a fork of two CPUs", "--arch riscv64 --fork 2 --cpus 2", "--cpus: not with --fork"),
+    (
+        "a fork under churn",
+        "--arch riscv64 --fork 2 --churn --guests 2",
+        "--guests, --churn: not with --fork",
+    ),
+    ("a fork of another user space", "--arch riscv64 --fork 2 --initrd TEXT", "--initrd, as the user space"),
+    ("a fork on the model", "--machine model --fork 2", "--fork: not with --machine model"),
+    ("a fork that is written away", "--arch riscv64 --fork 2 --snapshot TEXT", "--fork: not with --snapshot"),
+    ("a snapshot into nowhere", "--arch riscv64 --snapshot /nonexistent/file", "--snapshot: cannot write"),
+    ("a snapshot on x86", "--arch x86_64 --snapshot TEXT", "--snapshot: with --arch riscv64 only"),
+    ("a snapshot that is none", "--arch riscv64 --restore TEXT", "it is no snapshot of a guest"),
+    ("no such snapshot", "--arch riscv64 --restore /nonexistent/file", "--restore: cannot read"),
+    (
+        "a kernel for a snapshot",
+        "--arch riscv64 --restore TEXT --guest RISCV --append a",
+        "--guest, --append: not with --restore",
     ),
     ("U-Boot on Arm", "--guest u-boot", "u-boot is for --arch riscv64"),
     ("a RAM disk for U-Boot", "--arch riscv64 --guest u-boot --initrd TEXT", "--initrd: u-boot takes none"),
@@ -94,7 +114,8 @@ fn refuses(line: &str, words: &str) -> Result<String> {
     check(&program, &arguments, words)
 }
 
-fn check(program: &Path, arguments: &[String], words: &str) -> Result<String> {
+/// `run` with these arguments is refused at once, in one line with these words in it.
+pub(super) fn check(program: &Path, arguments: &[String], words: &str) -> Result<String> {
     let begin = Instant::now();
     let captured = process::capture(Command::new(program).args(["run", "--json"]).args(arguments))?;
     let time = begin.elapsed();

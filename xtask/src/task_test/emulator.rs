@@ -258,6 +258,7 @@ impl Bench {
             bootargs: bootargs.to_owned(),
             memory: scenarios::MEMORY,
             sha256: None,
+            results: Vec::new(),
             goal: Goal::PowerOff,
         };
         let machine = self.linux.machine(cpu, cpus, Pace::Usual);

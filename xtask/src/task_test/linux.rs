@@ -87,6 +87,7 @@ impl Bench {
             bootargs,
             memory,
             sha256: Some(self.sha256.clone()),
+            results: Vec::new(),
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod boots;
 mod several;
+mod stopped;
 mod test_guest;
 mod units;
 
@@ -58,6 +59,7 @@ pub(crate) fn suite(filter: &str) -> Suite {
     let mut steps = units::steps(&slot);
     steps.extend(boots::steps(&slot));
     steps.extend(several::steps(&slot));
+    steps.extend(stopped::steps(&slot));
     steps.extend(test_guest::steps(&slot));
     steps.retain(|step| step.name().contains(filter));
     Suite { slot, steps }

@@ -178,6 +178,7 @@ impl Bench {
             bootargs: task_run::bootargs::of(self.platform, &image, memory, cpus, "")?,
             memory,
             sha256: user_space.map(|(_, sha256)| sha256.clone()),
+            results: Vec::new(),
             goal: task_run::goal(self.platform, image.program),
         })
     }

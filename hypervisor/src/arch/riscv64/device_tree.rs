@@ -12,6 +12,17 @@ use vm_fdt::{FdtWriter, FdtWriterResult};
 /// Phandle of the interrupt controller of CPU 0; those of the others follow.
 const FIRST_PHANDLE: u32 = 1;
 
+/// Whether there is an emulated serial port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// None.
+    None,
+    /// One that is the guest's console.
+    Console,
+    /// One that the guest has for whatever it likes.
+    Quiet,
+}
+
 /// What differs from guest to guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Description<'a> {
@@ -21,8 +32,8 @@ pub struct Description<'a> {
     pub bootargs: &'a str,
     /// Where the initial RAM disk lies, in guest-physical memory; empty for none.
     pub initrd: Span,
-    /// Whether there is an emulated serial port.
-    pub serial: bool,
+    /// The serial port.
+    pub serial: Serial,
     /// How many CPUs there are.
     pub cpus: usize,
     /// What they are like.
@@ -48,7 +59,7 @@ pub fn build(description: &Description<'_>) -> FdtWriterResult<Vec<u8>> {
     fdt.property_string("device_type", "memory")?;
     fdt.property_array_u64("reg", &[ram, description.memory])?;
     fdt.end_node(memory)?;
-    if description.serial {
+    if description.serial != Serial::None {
         serial(&mut fdt)?;
     }
 
@@ -59,7 +70,7 @@ pub fn build(description: &Description<'_>) -> FdtWriterResult<Vec<u8>> {
 fn chosen(fdt: &mut FdtWriter, description: &Description<'_>) -> FdtWriterResult<()> {
     let chosen = fdt.begin_node("chosen")?;
     fdt.property_string("bootargs", description.bootargs)?;
-    if description.serial {
+    if description.serial == Serial::Console {
         fdt.property_string("stdout-path", &path_of_serial())?;
     }
     let Span { address, size } = description.initrd;

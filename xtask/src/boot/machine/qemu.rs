@@ -105,7 +105,9 @@ fn command(machine: &Machine, kind: &str, memory: u64) -> Command {
 /// Puts the parameters at `params` and the blobs where the layout says.
 fn load(command: &mut Command, files: &Files<'_>, layout: &Layout, params: u64) {
     command.arg("-device").arg(loader(files.params, params));
-    for (file, span) in [(files.kernel, layout.kernel), (files.initrd, layout.initrd)] {
+    let blobs =
+        [(files.kernel, layout.kernel), (files.initrd, layout.initrd), (files.snapshot, layout.image)];
+    for (file, span) in blobs {
         if let Some(file) = file {
             command.arg("-device").arg(loader(file, span.address));
         }

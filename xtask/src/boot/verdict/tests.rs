@@ -7,7 +7,15 @@ use std::collections::BTreeMap;
 fn guest() -> Guest {
     let sha256 = Some("abc".to_owned());
     let goal = Goal::PowerOff;
-    Guest { kernel: "k".into(), initrd: None, bootargs: String::new(), memory: 0, sha256, goal }
+    Guest {
+        kernel: "k".into(),
+        initrd: None,
+        bootargs: String::new(),
+        memory: 0,
+        sha256,
+        results: Vec::new(),
+        goal,
+    }
 }
 
 fn good() -> Observed {
@@ -17,6 +25,7 @@ fn good() -> Observed {
             seconds_to_init: Some(1.0),
             sha256: Some("abc".to_owned()),
             reached_end: true,
+            results: Vec::new(),
             error: None,
         }],
         last_line: "last".to_owned(),
@@ -49,6 +58,9 @@ fn good() -> Observed {
         units: Vec::new(),
         guests: Vec::new(),
         units_ended: false,
+        forked: None,
+        saved: None,
+        snapshot: None,
     }
 }
 
@@ -129,6 +141,7 @@ fn three() -> Observed {
         table_pages: 0,
         exits: 0,
         firmware_calls: 0,
+        own: Default::default(),
     };
     seen.report.as_mut().unwrap().guests = (0..3).map(of).collect();
     seen
@@ -149,7 +162,7 @@ fn each_of_several_guests_has_to_be_good() {
     assert_eq!(each, [true, true, false]);
     let mut seen = three();
     seen.report.as_mut().unwrap().guests.pop();
-    assert_eq!(under_slat(&guest(), &seen).unwrap_err(), "of 3 guests 2 were reported on");
+    assert_eq!(under_slat(&guest(), &seen).unwrap_err(), "guest 2: nothing was reported on it");
     let mut seen = three();
     seen.report.as_mut().unwrap().frames.returned = 4;
     assert!(under_slat(&guest(), &seen).unwrap_err().contains("4 came back"));
@@ -187,4 +200,20 @@ fn a_run_without_a_report_says_what_was_last_seen() {
     });
     assert_eq!(complaint, "the emulator ended without a report; qemu: no such CPU");
     assert_eq!(verdict_of(|seen| seen.ending = Ending::Interrupted), "interrupted");
+}
+
+#[test]
+fn what_a_guest_was_told_to_do_must_have_come_to_the_right_thing() {
+    let results = vec![vec!["a".to_owned()], vec!["b".to_owned()], Vec::new()];
+    let guest = Guest { results, ..guest() };
+    let mut seen = three();
+    for (number, result) in [(0, "a"), (1, "b")] {
+        assert!(
+            under_slat(&guest, &seen).unwrap_err().starts_with(&format!("guest {number}: what it was told"))
+        );
+        seen.printed[number].results.push(result.to_owned());
+    }
+    assert_eq!(under_slat(&guest, &seen), Ok(()));
+    seen.printed[2].results.push("c".to_owned());
+    assert!(under_slat(&guest, &seen).unwrap_err().contains("came to `c` instead of ``"));
 }

@@ -25,8 +25,9 @@ fn the_archive_reads_back() {
         ));
         rest = reader.finish().unwrap();
     }
-    assert_eq!(entries.len(), 9);
+    assert_eq!(entries.len(), 10);
     assert!(entries.contains(&("dev/ttyAMA1".to_owned(), 0o020_600, 204, 65, 0)));
+    assert!(entries.contains(&("dev/ttyS0".to_owned(), 0o020_600, 4, 64, 0)));
     assert!(INIT.contains(TO_UART));
     assert!(entries.contains(&("dev/console".to_owned(), 0o020_600, 5, 1, 0)));
     assert!(entries.contains(&("dev/kmsg".to_owned(), 0o020_600, 1, 11, 0)));

@@ -15,6 +15,7 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
     let kinds = [
         ("populated", faults.populated),
         ("spurious", faults.spurious),
+        ("copied", faults.copied),
         ("restored", faults.restored),
         ("unanswered", faults.unanswered),
         ("retried", faults.retried),

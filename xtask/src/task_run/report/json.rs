@@ -6,6 +6,8 @@ use super::{Machine, Summary};
 use crate::platform::Platform;
 use anyhow::{Context, Result};
 use serde::Serialize;
+use slat_hv_protocol::pause::Forked;
+use slat_hv_protocol::snapshot::Saved;
 use slat_hv_protocol::{
     BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, Mechanism, PagesWritten,
 };
@@ -63,6 +65,8 @@ struct Json<'a> {
     seconds_native: Option<f64>,
     ratio: Option<f64>,
     checks: Option<JsonChecks>,
+    forked: Option<&'a Forked>,
+    saved: Option<Saved>,
     guests: Vec<JsonGuest<'a>>,
 }
 
@@ -172,6 +176,8 @@ impl Summary<'_> {
                 frames_reachable_after_return: checks.reachable_frames,
                 rules_broken: checks.rules_broken,
             }),
+            forked: self.seen.forked.as_ref(),
+            saved: self.seen.saved,
             guests: several::json(self.guest, self.seen),
         };
         let mut text = serde_json::to_string_pretty(&json).context("cannot write the report")?;

@@ -4,6 +4,8 @@ use crate::boot::printed::Printed;
 use crate::boot::session::{Guest, Observed};
 use crate::task_run::options::Options;
 use serde::Serialize;
+use slat_hv_protocol::pause::{Forked, OwnFrames};
+use slat_hv_protocol::snapshot::Saved;
 use slat_hv_protocol::{End, Faults, GuestReport, Leaves};
 
 /// How the machine is shared, if it is in any way that was asked for.
@@ -46,6 +48,7 @@ pub(super) fn rows(guest: &Guest, seen: &Observed) -> Vec<(String, String)> {
         let end = match &report.end {
             End::PowerOff => "powered itself off",
             End::Reset => "reset itself",
+            End::Saved => "was written away",
             End::ScreenShows | End::ConsoleShows => "came far enough",
             End::Fault { .. } => "ended by a fault",
             End::Unsupported { .. } => "ended by what nobody offers",
@@ -61,10 +64,36 @@ pub(super) fn rows(guest: &Guest, seen: &Observed) -> Vec<(String, String)> {
             None => "no init".to_owned(),
         };
         let (faults, exits, tables) = (report.faults.total, report.exits, report.table_pages);
-        let value = format!("{end}{memory}; {init}; {faults} faults of {exits} exits, {tables} table pages");
+        let own = match (&seen.forked, report.own) {
+            (Some(_), OwnFrames { memory, .. }) => format!(" and {memory} pages of memory of its own"),
+            (None, _) => String::new(),
+        };
+        let value =
+            format!("{end}{memory}; {init}; {faults} faults of {exits} exits, {tables} table pages{own}");
         (format!("guest {}", report.guest), value)
     };
     each(guest, seen).map(row).collect()
+}
+
+/// Rows for what was forked, and what each fork cost.
+pub(super) fn forks(forked: &Forked) -> Vec<(String, String)> {
+    let Forked { ticks_per_second, parent: OwnFrames { tables, memory }, forks } = forked;
+    let microseconds = |ticks: u64| ticks as f64 * 1e6 / (*ticks_per_second).max(1) as f64;
+    let what = format!("{} of a guest with {memory} pages of memory and {tables} table pages", forks.len());
+    let each = forks.iter().map(|fork| {
+        let (space, all) = (microseconds(fork.space_ticks), microseconds(fork.ticks));
+        let cost = format!("{space:.1} µs for its space, {all:.1} µs in all; {} frames", fork.frames);
+        (format!("fork {}", fork.guest), cost)
+    });
+    [("forks".to_owned(), what)].into_iter().chain(each).collect()
+}
+
+/// A row for what a snapshot took.
+pub(super) fn saved(saved: Saved) -> String {
+    let Saved { bytes, pages, of_pages, ticks, ticks_per_second } = saved;
+    let milliseconds = ticks as f64 * 1e3 / ticks_per_second.max(1) as f64;
+    let mib = bytes as f64 / f64::from(1 << 20);
+    format!("{pages} of {of_pages} pages are not zero; {mib:.1} MiB in {milliseconds:.1} ms")
 }
 
 /// One of several guests in the JSON report.
@@ -80,6 +109,8 @@ pub(super) struct JsonGuest<'a> {
     table_pages: u64,
     exits: u64,
     firmware_calls: u64,
+    own_table_frames: u64,
+    own_memory_frames: u64,
 }
 
 /// The guests for the JSON report; empty if there is but one.
@@ -95,6 +126,8 @@ pub(super) fn json<'a>(guest: &'a Guest, seen: &'a Observed) -> Vec<JsonGuest<'a
         table_pages: report.table_pages,
         exits: report.exits,
         firmware_calls: report.firmware_calls,
+        own_table_frames: report.own.tables,
+        own_memory_frames: report.own.memory,
     };
     each(guest, seen).map(json).collect()
 }

@@ -116,6 +116,7 @@ fn u_boot(bench: &Bench, output: &mut String) -> Result<String> {
         bootargs: task_run::bootargs::of(platform, &image, MEMORY, 1, "")?,
         memory: MEMORY,
         sha256: None,
+        results: Vec::new(),
         goal: task_run::goal(platform, image.program),
     };
     ensure!(guest.goal == Goal::Prompt, "it has no prompt");

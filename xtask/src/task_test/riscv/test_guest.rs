@@ -88,6 +88,7 @@ fn boot(
         bootargs: format!("scenario={words}"),
         memory: MEMORY,
         sha256: None,
+        results: Vec::new(),
         goal: Goal::PowerOff,
     };
     let linux = &bench.linux;

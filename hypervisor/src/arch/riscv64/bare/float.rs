@@ -27,6 +27,19 @@ impl FloatRegisters {
     /// As a hart may start.
     pub(super) const INITIAL: Self = Self { f: [0; 32], fcsr: 0 };
 
+    /// The registers, one after the other.
+    pub(super) fn to_words(&self) -> [u64; 33] {
+        let mut words = [self.fcsr; 33];
+        words[..32].copy_from_slice(&self.f);
+        words
+    }
+
+    /// The registers that [`to_words`](Self::to_words) was called for.
+    pub(super) fn from_words(words: &[u64; 33]) -> Self {
+        let (f, fcsr) = words.split_first_chunk().unwrap_or((&[0; 32], &[0]));
+        Self { f: *f, fcsr: fcsr.first().copied().unwrap_or(0) }
+    }
+
     /// Gives the registers to the hart, which has them.
     pub(super) fn restore(&self) {
         // SAFETY: the hypervisor uses none of the registers that are written; sstatus.FS, which opens them, is off outside

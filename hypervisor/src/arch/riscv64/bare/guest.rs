@@ -39,24 +39,51 @@ pub(super) struct Shared {
     /// Harts of the machine, a bit each.
     harts: u64,
     console: Mutex<Lines>,
-    /// The text whose appearance on the console ends the guest, and whether it has appeared.
-    end_text: Option<Mutex<ConsoleText>>,
-    has_shown: AtomicBool,
+    /// The text whose appearance on the console ends the guest.
+    end_text: Option<Awaited>,
+    /// The one that stops it for a while.
+    pause_text: Option<Awaited>,
     interrupts: [AtomicBool; CPUS_MAX],
     /// Whom each hart ran last: above, how often it had forgotten all guests; below, the number of the vCPU, from 1 on.
     last: [AtomicU64; CPUS_MAX],
 }
 
+/// A text that is awaited on the console.
+struct Awaited {
+    text: Mutex<ConsoleText>,
+    /// Whether it has appeared.
+    has_shown: AtomicBool,
+}
+
+impl Awaited {
+    fn new(text: ConsoleText) -> Self {
+        Self { text: Mutex::new(text), has_shown: AtomicBool::new(false) }
+    }
+
+    fn push(&self, printed: &[u8]) {
+        let mut text = self.text.lock();
+        if printed.iter().any(|&byte| text.push(byte)) {
+            self.has_shown.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether it has appeared since this was asked for last.
+    fn take(&self) -> bool {
+        self.has_shown.swap(false, Ordering::Acquire)
+    }
+}
+
 impl Shared {
     /// What the vCPUs of guest `number` share, which is one of several if that is not `None`. They are `cpus` and have consecutive
-    /// numbers from `first` on. The machine has the harts of the mask `harts`. The guest ends when `end_text` has been printed.
+    /// numbers from `first` on. The machine has the harts of the mask `harts`. The guest ends, or stops for a while, when the first or
+    /// the second of `texts` has been printed.
     pub(super) fn new(
         number: Option<u32>,
         cpus: &'static Cpus,
         scheduler: &'static Scheduler,
         first: usize,
         harts: u64,
-        end_text: Option<ConsoleText>,
+        [end_text, pause_text]: [Option<ConsoleText>; 2],
     ) -> Self {
         Self {
             cpus,
@@ -64,8 +91,8 @@ impl Shared {
             first,
             harts,
             console: Mutex::new(Lines::new(number)),
-            end_text: end_text.map(Mutex::new),
-            has_shown: AtomicBool::new(false),
+            end_text: end_text.map(Awaited::new),
+            pause_text: pause_text.map(Awaited::new),
             interrupts: [const { AtomicBool::new(false) }; CPUS_MAX],
             last: [const { AtomicU64::new(0) }; CPUS_MAX],
         }
@@ -74,17 +101,24 @@ impl Shared {
     /// Prints `text` on the guest's console.
     pub(super) fn print(&self, text: &[u8]) {
         self.console.lock().add(text, |line| Console::claim().send(line));
-        if let Some(end_text) = &self.end_text {
-            let mut end_text = end_text.lock();
-            if text.iter().any(|&byte| end_text.push(byte)) {
-                self.has_shown.store(true, Ordering::Release);
-            }
-        }
+        [&self.end_text, &self.pause_text].into_iter().flatten().for_each(|awaited| awaited.push(text));
     }
 
     /// Whether the text that ends the guest has been printed since this was asked for last.
     pub(super) fn takes_end(&self) -> bool {
-        self.end_text.is_some() && self.has_shown.swap(false, Ordering::Acquire)
+        self.end_text.as_ref().is_some_and(Awaited::take)
+    }
+
+    /// Whether the text that stops the guest for a while has been printed since this was asked for last.
+    pub(super) fn takes_pause(&self) -> bool {
+        self.pause_text.as_ref().is_some_and(Awaited::take)
+    }
+
+    /// Whether an interrupt was sent to `cpu`, which has never run here.
+    pub(super) fn set_interrupted(&self, cpu: usize, interrupted: bool) {
+        if let Some(flag) = self.interrupts.get(cpu) {
+            flag.store(interrupted, Ordering::Release);
+        }
     }
 
     /// The guest has ended: what it left on its last line is printed, too.

@@ -15,6 +15,7 @@ mod float;
 mod guest;
 mod harts;
 mod maintenance;
+mod pause;
 mod recording;
 mod registers;
 mod switch;
@@ -25,7 +26,7 @@ mod vcpu;
 
 pub use failure::fail;
 
-use super::device_tree::{self, Description};
+use super::device_tree::{self, Description, Serial};
 use super::flat_tree::{self, FlatTree};
 use super::host::Host;
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
@@ -33,7 +34,6 @@ use super::platform;
 use crate::console_text::ConsoleText;
 use crate::cpus::{Cpus, Entry};
 use crate::guest::Content;
-use crate::guests::Guests;
 use crate::params;
 use crate::pool::Pool;
 use crate::run::{Job, Machine, Port, Reclaim};
@@ -51,15 +51,17 @@ use core::fmt::Write as _;
 use guest::Shared;
 use harts::ThisHart;
 use maintenance::Counted;
+use pause::{Guests, Plan};
 use slat::format::gstage::{Capabilities, Extensions, Gstage};
 use slat::format::{Format as _, Geometry};
 use slat::isa::riscv64 as isa;
 use slat::{AddrSpace, GuestPhysAddr, TagPool};
+use slat_hv_protocol::pause::{Pause, Then};
 use slat_hv_protocol::{
     GuestReport, Mechanism, MemoryMap, Message, Mistake, PARAMS_MAX, Params, Span, Started, decode_params,
     encode_message,
 };
-use spin::Once;
+use spin::{Mutex, Once};
 use vcpu::{Config, Features, RiscvVcpu};
 
 /// Where everything lies.
@@ -84,10 +86,12 @@ static NONCE: Once<String> = Once::new();
 static RUN: Once<Run> = Once::new();
 
 struct Run {
-    guests: Guests<'static, &'static Pool<Counted>, Gstage, RiscvVcpu>,
+    guests: Guests,
     /// What the vCPUs of each guest share.
     shared: Vec<&'static Shared>,
     pool: &'static Pool<Counted>,
+    /// What is done with the guest when it stops in its work, if it is to.
+    plan: Option<Plan>,
 }
 
 unsafe extern "C" {
@@ -182,7 +186,8 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let format = choose_format(params.gpa_bits.unwrap_or(64 - ram_end.leading_zeros()), host.of_gstage)?;
 
     let each = params.cpus as usize;
-    let count = params.guests as usize;
+    let places = params.pause.as_ref().map_or(0, |pause| pause.then.more_guests()) as usize;
+    let count = params.guests as usize + places;
     let scheduler: &Scheduler = Box::leak(Box::new(Scheduler::new(count, each, harts, harts::kick)));
     // Nobody needs to be preempted where everybody has a hart of his own, nor must a wait be seen.
     let crowded = count.saturating_mul(each) > harts;
@@ -194,12 +199,18 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         scheduler,
         harts,
         trap_wait: params.churn.is_some() || crowded,
+        several: count > 1,
         features: Features { sstc: timer::find() && host.has("sstc"), float: host.has("d") },
         reclaim: Box::leak(Box::default()),
         host: &host,
     };
-    let guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;
-    if let (Mistake::SharedFrame, [first, second, ..]) = (params.mistake, &guests[..]) {
+    let plan = params.pause.as_ref().map(|pause| builder.plan(pause));
+    let mut guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;
+    for number in (params.guests..).take(places) {
+        let place = guests.first().map(|original| builder.place(number, original));
+        guests.extend(place);
+    }
+    if let (Mistake::SharedFrame, 0, [first, second, ..]) = (params.mistake, places, &guests[..]) {
         first.machine.share_page_with(&second.machine, MEMORY_MAP.guest_ram + SHARED_PAGE)?;
     }
     let root = guests.first().map_or(0, |guest| guest.root);
@@ -207,8 +218,8 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let tags = TagPool::new(pool, format.tag_bits(), harts).map_err(|error| error.to_string())?;
     let shared = guests.iter().map(|guest| guest.shared).collect();
     let machines = guests.into_iter().map(|guest| (guest.machine, guest.vcpus));
-    let guests = Guests::new(scheduler, each, slice, tags, machines);
-    let run = RUN.call_once(|| Run { guests, shared, pool });
+    let guests = Guests::new(scheduler, each, slice, tags, machines).with_keeper(places, pause::stopped);
+    let run = RUN.call_once(|| Run { guests, shared, pool, plan });
     run.guests.start();
     harts::start_others(harts)?;
     Ok(run)
@@ -231,6 +242,8 @@ struct Builder<'a> {
     scheduler: &'static Scheduler,
     harts: usize,
     trap_wait: bool,
+    /// Whether there are several guests, or may be.
+    several: bool,
     features: Features,
     reclaim: &'static Reclaim,
     host: &'a Host,
@@ -239,35 +252,86 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Guest `number`, with its content in place and nothing of it mapped.
     fn guest(&self, number: u32) -> Result<NewGuest, String> {
-        let Self { params, pool, format, scheduler, .. } = *self;
-        let several = params.guests > 1;
+        let Self { params, .. } = *self;
+        if let Some(Pause { then: Then::Restore, image, commands, .. }) = &params.pause {
+            return self.restored(number, *image, commands);
+        }
         let (kernel, initrd) = (blob(params.kernel), blob(params.initrd));
         let header = Header::parse(kernel).map_err(|error| error.to_string())?;
         let layout = Layout::new(header, params.kernel.size, params.initrd.size, params.guest_memory)
             .map_err(|error| error.to_string())?;
-        let bootargs = match several {
+        let bootargs = match params.guests > 1 {
             true => format!("{} slat.guest={number}", params.bootargs),
             false => params.bootargs.clone(),
         };
-        let device_tree = build_device_tree(params, &bootargs, &layout, header.is_flat, self.host)?;
+        // Linux prints through the firmware, but what it is told comes through the port.
+        let serial = match (header.is_flat, &params.pause) {
+            (true, _) => Serial::Console,
+            (false, Some(_)) => Serial::Quiet,
+            (false, None) => Serial::None,
+        };
+        let device_tree = build_device_tree(params, &bootargs, &layout, serial, self.host)?;
         let mut content = Content::default();
         content.add(layout.device_tree, device_tree.leak());
         content.add(layout.kernel, kernel);
         content.add(layout.initrd, initrd);
 
+        let cpus = self.cpus(number, Entry { address: layout.kernel, argument: layout.device_tree });
+        let (machine, root) = self.machine(number, cpus, content, serial)?;
+        let pause_text = params.pause.as_ref().map(|pause| pause.text.clone());
+        let texts = [params.until_console.clone(), pause_text].map(|text| text.and_then(ConsoleText::new));
+        let (shared, vcpus) = self.vcpus(number, cpus, texts);
+        Ok(NewGuest { machine, vcpus, shared, root })
+    }
+
+    /// Guest `number`, which goes on as the snapshot in `image` says, and does what the first of `commands` says.
+    fn restored(&self, number: u32, image: Span, commands: &[String]) -> Result<NewGuest, String> {
+        let snapshot = pause::find(blob(image), &self.host.isa(), self.ram())?;
+        let mut content = Content::default();
+        snapshot.pages().for_each(|(gpa, page)| content.add(gpa, page));
+        let cpus = self.cpus(number, Entry { address: MEMORY_MAP.guest_ram, argument: 0 });
+        let (machine, root) = self.machine(number, cpus, content, Serial::Quiet)?;
+        let (shared, mut vcpus) = self.vcpus(number, cpus, [None, None]);
+        pause::restore(&snapshot.state, &machine, cpus, &mut vcpus)?;
+        commands.iter().take(1).for_each(|command| machine.type_in(&format!("{command}\n")));
+        Ok(NewGuest { machine, vcpus, shared, root })
+    }
+
+    /// The guest's RAM.
+    fn ram(&self) -> Span {
+        Span { address: MEMORY_MAP.guest_ram, size: self.params.guest_memory }
+    }
+
+    /// What is to be done with a guest that stops.
+    fn plan(&self, pause: &Pause) -> Plan {
+        // SAFETY: the parameters give this memory to a snapshot; it was checked to lie apart from everything else, and nobody else
+        // takes it.
+        let area = (pause.then == Then::Snapshot).then(|| unsafe { area(pause.image) });
+        Plan {
+            pause: pause.clone(),
+            ticks_per_second: self.host.timebase.into(),
+            mistake: self.params.mistake,
+            isa: self.host.isa(),
+            mode: format!("{:?}", self.format.mode()),
+            ram: self.ram(),
+            area: Mutex::new(area),
+        }
+    }
+
+    /// The machine of guest `number`, with this content and nothing of it mapped; and hgatp, without a VMID.
+    fn machine(
+        &self,
+        number: u32,
+        cpus: &'static Cpus,
+        content: Content<'static>,
+        serial: Serial,
+    ) -> Result<(Machine<'static, &'static Pool<Counted>, Gstage>, u64), String> {
+        let Self { params, pool, format, .. } = *self;
         let size = 1 << format.geometry().gpa_bits;
         // The tag is given when a hart first enters the space.
         let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, 0)
             .map_err(|error| error.to_string())?;
         let root = space.root_register();
-        let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
-        let first = number as usize * params.cpus as usize;
-        let entry = Entry { address: layout.kernel, argument: layout.device_tree };
-        let power_on = move |cpu| {
-            scheduler.start(first + cpu);
-            true
-        };
-        let cpus: &Cpus = Box::leak(Box::new(Cpus::in_slices(params.cpus as usize, ram, entry, power_on)));
         let job = Job {
             ram: MEMORY_MAP.guest_ram,
             memory: params.guest_memory,
@@ -277,17 +341,48 @@ impl Builder<'_> {
             large_leaves_suit: true,
             on_fault: params.on_fault,
             churn: params.churn,
-            // Linux prints through the firmware.
-            uart: header.is_flat.then_some(platform::EMULATED_UART),
+            uart: (serial != Serial::None).then_some(platform::EMULATED_UART),
             screen: None,
             skip_copies: false,
         };
         let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
         let machine = machine.with_port(Port::Uart16550(Uart16550::default()));
-        let machine = if several { machine.sharing(number, self.reclaim) } else { machine };
+        let machine = if self.several { machine.sharing(number, self.reclaim) } else { machine };
+        Ok((machine, root))
+    }
+
+    /// A place with this number for a fork of `original`.
+    fn place(&self, number: u32, original: &NewGuest) -> NewGuest {
+        // Where its CPUs begin is where those of the original are then.
+        let cpus = self.cpus(number, Entry { address: MEMORY_MAP.guest_ram, argument: 0 });
+        let machine = original.machine.place(cpus).sharing(number, self.reclaim);
+        let (shared, vcpus) = self.vcpus(number, cpus, [None, None]);
+        NewGuest { machine, vcpus, shared, root: 0 }
+    }
+
+    /// The CPUs of guest `number`, the first of which is to begin at `entry`.
+    fn cpus(&self, number: u32, entry: Entry) -> &'static Cpus {
+        let Self { params, scheduler, .. } = *self;
+        let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
+        let first = number as usize * params.cpus as usize;
+        let power_on = move |cpu| {
+            scheduler.start(first + cpu);
+            true
+        };
+        Box::leak(Box::new(Cpus::in_slices(params.cpus as usize, ram, entry, power_on)))
+    }
+
+    /// The vCPUs of guest `number`, and what they share; `texts` are as for [`Shared::new`].
+    fn vcpus(
+        &self,
+        number: u32,
+        cpus: &'static Cpus,
+        texts: [Option<ConsoleText>; 2],
+    ) -> (&'static Shared, Vec<RiscvVcpu>) {
+        let Self { params, scheduler, .. } = *self;
         let harts = (1 << self.harts) - 1;
-        let end_text = params.until_console.clone().and_then(ConsoleText::new);
-        let shared = Shared::new(several.then_some(number), cpus, scheduler, first, harts, end_text);
+        let first = number as usize * params.cpus as usize;
+        let shared = Shared::new(self.several.then_some(number), cpus, scheduler, first, harts, texts);
         let shared: &Shared = Box::leak(Box::new(shared));
         let config = Config {
             trap_wait: self.trap_wait,
@@ -296,8 +391,7 @@ impl Builder<'_> {
             machine: firmware::machine(),
             features: self.features,
         };
-        let vcpus = (0..cpus.count()).map(|cpu| RiscvVcpu::new(cpu, config)).collect();
-        Ok(NewGuest { machine, vcpus, shared, root })
+        (shared, (0..cpus.count()).map(|cpu| RiscvVcpu::new(cpu, config)).collect())
     }
 }
 
@@ -345,11 +439,21 @@ fn blob(span: Span) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(start, span.size as usize) }
 }
 
+/// The memory that `span` of the parameters describes, to be written.
+///
+/// # Safety
+/// It is valid memory, and nobody else uses it.
+unsafe fn area(span: Span) -> &'static mut [u8] {
+    let start = core::ptr::with_exposed_provenance_mut::<u8>(span.address as usize);
+    // SAFETY: the caller's promise; the emulator has zeroed it.
+    unsafe { core::slice::from_raw_parts_mut(start, span.size as usize) }
+}
+
 fn build_device_tree(
     params: &Params,
     bootargs: &str,
     layout: &Layout,
-    serial: bool,
+    serial: Serial,
     host: &Host,
 ) -> Result<Vec<u8>, String> {
     let blob = device_tree::build(&Description {

@@ -72,6 +72,20 @@ macro_rules! system_registers {
             /// As a hart starts: translation and interrupts off.
             pub(super) const INITIAL: Self = Self { $($name: $initial,)* };
 
+            /// How many there are.
+            pub(super) const COUNT: usize = [$(stringify!($name)),*].len();
+
+            /// The registers, one after the other.
+            pub(super) fn to_words(&self) -> [u64; Self::COUNT] {
+                [$(self.$name),*]
+            }
+
+            /// The registers that [`to_words`](Self::to_words) was called for.
+            pub(super) fn from_words(words: &[u64; Self::COUNT]) -> Self {
+                let [$($name),*] = *words;
+                Self { $($name),* }
+            }
+
             /// Takes the registers from the hart.
             pub(super) fn save(&mut self) {
                 $(

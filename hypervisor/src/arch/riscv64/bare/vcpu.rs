@@ -7,6 +7,8 @@
 
 #![expect(unsafe_code, reason = "executes fences")]
 
+mod state;
+
 use super::firmware::{self, SbiError};
 use super::float::FloatRegisters;
 use super::guest::Shared;
@@ -78,8 +80,10 @@ pub(super) struct RiscvVcpu {
     system: SystemRegisters,
     float: FloatRegisters,
     vsatp: u64,
-    /// When the guest's timer fires.
+    /// When the guest's timer fires, in its time.
     timer: u64,
+    /// What the guest's time is ahead of the machine's, modulo 2^64.
+    offset: u64,
     hgatp: u64,
     config: Config,
     /// The hart on which it was bound last.
@@ -110,6 +114,7 @@ impl Vcpu for RiscvVcpu {
             float: FloatRegisters::INITIAL,
             vsatp: 0,
             timer: NEVER,
+            offset: 0,
             hgatp: 0,
             config,
             hart: None,
@@ -140,7 +145,8 @@ impl Vcpu for RiscvVcpu {
         write_register!("hedeleg", self.hedeleg());
         write_register!("hideleg", HIDELEG);
         write_register!("hcounteren", HCOUNTEREN);
-        write_register!("htimedelta", 0);
+        // vstimecmp is never: no interrupt comes while the two times change.
+        write_register!("htimedelta", self.offset);
         write_register!("vsatp", 0);
         code::load(self.hgatp);
         let is_new = note_hart(self.hgatp);
@@ -189,6 +195,9 @@ impl Vcpu for RiscvVcpu {
     fn run(&mut self) -> Exit {
         if self.config.shared.takes_end() {
             return Exit::ConsoleShows;
+        }
+        if self.config.shared.takes_pause() {
+            return Exit::Paused;
         }
         self.raise_timer();
         if self.config.shared.take_interrupt(self.id) {
@@ -291,7 +300,7 @@ impl Vcpu for RiscvVcpu {
             (true, false) => (self.timer, read_register!("vsie")),
             (false, _) => (self.timer, self.system.vsie),
         };
-        (timer != NEVER && enabled & interrupt::TIMER != 0).then_some(timer)
+        (timer != NEVER && enabled & interrupt::TIMER != 0).then(|| self.host_time(timer))
     }
 
     fn write_console(&mut self, text: &[u8]) {
@@ -340,11 +349,11 @@ impl RiscvVcpu {
         if self.config.features.sstc || self.timer == NEVER {
             return;
         }
-        if timer::now() >= self.timer {
+        if self.guest_time(timer::now()) >= self.timer {
             self.timer = NEVER;
             self.set_pending(interrupt::VS_TIMER, true);
         } else {
-            timer::set_within_slice(self.timer);
+            timer::set_within_slice(self.host_time(self.timer));
         }
     }
 
@@ -371,7 +380,7 @@ impl RiscvVcpu {
         } else {
             (self.system.hvip, self.system.vsie << 1, self.timer)
         };
-        let due = if timer <= timer::now() { interrupt::VS_TIMER } else { 0 };
+        let due = if timer <= self.guest_time(timer::now()) { interrupt::VS_TIMER } else { 0 };
         let sent = if self.config.shared.is_interrupted(self.id) { interrupt::VS_SOFTWARE } else { 0 };
         (pending | due | sent) & enabled & HIDELEG != 0
     }

@@ -19,7 +19,7 @@ fn description(host: &Host) -> Description<'_> {
         memory: 128 << 20,
         bootargs: "earlycon=sbi scenario=ok",
         initrd: Span { address: 0x8700_0000, size: 0x1234 },
-        serial: false,
+        serial: Serial::None,
         cpus: 1,
         host,
     }
@@ -78,11 +78,11 @@ fn every_cpu_has_a_node_and_an_interrupt_controller() {
 #[test]
 fn a_serial_port_is_there_where_it_is_wanted() {
     let host = host();
-    for serial in [false, true] {
+    for serial in [Serial::None, Serial::Quiet, Serial::Console] {
         let blob = build(&Description { serial, ..description(&host) }).expect("a valid tree");
         let tree = FlatTree::new(&blob).expect("a tree");
-        let path = serial.then_some("/serial@10000000");
+        let path = (serial == Serial::Console).then_some("/serial@10000000");
         assert_eq!(tree.text(&["chosen"], "stdout-path"), path);
-        assert_eq!(tree.text(&["serial"], "compatible"), serial.then_some("ns16550a"));
+        assert_eq!(tree.text(&["serial"], "compatible"), (serial != Serial::None).then_some("ns16550a"));
     }
 }

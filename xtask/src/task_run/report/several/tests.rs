@@ -11,6 +11,7 @@ fn guest() -> Guest {
         bootargs: String::new(),
         memory: 0,
         sha256,
+        results: Vec::new(),
         goal: Goal::PowerOff,
     }
 }
@@ -25,6 +26,7 @@ fn seen() -> Observed {
         table_pages: 3,
         exits: 90,
         firmware_calls: 4,
+        own: slat_hv_protocol::pause::OwnFrames { tables: 3, memory: 50 },
     };
     let out_of_memory = End::OutOfMemory { description: "at 0x1".to_owned() };
     let good = Printed { seconds_to_init: Some(2.5), sha256: Some("abc".to_owned()), ..Printed::default() };
