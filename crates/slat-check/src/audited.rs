@@ -1,7 +1,7 @@
 //! slat's audit of all spaces, and whether it finds exactly what the specification says there is to be found.
 
 use crate::checks::{Check, Violation, ensure};
-use crate::driver::Driver;
+use crate::driver::{Driver, Subject};
 use crate::host::FIRST_FRAME;
 use crate::mistakes::Mistake;
 use crate::platform::{Platform, permissions};
@@ -105,7 +105,9 @@ impl<P: Platform> Driver<'_, P> {
             self.judge_write_and_execute(index, found)?;
         }
         let wanted = self.pages_with_two_writers();
-        let shares = self.subjects.iter().any(|subject| subject.shares);
+        let held =
+            |subject: &Subject<'_, P>| subject.specification.pages.values().any(|page| page.marks.held);
+        let shares = self.subjects.iter().any(|subject| subject.shares || held(subject));
         ensure(!self.shape.complete || shared == wanted || shares && shared < wanted, Check::Audit, || {
             format!("{shared} pages have two writers, {wanted} should: {found:?}")
         })
@@ -121,7 +123,7 @@ impl<P: Platform> Driver<'_, P> {
                 granted.allow(Access::WRITE)
                     && (granted.allow(Access::EXECUTE) || granted.allow(Access::EXECUTE.by_user()))
             });
-            let shares = self.subjects[index].shares;
+            let shares = self.subjects[index].shares || reached.is_some_and(|page| page.marks.held);
             let told = found.iter().any(|violation| {
                 matches!(violation, AuditViolation::WriteAndExecute(site)
                     if site.space == index && site.gpa.contains(slat::GuestPhysAddr::new(*gpa)))

@@ -113,6 +113,7 @@ impl<P: Platform> Driver<'_, P> {
                 if mistake == Some(Mistake::PinIgnored) {
                     _ = self.subjects[index].space_mut().unpin(gpa, given);
                 }
+                self.lose_marks(Mistake::SplitLosesMark, index, gpa.as_u64());
                 let result = self.subjects[index].space_mut().unmap(gpa, given);
                 judge_unmap(&result, hole, pinned, refused(self))?;
                 if result.is_ok() {
@@ -123,6 +124,7 @@ impl<P: Platform> Driver<'_, P> {
             Step::Protect(_, flags) => {
                 let takes = self.takes(index, flags);
                 let (gpa, given) = distort_range(mistake, false, gpa, size);
+                self.lose_marks(Mistake::ProtectLosesMark, index, gpa.as_u64());
                 let result = self.subjects[index].space_mut().protect(gpa, given, flags);
                 judge_protect(&result, hole, takes, refused(self))?;
                 if result.is_ok() {

@@ -37,6 +37,10 @@ pub enum Check {
     Verdict,
     /// What the hardware marked as dirty is known as dirty.
     Marks,
+    /// A log tells what was written to, and nothing else where that can be known.
+    Log,
+    /// What was used is not idle.
+    Age,
     /// The model reports that a rule of the architecture was broken.
     Architecture,
     /// The CPU takes the root register.

@@ -9,7 +9,7 @@ use crate::paging::Paged;
 use crate::platform::{Platform, memory, permissions};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::specification::{Architecture, Backing, Frame, Origin, Page, Specification};
+use crate::specification::{Architecture, Backing, Frame, Marks, Origin, Page, Specification};
 use crate::watch::{Expected, Target, Watch};
 use slat::{
     AddrSpace, AuditRecord, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError,
@@ -79,6 +79,8 @@ pub struct Driver<'h, P: Platform> {
     pub(crate) shared_before: Vec<(usize, usize, u64)>,
     /// What was paged out.
     pub(crate) paged: Paged,
+    /// Pages of the space at hand of whose use the operation has taken note itself.
+    pub(crate) noted: std::ops::Range<usize>,
     /// What audits are made with.
     pub(crate) scratch: Vec<AuditRecord>,
 }
@@ -102,6 +104,7 @@ impl<'h, P: Platform> Driver<'h, P> {
             shared: [None, None],
             shared_before: vec![],
             paged: Paged::default(),
+            noted: 0..0,
             scratch,
         };
         for index in 0..settings.spaces {
@@ -230,6 +233,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         self.shared_before.clear();
         self.shared_before.extend(subject.specification.pages.iter().filter_map(shared));
         self.planned.fill(None);
+        self.noted = 0..0;
     }
 
     /// What may be seen of a space before anything happens to it.
@@ -239,6 +243,9 @@ impl<'h, P: Platform> Driver<'h, P> {
         for (page, spec) in &subject.specification.pages {
             if let Some(hpa) = spec.target() {
                 watch.allow(*page, Expected { flags: spec.flags, target: Target::Exact(hpa) });
+            }
+            if spec.marks.held {
+                watch.hold(*page);
             }
         }
         for (page, allowed) in subject.owed.iter().flatten().enumerate() {
@@ -295,6 +302,8 @@ impl<'h, P: Platform> Driver<'h, P> {
         let bystanders = self.host.bystanders.borrow();
         let Some((_, watch)) = bystanders.iter().find(|(other, _)| *other == index) else { return };
         for (page, spec) in &mut self.subjects[index].specification.pages {
+            let (used, written) = watch.uses(*page);
+            spec.marks.note_use(used, written);
             let Some(word) = watch.word(*page) else { continue };
             match &mut spec.backing {
                 Backing::Alloc { frame: Some(frame), .. } => (frame.word, frame.written) = (word, true),
@@ -319,6 +328,11 @@ impl<'h, P: Platform> Driver<'h, P> {
             let gpa = watch.gpa(*page);
             let found = leaf_at(space, gpa)
                 .map(|mapping| mapping.hpa.as_u64().wrapping_add(gpa.wrapping_sub(mapping.gpa.as_u64())));
+            if !self.noted.contains(page) {
+                let (used, written) = watch.uses(*page);
+                spec.marks.note_use(used, written);
+            }
+            spec.marks.note_leaf(spec.has_leaf(), found.is_some());
             if let Backing::Shared { memory, page: number, hpa } = &mut spec.backing {
                 let state = self.shared[*memory].as_mut().expect("it was mapped");
                 state.adopt(self.host, &watch, (*page, self.planned[*page]), *number, (hpa, found))?;
@@ -386,7 +400,8 @@ impl<'h, P: Platform> Driver<'h, P> {
         let flags = spec.map_or(MappingFlags::empty(), |page| page.flags);
         let rules = self.host.rules();
         let (granted, kind) = (permissions(rules, flags), memory(rules, flags));
-        let shares = subject.shares;
+        let marks = spec.map_or_else(Marks::default, |spec| spec.marks);
+        let shares = subject.shares || marks.held;
         let read_only = permissions(rules, flags - MappingFlags::WRITE);
         let grants = |seen| seen == granted || shares && seen == read_only;
         // What is written to is copied first; and where a table entry has no permissions, a shared table is no table.
@@ -402,7 +417,9 @@ impl<'h, P: Platform> Driver<'h, P> {
             let accesses = if number == 0 { &accesses[..] } else { &accesses[some..=some] };
             for access in accesses {
                 let pass = target.filter(|_| granted.allow(*access));
-                let waits = shares && (absent || only_written || access.kind == AccessKind::Write);
+                let waits = marks.idle
+                    || subject.shares && (absent || only_written)
+                    || shares && access.kind == AccessKind::Write;
                 let (mut found, mut unmarked) = (false, false);
                 for outcome in self.host.possible(*cpu, gpa, *access) {
                     let fail = |check, what: &str| {
@@ -601,12 +618,14 @@ fn check_query<P: Platform>(
         (Ok(mapping), Some(spec), Some(target)) => {
             let owned = spec.is_owned();
             let written = spec.owned().is_some_and(|frame| frame.written);
-            if written && !mapping.dirty {
+            let dirty = if spec.marks.cleared { spec.marks.dirty } else { written };
+            if dirty && !mapping.dirty {
                 return Err(Violation::new(Check::Marks, format!("{gpa:#x} was written and is clean")));
             }
             let flags = rules.seen(spec.flags);
             // Until it is written to, what is shared is nobody's, and read only.
-            let shared = subject.shares && mapping.flags == flags - MappingFlags::WRITE;
+            let held = subject.shares || spec.marks.held;
+            let shared = held && mapping.flags == flags - MappingFlags::WRITE;
             let own = mapping.owned == owned || subject.shares && !mapping.owned;
             let write = mapping.flags.contains(MappingFlags::WRITE);
             mapping.hpa.as_u64().wrapping_add(gpa.wrapping_sub(mapping.gpa.as_u64())) == target

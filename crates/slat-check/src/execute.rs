@@ -73,6 +73,10 @@ impl<P: Platform> Driver<'_, P> {
             Operation::PageOut(span, refused) => self.page_out(index, *span, *refused),
             Operation::Evict { most, looks, refused } => self.evict(index, *most, *looks, *refused),
             Operation::Host(access) => self.host_access(index, *access),
+            Operation::StartLog(span, unit) => self.start_log(index, *span, *unit),
+            Operation::CollectLog(span, how) => self.collect_log(index, *span, *how),
+            Operation::StopLog(span) => self.stop_log(index, *span),
+            Operation::Scan(span, least) => self.scan(index, *span, *least),
             Operation::Fork { into } => self.fork(index, *into),
             Operation::Snapshot => self.snapshot(index),
             Operation::Reset => self.reset(index),
@@ -316,7 +320,8 @@ impl<P: Platform> Driver<'_, P> {
                     && fits(&spec, *size)
             }
             (Ok(FaultOutcome::MadeWritable), Some(spec)) => {
-                shares && written && rules.allows(spec.flags, access) && already && spec.is_owned()
+                let lacks = shares && spec.is_owned() || spec.marks.held;
+                lacks && written && rules.allows(spec.flags, access) && already
             }
             (Ok(FaultOutcome::Unshared), Some(spec)) => shares && rules.allows(spec.flags, access) && already,
             (Err(FaultError::NoRegion(fault)), None) => fault.as_u64() == gpa + 0x238,
@@ -331,7 +336,7 @@ impl<P: Platform> Driver<'_, P> {
             }
             (Ok(FaultOutcome::Spurious), Some(spec)) => rules.allows(spec.flags, access) && already,
             (Ok(FaultOutcome::Marked), Some(spec)) => {
-                rules.marks_by_fault && rules.allows(spec.flags, access) && already
+                (rules.marks_by_fault || spec.marks.idle) && rules.allows(spec.flags, access) && already
             }
             (
                 Ok(FaultOutcome::Trap(told)),
@@ -359,6 +364,10 @@ impl<P: Platform> Driver<'_, P> {
         {
             let copy = self.subjects[index].space().translate(GuestPhysAddr::new(gpa));
             copy.map(|hpa| self.host.ram().write(hpa.as_u64(), 0x00bad));
+        }
+        if let (true, Some(spec)) = (written, self.subjects[index].specification.pages.get_mut(&page)) {
+            // Nobody knows that it was not the guest.
+            spec.marks.told = true;
         }
         if answered {
             let unmarked = matches!(answer, Ok(FaultOutcome::MadeWritable | FaultOutcome::Unshared));
@@ -426,7 +435,9 @@ impl<P: Platform> Driver<'_, P> {
     ) -> Result<(), Violation> {
         // One fault that populates, one for what the CPU remembers of the time before; one for a table that was shared, one
         // for a mark that is missing then.
-        for _ in 0..if self.subjects[index].shares { 5 } else { 3 } {
+        let marks = self.subjects[index].specification.page(page).map(|page| page.marks);
+        let more = marks.is_some_and(|marks| marks.held || marks.idle);
+        for _ in 0..if more || self.subjects[index].shares { 5 } else { 3 } {
             if self.write_past_slat(index, page, access) {
                 return Ok(());
             }

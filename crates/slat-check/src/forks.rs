@@ -103,6 +103,7 @@ impl<P: Platform> Driver<'_, P> {
             let gpa = self.shape.pages[*page];
             let fixed = if self.shape.complete { spec.pins > 0 } else { pinned };
             spec.pins = 0;
+            spec.marks = spec.marks.inherited();
             let Backing::Alloc { frame, origin, .. } = &mut spec.backing else { continue };
             if matches!(origin, Origin::Custom(..)) {
                 *frame = None;

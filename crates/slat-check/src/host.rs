@@ -108,6 +108,10 @@ pub(crate) enum Moment {
     Fork,
     /// The answer to a fault.
     Fault,
+    /// The beginning of a log of writes, or a collection.
+    Log,
+    /// A scan for idle pages.
+    Scan,
     /// Anything else.
     Other,
 }
@@ -473,6 +477,10 @@ unsafe impl<P: Platform> Hal for Host<P> {
         if let Some((start, size)) = self.linked(entry, value) {
             self.look(start, size);
             self.interleave();
+            if self.mistake == Some(Mistake::CleanedByPlainStore) && self.moment.get() == Moment::Log {
+                // What stood there was read before the guest went on.
+                self.ram.write(entry, value);
+            }
         }
     }
 

@@ -19,6 +19,7 @@ pub mod host;
 pub mod hostile;
 mod ledger;
 mod lending;
+mod logging;
 pub mod maintenance;
 pub mod mistakes;
 pub mod operation;

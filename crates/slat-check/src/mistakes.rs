@@ -193,6 +193,18 @@ mistakes! {
     ResetKeepsWrites,
     /// A snapshot has what was to be left out of it.
     ChildrenGetAll,
+    /// A collection of the dirty log invalidates nothing.
+    LogUninvalidated,
+    /// A collection writes a leaf back as it was read, without what the hardware marked since.
+    CleanedByPlainStore,
+    /// A change of flags makes what it changes clean.
+    ProtectLosesMark,
+    /// The split of a large leaf makes its pieces clean.
+    SplitLosesMark,
+    /// Where the hardware tells nothing, a fresh page is clean, and can be written to all the same.
+    FreshIsClean,
+    /// A scan for idle pages invalidates nothing.
+    ScanUninvalidated,
 }
 
 /// What becomes of ranges and stride.
@@ -202,9 +214,10 @@ impl Mistake {
     /// The mistake that this one is at a moment.
     pub(crate) fn at(self, moment: Moment) -> Self {
         match (self, moment) {
-            (Self::ForkUninvalidated, Moment::Fork) | (Self::CopyUninvalidated, Moment::Fault) => {
-                Self::InvalidationMissing
-            }
+            (Self::ForkUninvalidated, Moment::Fork)
+            | (Self::CopyUninvalidated, Moment::Fault)
+            | (Self::LogUninvalidated, Moment::Log)
+            | (Self::ScanUninvalidated, Moment::Scan) => Self::InvalidationMissing,
             (Self::ForkInvalidationLocal, Moment::Fork) => Self::InvalidationLocal,
             (other, _) => other,
         }
@@ -376,7 +389,10 @@ impl<F: Platform> Format for Mistaken<F> {
         if self.makes(Mistake::AlwaysWriteBack) {
             flags = flags.permissions();
         }
-        let entry = self.inner.leaf(level, hpa, flags);
+        let mut entry = self.inner.leaf(level, hpa, flags);
+        if self.makes(Mistake::FreshIsClean) && self.inner.dirty_bit() == 0 {
+            entry = entry & !self.log_bit() | self.log_bit_of_clean();
+        }
         match (self.mistake, self.architecture()) {
             (Mistake::UserBitMissing, Architecture::Gstage) => entry & !(1 << 4),
             (Mistake::UserBitMissing, Architecture::Npt) => entry & !(1 << 2),

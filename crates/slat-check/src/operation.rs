@@ -5,7 +5,7 @@
 
 use crate::random::Random;
 use crate::shape::Span;
-use slat::{LeafSize, MappingFlags};
+use slat::{LeafSize, LogUnit, MappingFlags};
 
 /// How a batch of deferred operations ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +131,14 @@ pub enum Operation {
     Consolidate,
     /// Says whether forks have a range.
     SetInChildren(Span, bool),
+    /// Begins to log writes to a range.
+    StartLog(Span, LogUnit),
+    /// Collects what was written to in a range: in a list, a bitmap, or for pages that somebody noted.
+    CollectLog(Span, u8),
+    /// Ends the log of a range.
+    StopLog(Span),
+    /// Asks which pages of a range were not used for this many scans.
+    Scan(Span, u8),
     /// Maps pages whose contents come from a pager.
     MapPaged {
         /// Where.
@@ -317,6 +325,13 @@ fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
         29 => Operation::SetInChildren(bytes.span(), bytes.next() & 1 == 1),
         32 => Operation::MapPaged { span: bytes.span(), flags: bytes.flags() },
         33 => Operation::PageOut(bytes.span(), bytes.next()),
+        36 => {
+            let span = bytes.span();
+            Operation::StartLog(span, if bytes.next() & 1 == 0 { LogUnit::Page } else { LogUnit::Leaf })
+        }
+        37 => Operation::CollectLog(bytes.span(), bytes.next()),
+        38 => Operation::StopLog(bytes.span()),
+        39 => Operation::Scan(bytes.span(), bytes.next()),
         34 => Operation::Evict { most: bytes.next(), looks: bytes.next(), refused: bytes.next() },
         code @ HOST..20 => Operation::Host(HostAccess {
             kind: HostAccessKind::ALL[usize::from(code - HOST)],
@@ -392,6 +407,10 @@ fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
         Operation::Consolidate => put(28, &[]),
         Operation::SetInChildren(span, inherit) => put(29, &[span.first, span.length, u8::from(*inherit)]),
         Operation::MapPaged { span, flags } => put(32, &[span.first, span.length, flags.bits()]),
+        Operation::StartLog(span, unit) => put(36, &[span.first, span.length, *unit as u8]),
+        Operation::CollectLog(span, how) => put(37, &[span.first, span.length, *how]),
+        Operation::StopLog(span) => put(38, &[span.first, span.length]),
+        Operation::Scan(span, least) => put(39, &[span.first, span.length, *least]),
         Operation::PageOut(span, refused) => put(33, &[span.first, span.length, *refused]),
         Operation::Evict { most, looks, refused } => put(34, &[*most, *looks, *refused]),
         Operation::Host(HostAccess { kind, page, offset, length, other }) => {
@@ -438,6 +457,9 @@ fn random_operation(random: &mut Random) -> Operation {
     }
     if random.one_in(12) {
         return random_fork(random);
+    }
+    if random.one_in(20) {
+        return random_logging(random, Span { first: 0, length: 11 });
     }
     match random.below(100) {
         0..8 => Operation::MapLinear {
@@ -532,6 +554,21 @@ pub(crate) fn random_paging(random: &mut Random, whole: Span) -> Operation {
             span: if random.one_in(2) { whole } else { random_span(random) },
             flags: ALL,
         },
+    }
+}
+
+/// An operation on a space most of which is logged: `whole` if there is nothing else.
+pub(crate) fn random_logging(random: &mut Random, whole: Span) -> Operation {
+    let (cpu, page) = (random.below(4) as u8, random.below(240) as u8);
+    let span = if random.one_in(2) { whole } else { random_span(random) };
+    match random.below(16) {
+        0..5 => Operation::Access { cpu, page, access: random.choose(&ACCESSES[..2]) },
+        5..7 => Operation::StartLog(span, random.choose(&[LogUnit::Page, LogUnit::Leaf])),
+        7..11 => Operation::CollectLog(span, random.below(256) as u8),
+        11 if random.one_in(3) => Operation::StopLog(span),
+        11..14 => Operation::Scan(span, random.below(4) as u8),
+        14 => Operation::Protect(random_span(random), random_flags(random)),
+        _ => Operation::Populate(span),
     }
 }
 

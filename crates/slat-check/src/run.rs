@@ -317,6 +317,7 @@ pub fn random_case(platform: &AnyPlatform, seed: u64, length: usize) -> Case {
     let span = Span { first: 0, length: shape.boundaries.len() as u8 - 2 };
     let flags = MappingFlags::PERMISSIONS;
     let (largest, around) = (LeafSize::Size2M, LeafSize::Size4K);
+    let logged = random.one_in(4);
     let first = match random.below(4) {
         0 | 1 => Some(Operation::MapAlloc { span, flags, populate: false, largest, around }),
         2 => Some(Operation::MapPaged { span, flags }),
@@ -327,6 +328,13 @@ pub fn random_case(platform: &AnyPlatform, seed: u64, length: usize) -> Case {
         for command in &mut commands {
             if random.one_in(2) {
                 command.operation = operation::random_paging(&mut random, span);
+            }
+        }
+    }
+    if logged && !matches!(first, Some(Operation::MapPaged { .. })) {
+        for command in &mut commands {
+            if random.one_in(2) {
+                command.operation = operation::random_logging(&mut random, span);
             }
         }
     }

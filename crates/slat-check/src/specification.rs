@@ -145,6 +145,60 @@ pub struct Page {
     pub pins: u16,
     /// Whether forks have it.
     pub in_children: bool,
+    /// What is known of its use.
+    pub marks: Marks,
+}
+
+/// What a log of writes and a scan for idle pages must say of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Writes are logged.
+    pub logged: bool,
+    /// The next collection has to tell it.
+    pub dirty: bool,
+    /// The next collection may tell it.
+    pub told: bool,
+    /// A log has cleared what the hardware knew of writes.
+    pub cleared: bool,
+    /// A log may hold back the permission to write, as long as nothing was written.
+    pub held: bool,
+    /// It was used since the last scan.
+    pub used: bool,
+    /// Any access may fault, because a scan waits for the next one.
+    pub idle: bool,
+    /// Scans since it was used, as the last one said.
+    pub age: u8,
+}
+
+impl Marks {
+    /// What remains for a fork, and for a space that goes back to a snapshot: nothing is logged there.
+    pub(crate) fn inherited(self) -> Self {
+        Self { logged: false, dirty: false, told: false, age: 0, ..self }
+    }
+
+    /// Takes over how a guest used the page in an operation.
+    pub(crate) fn note_use(&mut self, used: bool, written: bool) {
+        self.used |= used;
+        // Whoever gets through has put it back.
+        self.idle &= !used;
+        if written && self.logged {
+            (self.dirty, self.told) = (true, true);
+        }
+    }
+
+    /// Takes over that the page has a leaf now, and whether it had one before.
+    pub(crate) fn note_leaf(&mut self, before: bool, now: bool) {
+        if !now {
+            (self.dirty, self.told, self.used, self.idle) = (false, false, false, false);
+        } else if !before && self.logged {
+            (self.dirty, self.told) = (true, true);
+        }
+    }
+}
+
+/// Whether a page with these flags cannot do without the permission to write, so that it is dirty for ever.
+pub(crate) fn only_written(flags: MappingFlags) -> bool {
+    !(flags - MappingFlags::WRITE - MappingFlags::USER).is_accessible()
 }
 
 impl Page {
@@ -232,7 +286,8 @@ impl Specification {
 
     /// Puts a page that is not pinned into a region.
     pub fn insert(&mut self, index: usize, flags: MappingFlags, backing: Backing) {
-        self.pages.insert(index, Page { flags, backing, pins: 0, in_children: true });
+        self.pages
+            .insert(index, Page { flags, backing, pins: 0, in_children: true, marks: Marks::default() });
     }
 
     /// Whether any page of a range is what `what` says.
@@ -274,6 +329,7 @@ impl Specification {
     pub fn protect(&mut self, shape: &Shape, start: u64, size: u64, flags: MappingFlags) {
         for (_, page) in self.pages.range_mut(shape.pages_in(start, size)) {
             page.flags = flags;
+            page.marks.told |= only_written(flags);
         }
     }
 }

@@ -38,6 +38,10 @@ pub struct Watch {
     words: Vec<Option<u64>>,
     /// All of them, with their pages, in order.
     written: Vec<(usize, u64)>,
+    /// Whether the guest got through to each page in this operation, and whether by a write.
+    uses: Vec<(bool, bool)>,
+    /// Pages that may lack the permission to write because a log holds it back.
+    held: Vec<bool>,
     cpus: Vec<usize>,
     /// The space has memory in common with a fork, so that what may be written to may lack that permission.
     shares: bool,
@@ -53,6 +57,10 @@ impl Watch {
             self.allowed = vec![vec![]; shape.pages.len()];
         }
         self.allowed.iter_mut().for_each(Vec::clear);
+        self.uses.clear();
+        self.uses.resize(shape.pages.len(), (false, false));
+        self.held.clear();
+        self.held.resize(shape.pages.len(), false);
         self.words.clear();
         self.words.resize(shape.pages.len(), None);
         self.cpus = cpus;
@@ -73,6 +81,27 @@ impl Watch {
                 self.allow(page, expected);
             }
         }
+    }
+
+    /// A log may hold back the permission to write to a page.
+    pub fn hold(&mut self, page: usize) {
+        self.held[page] = true;
+        for expected in self.allowed[page].clone() {
+            self.allow(page, expected);
+        }
+    }
+
+    /// The guest got through to a page.
+    pub fn note_use(&mut self, page: usize, written: bool) {
+        let (used, before) = self.uses[page];
+        self.uses[page] = (true, before && used || written);
+    }
+
+    /// Whether the guest got through to a page in this operation, and whether it, or the host, wrote to it.
+    #[must_use]
+    pub fn uses(&self, page: usize) -> (bool, bool) {
+        let (used, written) = self.uses[page];
+        (used, written || self.words[page].is_some())
     }
 
     /// The number of pages.
@@ -104,7 +133,9 @@ impl Watch {
     /// Allows a mapping, if it can be seen at all.
     pub fn allow(&mut self, page: usize, expected: Expected) {
         let read_only = Expected { flags: expected.flags - MappingFlags::WRITE, ..expected };
-        for expected in [expected, read_only].into_iter().take(1 + usize::from(self.shares)) {
+        for expected in
+            [expected, read_only].into_iter().take(1 + usize::from(self.shares || self.held[page]))
+        {
             if expected.flags.is_accessible() && !self.allowed[page].contains(&expected) {
                 self.allowed[page].push(expected);
             }

@@ -23,8 +23,8 @@ const BY_ADDRESS: &[&str] = &[STAGE2, GSTAGE];
 /// Where a mistake is one, and which checks may be the first to find it.
 fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
     use Check::{
-        Allocator, Architecture, Audit, Balance, Contents, Freed, Isolation, Marks, Panic, Progress, Query,
-        Root, Stale, Statistics, Store, Untouched, Verdict, Walk, Zeroed,
+        Age, Allocator, Architecture, Audit, Balance, Contents, Freed, Isolation, Log, Marks, Panic,
+        Progress, Query, Root, Stale, Statistics, Store, Untouched, Verdict, Walk, Zeroed,
     };
     match mistake {
         Mistake::InvalidationMissing | Mistake::InvalidationLocal | Mistake::LastCpuForgotten => {
@@ -98,6 +98,18 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
             (ALL, &[Contents])
         }
         Mistake::HostPopulatesRubbish => (ALL, &[Contents, Zeroed]),
+        // What is still cached is never made dirty again.
+        Mistake::LogUninvalidated => (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks]),
+        Mistake::CleanedByPlainStore => (&[EPT, SVADU], &[Log, Marks]),
+        Mistake::ProtectLosesMark | Mistake::SplitLosesMark => {
+            (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks])
+        }
+        Mistake::FreshIsClean => {
+            (&[STAGE2, NPT, GSTAGE], &[Log, Marks, Query, Walk, Progress, Verdict, Store])
+        }
+        Mistake::ScanUninvalidated => {
+            (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Age, Freed, Stale, Store, Architecture])
+        }
         Mistake::ForkUninvalidated | Mistake::ForkInvalidationLocal => {
             (ALL, &[Isolation, Contents, Store, Freed, Architecture])
         }

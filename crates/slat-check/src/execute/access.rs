@@ -64,6 +64,10 @@ impl<P: Platform> Driver<'_, P> {
     pub(super) fn host_access(&mut self, index: usize, access: HostAccess) -> Result<(), Violation> {
         self.host.read_only(true);
         let result = self.host_access_alone(index, access);
+        // What it asked for may be dirty, whether it was written or not.
+        for page in self.subjects[index].specification.pages.values_mut() {
+            page.marks.told = true;
+        }
         self.host.read_only(false);
         result
     }

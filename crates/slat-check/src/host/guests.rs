@@ -26,6 +26,7 @@ impl<P: Platform> Host<P> {
             machine.access(cpu, gpa, access)?
         };
         drop(machine);
+        watch.note_use(page, access.kind == AccessKind::Write);
         if let Err(violation) = watch.judge(self, page, &translation) {
             self.report(violation);
         } else if access.kind == AccessKind::Write && self.born(translation.hpa).is_some() {
