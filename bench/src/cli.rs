@@ -6,6 +6,7 @@ use crate::memory;
 use crate::plot;
 use crate::report;
 use crate::rounds::{self, Outcome};
+use crate::sharing;
 use crate::work::{Sizes, Work};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -49,6 +50,10 @@ struct Options {
     /// Write what takes how much memory to FILE: a list of objects with work, contender, bytes
     #[arg(long, value_name = "FILE")]
     json_bytes: Option<PathBuf>,
+    /// Only time forks, first writes after them and resets, and say which are within their limits; --json writes objects
+    /// with work, format, min_ns, median_ns, against, against_ns, limit_ratio, limit_ns, met
+    #[arg(long, conflicts_with_all = ["svg", "only", "contender", "instructions", "instructions_only", "bytes", "json_bytes"])]
+    sharing: bool,
     /// Run WORK once on CONTENDER and print its units: for counting the instructions of `measured_region`
     #[arg(long, num_args = 2, value_names = ["WORK", "CONTENDER"], exclusive = true)]
     run_once: Vec<String>,
@@ -85,6 +90,9 @@ pub(crate) fn run() -> Result<()> {
         check_writable(path)?;
     }
 
+    if options.sharing {
+        return share(&options);
+    }
     if let Some(path) = &options.instructions_only {
         let counts = count(&works, &contenders, &options)?;
         print!("{}", instructions::text(&counts));
@@ -103,11 +111,21 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// The table of what spaces share.
+fn share(options: &Options) -> Result<()> {
+    let (rounds, many) = if options.quick { (2, 16) } else { (15, 64) };
+    let rounds = options.rounds.map_or(rounds, usize::from);
+    let outcomes = sharing::measure(rounds, many);
+    print!("{}", sharing::text(&outcomes, rounds));
+    options.json.as_ref().map_or(Ok(()), |path| write(path, &sharing::json(&outcomes)))
+}
+
 /// The rounds, and everything that is said about them.
 fn measure_time(works: &[Work], contenders: &[Entry], options: &Options) -> Result<()> {
     let sizes = if options.quick { Sizes::QUICK } else { Sizes::FULL };
     let rounds = options.rounds.map_or(if options.quick { 5 } else { 15 }, usize::from);
-    let mut outcomes = rounds::measure(works, contenders, &sizes, rounds);
+    let timed: Vec<Work> = works.iter().copied().filter(|work| !work.is_sharing()).collect();
+    let mut outcomes = rounds::measure(&timed, contenders, &sizes, rounds);
     let counts = if options.instructions { count(works, contenders, options)? } else { Vec::new() };
     for Count { work, contender, instructions } in &counts {
         let of_same = |outcome: &&mut Outcome| outcome.work == *work && outcome.contender == contender.name;
@@ -115,7 +133,7 @@ fn measure_time(works: &[Work], contenders: &[Entry], options: &Options) -> Resu
             outcome.instructions = Some(*instructions);
         }
     }
-    print!("{}", report::text(&outcomes, works, contenders, rounds));
+    print!("{}", report::text(&outcomes, &timed, contenders, rounds));
     if options.instructions {
         print!("\n{}", instructions::text(&counts));
     }
@@ -123,7 +141,7 @@ fn measure_time(works: &[Work], contenders: &[Entry], options: &Options) -> Resu
         write(path, &report::json(&outcomes))?;
     }
     if let Some(path) = &options.svg {
-        write(path, &plot::svg(&outcomes, works, contenders))?;
+        write(path, &plot::svg(&outcomes, &timed, contenders))?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a contender has to do.
 
-use crate::work::Work;
+use crate::measure::Sample;
+use crate::work::{Sizes, Work};
 
 /// A guest-physical address space or page table, empty at first. All sizes and addresses are in bytes and multiples
 /// of 4 KiB; failures panic.
@@ -105,6 +106,11 @@ pub(crate) trait Contender: Sized {
     /// Removes a region of [`map_region`](Self::map_region).
     fn unmap_region(&mut self, gpa: u64, bytes: u64) {
         self.unmap(gpa, bytes);
+    }
+
+    /// Runs a work of [sharing](Work::is_sharing).
+    fn share(_work: Work, _sizes: &Sizes) -> Option<Sample> {
+        None
     }
 
     /// Frames of the host that hold the regions; others keep them on the heap.

@@ -16,6 +16,7 @@ mod notes;
 mod plot;
 mod report;
 mod rounds;
+mod sharing;
 mod threads;
 mod work;
 

@@ -40,7 +40,8 @@ pub(crate) fn measured_region(body: &mut dyn FnMut()) {
     black_box(());
 }
 
-fn timed(units: u64, mut body: impl FnMut()) -> Sample {
+/// Times `body`, which does `units` units.
+pub(crate) fn timed(units: u64, mut body: impl FnMut()) -> Sample {
     let start = Instant::now();
     measured_region(&mut body);
     Sample { nanoseconds: start.elapsed().as_nanos() as f64, units }
@@ -50,6 +51,9 @@ fn timed(units: u64, mut body: impl FnMut()) -> Sample {
 pub(crate) fn run<C: Contender>(work: Work, sizes: &Sizes) -> Option<Sample> {
     if !C::can(work) || work == Work::Protect4kAtomic && !C::ATOMIC_PROTECT {
         return None;
+    }
+    if work.is_sharing() {
+        return C::share(work, sizes);
     }
     frames::take_share(0, 1);
     Some(match work {
@@ -75,6 +79,7 @@ pub(crate) fn run<C: Contender>(work: Work, sizes: &Sizes) -> Option<Sample> {
         Work::Growth1t => growth::<C>(sizes, 1024 * GIB),
         Work::OneThreadFault => threads::fault::<C>(sizes, 1),
         Work::TwoThreadsFault => threads::fault::<C>(sizes, 2),
+        Work::Fork | Work::WriteAfterFork | Work::WriteAfterForkCold | Work::CollectClean => return None,
     })
 }
 

@@ -58,9 +58,22 @@ pub(crate) enum Work {
     OneThreadFault,
     /// Two threads populate theirs in the same space; wall time per page.
     TwoThreadsFault,
+    /// Fork a guest of 4 KiB leaves; timed by --sharing.
+    Fork,
+    /// First writes to pages of a fork whose leaf table is its own; per page, timed by --sharing.
+    WriteAfterFork,
+    /// First writes of forks that share all tables; per page, timed by --sharing.
+    WriteAfterForkCold,
+    /// Collect the dirty log where nothing was written to; per 4 KiB leaf, timed by --sharing.
+    CollectClean,
 }
 
 impl Work {
+    /// Whether --sharing times it, and the other table does not.
+    pub(crate) const fn is_sharing(self) -> bool {
+        matches!(self, Self::Fork | Self::WriteAfterFork | Self::WriteAfterForkCold | Self::CollectClean)
+    }
+
     /// The name on the command line and in the results.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())

@@ -178,6 +178,28 @@ impl Floor {
         }
     }
 
+    /// Copies the page of `gpa`, which is there, to a frame of its own, and puts that in its place: a region check, a walk, a
+    /// copy, a compare-exchange.
+    #[inline]
+    pub(crate) fn copy_on_write(&self, gpa: u64) {
+        assert!(self.is_declared(gpa), "a page outside of all regions");
+        let slot = self.slot(gpa);
+        let old = slot.load(Ordering::Acquire);
+        let frame = frames::alloc().expect("a frame");
+        let (from, to) = ((old & ADDRESS) as *const u8, frame as *mut u8);
+        // SAFETY: two frames of the arena, which lives as long as the process.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, FRAME as usize) };
+        if slot.compare_exchange(old, leaf(0, frame), Ordering::AcqRel, Ordering::Acquire).is_err() {
+            frames::free(frame);
+        }
+    }
+
+    /// The table of the 4 KiB leaf of `gpa`; its tables are there.
+    pub(crate) fn leaf_table(&self, gpa: u64) -> u64 {
+        let slot: *const AtomicU64 = self.slot(gpa);
+        slot as u64 & !(FRAME - 1)
+    }
+
     #[inline]
     fn is_declared(&self, gpa: u64) -> bool {
         let after = self.declared.partition_point(|&(start, _)| start <= gpa);

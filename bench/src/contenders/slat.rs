@@ -2,7 +2,9 @@
 
 use crate::contender::Contender;
 use crate::frames;
-use crate::work::Work;
+use crate::measure::Sample;
+use crate::sharing;
+use crate::work::{Sizes, Work};
 use slat::format::Format;
 use slat::format::ept::{Capabilities, Ept};
 use slat::format::stage2::{Features, Stage2};
@@ -171,6 +173,10 @@ impl<F: Ready, const ZERO: bool> Contender for Slat<F, ZERO> {
 
     fn unmap_free(&mut self, gpa: u64, bytes: u64) {
         self.unmap(gpa, bytes);
+    }
+
+    fn share(work: Work, sizes: &Sizes) -> Option<Sample> {
+        sharing::counted(work, F::ready(false), sizes)
     }
 
     fn region_frames(&self) -> u64 {

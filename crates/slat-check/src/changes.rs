@@ -20,10 +20,25 @@ impl<P: Platform> Driver<'_, P> {
     ) -> Result<(), Violation> {
         // What may be seen: every state in between, for the CPUs may remember each of them.
         let mut ahead = self.subjects[index].specification.clone();
+        // Where tables are shared, each step takes frames, and the next ones find what it was refused to take out.
+        let refused = self.subjects[index].specification.clone();
         for step in steps {
             let (Step::Unmap(span) | Step::Protect(span, _)) = step;
             let (gpa, size) = self.shape.range(*span);
             let start = gpa.as_u64();
+            if let (Step::Protect(_, flags), true) = (step, self.subjects[index].shares) {
+                let hole = refused.first_hole(&self.shape, start, size);
+                for page in
+                    self.shape.pages_in(start, size).filter(|_| hole.is_none() && self.takes(index, *flags))
+                {
+                    let hpa = refused
+                        .page(page)
+                        .map(|page| Page { flags: *flags, ..*page })
+                        .as_ref()
+                        .and_then(Page::target);
+                    hpa.into_iter().for_each(|hpa| self.allow(page, *flags, Target::Exact(hpa)));
+                }
+            }
             if ahead.first_hole(&self.shape, start, size).is_some() {
                 continue;
             }
@@ -122,7 +137,10 @@ impl<P: Platform> Driver<'_, P> {
     pub(crate) fn clear(&mut self, index: usize) -> Result<(), Violation> {
         let pinned = self.subjects[index].specification.pages.values().any(|page| page.pins > 0);
         match self.subjects[index].space_mut().clear() {
-            Ok(()) if !pinned => self.subjects[index].specification.pages.clear(),
+            Ok(()) if !pinned => {
+                self.subjects[index].specification.pages.clear();
+                self.subjects[index].shares = false;
+            }
             Err(ClearError::Pinned(_)) if pinned => {}
             result => return wrong("clear", (pinned, result)),
         }

@@ -21,6 +21,8 @@ pub enum Check {
     Stale,
     /// The contents of a page are those that the guest wrote.
     Contents,
+    /// What one space can write to, no other one sees, but for memory that they share on purpose.
+    Isolation,
     /// A guest never sees what a previous owner left in a frame.
     Zeroed,
     /// Frames taken are frames of guest memory, of tables and of regions.

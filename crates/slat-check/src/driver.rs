@@ -1,6 +1,7 @@
 //! Runs slat, the model and the specification side by side.
 
 use crate::checks::{Check, Violation, ensure};
+use crate::forks::Kept;
 use crate::host::{FIRST_FRAME, Host};
 use crate::lending::SharedState;
 use crate::operation::{Command, Operation, encode};
@@ -9,7 +10,7 @@ use crate::platform::{Platform, memory, permissions};
 use crate::random::Random;
 use crate::shape::Shape;
 use crate::specification::{Architecture, Backing, Frame, Origin, Page, Specification};
-use crate::watch::{Expected, Target};
+use crate::watch::{Expected, Target, Watch};
 use slat::{
     AddrSpace, AuditRecord, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PAGE_SIZE, QueryError,
 };
@@ -46,6 +47,11 @@ pub(crate) struct Subject<'h, P: Platform> {
     pub(crate) owed: Option<Vec<Vec<Expected>>>,
     /// A debt was forgotten, and no operation that may discharge it has invalidated since.
     pub(crate) forgot: bool,
+    /// It may have memory in common with forks and snapshots: what can be written to may lack that permission, or not be
+    /// there at all, until a fault is answered.
+    pub(crate) shares: bool,
+    /// What it can go back to; dropped after the space.
+    pub(crate) snapshot: Option<Kept<'h, P>>,
 }
 
 impl<'h, P: Platform> Subject<'h, P> {
@@ -101,7 +107,15 @@ impl<'h, P: Platform> Driver<'h, P> {
         for index in 0..settings.spaces {
             let tag = index as u16 + 1;
             let specification = Specification::default();
-            driver.subjects.push(Subject { space: None, tag, specification, owed: None, forgot: false });
+            driver.subjects.push(Subject {
+                space: None,
+                tag,
+                specification,
+                owed: None,
+                forgot: false,
+                shares: false,
+                snapshot: None,
+            });
             driver.make_space(index)?;
         }
         for cpu in 0..settings.cpus {
@@ -143,7 +157,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         Ok(())
     }
 
-    fn cpus_running(&self, index: usize) -> Vec<usize> {
+    pub(crate) fn cpus_running(&self, index: usize) -> Vec<usize> {
         let subject = &self.subjects[index];
         let root = self.host.platform().root(subject.space().root_register(), subject.tag);
         let machine = self.host.machine.borrow();
@@ -202,7 +216,12 @@ impl<'h, P: Platform> Driver<'h, P> {
     }
 
     fn begin_watch(&mut self, index: usize) {
-        let cpus = self.cpus_running(index);
+        let others = (0..self.subjects.len()).filter(|other| *other != index);
+        let bystanders = others.map(|other| (other, self.begin_watch_of(other, Watch::default()))).collect();
+        *self.host.bystanders.borrow_mut() = bystanders;
+        let watch = self.host.watch.take();
+        let watch = self.begin_watch_of(index, watch);
+        *self.host.watch.borrow_mut() = watch;
         let subject = &self.subjects[index];
         let shared = |(page, spec): (&usize, &Page)| match spec.backing {
             Backing::Shared { memory, page: number, hpa: Some(_) } => Some((*page, memory, number)),
@@ -210,8 +229,13 @@ impl<'h, P: Platform> Driver<'h, P> {
         };
         self.shared_before.clear();
         self.shared_before.extend(subject.specification.pages.iter().filter_map(shared));
-        let mut watch = self.host.watch.borrow_mut();
-        watch.begin(&self.shape, cpus);
+        self.planned.fill(None);
+    }
+
+    /// What may be seen of a space before anything happens to it.
+    fn begin_watch_of(&self, index: usize, mut watch: Watch) -> Watch {
+        let subject = &self.subjects[index];
+        watch.begin(&self.shape, self.cpus_running(index));
         for (page, spec) in &subject.specification.pages {
             if let Some(hpa) = spec.target() {
                 watch.allow(*page, Expected { flags: spec.flags, target: Target::Exact(hpa) });
@@ -220,7 +244,10 @@ impl<'h, P: Platform> Driver<'h, P> {
         for (page, allowed) in subject.owed.iter().flatten().enumerate() {
             allowed.iter().for_each(|expected| watch.allow(page, *expected));
         }
-        self.planned.fill(None);
+        if subject.shares {
+            watch.share();
+        }
+        watch
     }
 
     /// Remembers what CPUs may go on using if an invalidation is still owed.
@@ -236,24 +263,56 @@ impl<'h, P: Platform> Driver<'h, P> {
             subject.owed = Some((0..watch.pages()).map(exact).collect());
             subject.forgot = true;
         } else if self.host.invalidated() {
-            subject.owed = None;
             // Those make way for the guest, and leave the rest to the next change.
-            subject.forgot &= matches!(
+            let way = matches!(
                 operation,
-                Operation::Fault { .. } | Operation::Access { .. } | Operation::Populate { .. }
+                Operation::Fault { .. }
+                    | Operation::Access { .. }
+                    | Operation::Populate { .. }
+                    | Operation::Host(_)
+                    | Operation::Pin(_)
             );
+            subject.forgot &= way;
+            // And they invalidate what they copy alone.
+            if !(way && subject.shares) {
+                subject.owed = None;
+            }
         }
     }
 
-    /// Takes over from slat which frames it chose, after checking that it may have.
-    fn adopt(&mut self, index: usize) -> Result<(), Violation> {
+    /// The guest may have written to shared memory that was unmapped in the same operation.
+    pub(crate) fn note_words_of_shared_memory(&mut self) {
         let watch = self.host.watch.borrow();
-        // The guest may have written to a page that was then unmapped in the same operation.
         for (page, memory, number) in self.shared_before.drain(..) {
             if let (Some(_), Some(shared)) = (watch.word(page), &mut self.shared[memory]) {
                 shared.wrote(self.host, number);
             }
         }
+    }
+
+    /// Takes over what the guest of a space to which nothing happened wrote meanwhile.
+    pub(crate) fn adopt_words(&mut self, index: usize) {
+        let bystanders = self.host.bystanders.borrow();
+        let Some((_, watch)) = bystanders.iter().find(|(other, _)| *other == index) else { return };
+        for (page, spec) in &mut self.subjects[index].specification.pages {
+            let Some(word) = watch.word(*page) else { continue };
+            match &mut spec.backing {
+                Backing::Alloc { frame: Some(frame), .. } => (frame.word, frame.written) = (word, true),
+                Backing::Shared { memory, page, .. } => {
+                    if let Some(shared) = &mut self.shared[*memory] {
+                        shared.wrote(self.host, *page);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes over from slat which frames it chose, after checking that it may have.
+    fn adopt(&mut self, index: usize) -> Result<(), Violation> {
+        self.note_words_of_shared_memory();
+        (0..self.subjects.len()).for_each(|other| self.adopt_words(other));
+        let watch = self.host.watch.borrow();
         let subject = &mut self.subjects[index];
         let space = subject.space.as_ref().expect("there again");
         for (page, spec) in &mut subject.specification.pages {
@@ -301,9 +360,13 @@ impl<'h, P: Platform> Driver<'h, P> {
 
     /// All checks that follow an operation.
     fn check(&mut self, index: usize) -> Result<(), Violation> {
-        for page in 0..self.shape.pages.len() {
-            self.check_page(index, page)?;
+        for other in 0..self.subjects.len() {
+            let cpus = self.cpus_running(other);
+            for page in 0..self.shape.pages.len() {
+                self.check_page(other, &cpus, page)?;
+            }
         }
+        self.check_isolation()?;
         self.check_limit(index)?;
         self.check_frames()?;
         self.paged.check(self.host)?;
@@ -314,7 +377,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         self.host.violation().map_or(Ok(()), Err)
     }
 
-    fn check_page(&mut self, index: usize, page: usize) -> Result<(), Violation> {
+    fn check_page(&mut self, index: usize, cpus: &[usize], page: usize) -> Result<(), Violation> {
         let gpa = self.shape.pages[page];
         let subject = &self.subjects[index];
         let spec = subject.specification.page(page);
@@ -323,17 +386,23 @@ impl<'h, P: Platform> Driver<'h, P> {
         let flags = spec.map_or(MappingFlags::empty(), |page| page.flags);
         let rules = self.host.rules();
         let (granted, kind) = (permissions(rules, flags), memory(rules, flags));
+        let shares = subject.shares;
+        let read_only = permissions(rules, flags - MappingFlags::WRITE);
+        let grants = |seen| seen == granted || shares && seen == read_only;
+        // What is written to is copied first; and where a table entry has no permissions, a shared table is no table.
+        let absent = matches!(rules.architecture, Architecture::Stage2 | Architecture::Gstage);
+        let only_written = !rules.seen(flags - MappingFlags::WRITE).is_accessible();
         let owed = subject.owed.as_ref().map(|owed| owed[page].as_slice());
         // Arm: where a large leaf was split, its pages are not present until the debt is discharged or a fault asks.
         let broken = owed.is_some() && rules.architecture == Architecture::Stage2;
-        let cpus = self.host.watch.borrow();
-        for (number, cpu) in cpus.cpus().iter().enumerate() {
+        for (number, cpu) in cpus.iter().enumerate() {
             let accesses = [Access::READ, Access::WRITE, Access::EXECUTE, Access::EXECUTE.by_user()];
             // All kinds of access on one CPU, one kind on each of the others.
             let some = self.random.below(4) as usize;
             let accesses = if number == 0 { &accesses[..] } else { &accesses[some..=some] };
             for access in accesses {
                 let pass = target.filter(|_| granted.allow(*access));
+                let waits = shares && (absent || only_written || access.kind == AccessKind::Write);
                 let (mut found, mut unmarked) = (false, false);
                 for outcome in self.host.possible(*cpu, gpa, *access) {
                     let fail = |check, what: &str| {
@@ -345,7 +414,7 @@ impl<'h, P: Platform> Driver<'h, P> {
                     match outcome.result {
                         Ok(seen) => {
                             let right =
-                                pass == Some(seen.hpa) && seen.permissions == granted && seen.memory == kind;
+                                pass == Some(seen.hpa) && grants(seen.permissions) && seen.memory == kind;
                             let stale = owed.is_some_and(|owed| {
                                 owed.iter().any(|old| {
                                     old.target == Target::Exact(seen.hpa)
@@ -366,14 +435,14 @@ impl<'h, P: Platform> Driver<'h, P> {
                             unmarked = true;
                         }
                         Err(_) if pass.is_some() && outcome.source == Source::Walk => {
-                            if !broken {
+                            if !(broken || waits) {
                                 return fail(Check::Walk, "a walk faults");
                             }
                         }
                         Err(_) => {}
                     }
                 }
-                ensure(pass.is_none() || found || broken || unmarked, Check::Walk, || {
+                ensure(pass.is_none() || found || broken || unmarked || waits, Check::Walk, || {
                     format!("{gpa:#x}: {spec:x?} is not found")
                 })?;
             }
@@ -397,6 +466,13 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         let page = self.random.below(self.shape.pages.len() as u64) as usize;
         let subject = &self.subjects[index];
+        let only_written = |page: &Page| {
+            page.flags.contains(MappingFlags::WRITE) && !page.flags.contains(MappingFlags::READ)
+        };
+        if subject.shares && subject.specification.pages.values().any(only_written) {
+            // What can only be written to may not be there while it is shared.
+            return Ok(());
+        }
         let target = |page: usize| subject.specification.page(page).and_then(Page::target);
         let expected = target(page).map(|first| {
             let run = (page..self.shape.pages.len())
@@ -413,12 +489,28 @@ impl<'h, P: Platform> Driver<'h, P> {
         let mut counted = 0;
         let mut tables = 0;
         let mut owned: Vec<u64> = vec![];
+        // What versions keep that no space has any more is counted nowhere: it comes back in the end.
+        let mut versions = 0;
         for subject in &self.subjects {
             let stats = subject.space().stats();
             let frames = stats.table.owned_frames + stats.table.table_frames;
             counted += frames as usize + stats.region_frames + stats.shared_frames + stats.spare_frames;
             tables += stats.table.table_frames as usize;
-            owned.extend(subject.specification.pages.values().filter_map(Page::owned).map(|frame| frame.hpa));
+            versions += stats.versions;
+            if let Some((snapshot, _)) = &subject.snapshot {
+                let stats = snapshot.space().stats();
+                let frames = stats.table.owned_frames + stats.table.table_frames;
+                counted += frames as usize + stats.region_frames + stats.shared_frames;
+                versions += 1;
+            }
+            let frames = subject.specification.pages.values().filter_map(Page::owned).map(|frame| frame.hpa);
+            let mut frames: Vec<u64> = frames.collect();
+            frames.sort_unstable();
+            let twice = frames.windows(2).find(|pair| pair[0] == pair[1]);
+            ensure(twice.is_none(), Check::Balance, || format!("two pages share the frame {twice:x?}"))?;
+            if !subject.shares {
+                owned.append(&mut frames);
+            }
             let regions = subject.space().regions().count();
             ensure(stats.regions == regions, Check::Statistics, || format!("{regions} regions: {stats:?}"))?;
             if self.shape.complete && subject.owed.is_none() {
@@ -428,7 +520,7 @@ impl<'h, P: Platform> Driver<'h, P> {
                 let (leaves, table) = (leaves.count() as u64, stats.table);
                 ensure(
                     (table.leaves_4k, table.leaves_2m, table.leaves_1g) == (leaves, 0, 0)
-                        && table.owned_frames == ours,
+                        && (table.owned_frames == ours || subject.shares && table.owned_frames < ours),
                     Check::Statistics,
                     || format!("{table:?} where {leaves} leaves are, {ours} of them owned"),
                 )?;
@@ -440,16 +532,15 @@ impl<'h, P: Platform> Driver<'h, P> {
             owned.extend(shared.frames.values().map(|frame| frame.hpa));
         }
         let taken = self.host.taken();
-        ensure(taken == counted, Check::Balance, || {
+        ensure(taken == counted || versions > 0 && taken > counted, Check::Balance, || {
             format!("{taken} frames are taken, {counted} accounted for")
         })?;
         let linked = self.host.linked_tables();
         // Arm: a table that waits for a forgotten debt takes its place later.
         let wait = self.host.rules().architecture == Architecture::Stage2
             && self.subjects.iter().any(|subject| subject.owed.is_some());
-        ensure(linked == tables || wait && linked < tables, Check::Statistics, || {
-            format!("{linked} tables are linked, {tables} counted")
-        })?;
+        let right = linked == tables || wait && linked < tables || versions > 0 && linked > tables;
+        ensure(right, Check::Statistics, || format!("{linked} tables are linked, {tables} counted"))?;
         owned.sort_unstable();
         let shared = owned.windows(2).find(|pair| pair[0] == pair[1]);
         ensure(shared.is_none(), Check::Balance, || format!("two pages share the frame {shared:x?}"))
@@ -462,6 +553,7 @@ impl<'h, P: Platform> Driver<'h, P> {
     pub fn finish(mut self) -> Result<(), Violation> {
         self.audit()?;
         self.host.begin(0);
+        self.host.bystanders.borrow_mut().clear();
         for cpu in 0..self.settings.cpus {
             self.host.machine.borrow_mut().unload_root(cpu);
         }
@@ -469,6 +561,13 @@ impl<'h, P: Platform> Driver<'h, P> {
         // Shared memory lives as long as either a handle or a space.
         if self.settings.seed % 2 == 0 {
             self.shared = [None, None];
+        }
+        // Whatever is dropped first.
+        if self.settings.seed % 3 == 0 {
+            self.subjects.iter_mut().for_each(|subject| subject.snapshot = None);
+        }
+        if self.settings.seed % 5 < 2 {
+            self.subjects.reverse();
         }
         self.subjects.clear();
         self.shared = [None, None];
@@ -505,17 +604,28 @@ fn check_query<P: Platform>(
             if written && !mapping.dirty {
                 return Err(Violation::new(Check::Marks, format!("{gpa:#x} was written and is clean")));
             }
+            let flags = rules.seen(spec.flags);
+            // Until it is written to, what is shared is nobody's, and read only.
+            let shared = subject.shares && mapping.flags == flags - MappingFlags::WRITE;
+            let own = mapping.owned == owned || subject.shares && !mapping.owned;
+            let write = mapping.flags.contains(MappingFlags::WRITE);
             mapping.hpa.as_u64().wrapping_add(gpa.wrapping_sub(mapping.gpa.as_u64())) == target
-                && mapping.flags == rules.seen(spec.flags)
-                && mapping.owned == owned
+                && (mapping.flags == flags || shared)
+                && own
+                && (!(owned && write) || mapping.owned)
                 && (!owned || target >= FIRST_FRAME)
+        }
+        (Err(QueryError::NotPresent { .. }), Some(spec), Some(_)) => {
+            let rest = rules.seen(spec.flags - MappingFlags::WRITE);
+            subject.shares && !rest.is_accessible() && translated.is_none()
         }
         (Err(QueryError::NotPresent { .. }), Some(_), None) | (Err(QueryError::NotMapped(_)), None, None) => {
             true
         }
         _ => false,
     };
-    ensure(right && translated == target, Check::Query, || {
+    let found = translated == target || query.is_err() && translated.is_none();
+    ensure(right && found, Check::Query, || {
         format!("{gpa:#x}: {query:x?} and {translated:x?} where {spec:x?} is expected")
     })?;
     let region = space.region(at);
@@ -542,7 +652,8 @@ fn check_query<P: Platform>(
                 }
                 _ => false,
             };
-            backend && region.flags == spec.flags && region.pins == spec.pins
+            let rest = (region.flags, region.pins, region.in_children);
+            backend && rest == (spec.flags, spec.pins, spec.in_children)
         }
         _ => false,
     };

@@ -6,7 +6,7 @@ pub(crate) mod access;
 use crate::audited::LINEAR;
 use crate::checks::{Check, Violation, ensure};
 use crate::driver::{Driver, leaf_at, model_access};
-use crate::host::contents;
+use crate::host::{Moment, contents};
 use crate::mistakes::Mistake;
 use crate::operation::{Operation, Step};
 use crate::platform::Platform;
@@ -18,7 +18,7 @@ use slat::{
     AllocOptions, CollapseError, FaultError, FaultOutcome, GuestPhysAddr, HostPhysAddr, LeafSize, MapError,
     MappingFlags, MigrateError, PAGE_SIZE, PopulateError,
 };
-use slat_model::Source;
+use slat_model::{FaultKind, Source};
 
 const GIB1: u64 = 1 << 30;
 
@@ -73,6 +73,11 @@ impl<P: Platform> Driver<'_, P> {
             Operation::PageOut(span, refused) => self.page_out(index, *span, *refused),
             Operation::Evict { most, looks, refused } => self.evict(index, *most, *looks, *refused),
             Operation::Host(access) => self.host_access(index, *access),
+            Operation::Fork { into } => self.fork(index, *into),
+            Operation::Snapshot => self.snapshot(index),
+            Operation::Reset => self.reset(index),
+            Operation::Consolidate => self.consolidate(index),
+            Operation::SetInChildren(span, inherit) => self.set_in_children(index, *span, *inherit),
         }
     }
 
@@ -278,7 +283,13 @@ impl<P: Platform> Driver<'_, P> {
             }
         }
         let already = leaf_at(space, gpa).is_some();
+        let shares = self.subjects[index].shares;
+        if access.contains(MappingFlags::WRITE) {
+            self.plan_copy(index, page);
+        }
+        let space = self.subjects[index].space();
         let at = GuestPhysAddr::new(gpa + 0x238);
+        self.host.moment.set(Moment::Fault);
         let answer = if contents {
             space.handle_page_fault_with(at, access, |first, bytes| {
                 for gpa in pages.iter().copied() {
@@ -291,15 +302,29 @@ impl<P: Platform> Driver<'_, P> {
         } else {
             space.handle_page_fault(at, access)
         };
+        self.host.moment.set(Moment::Other);
         self.host.ledger.answered(self.host.cpu.get(), &answer);
         let rules = self.host.rules();
+        let written = access.contains(MappingFlags::WRITE);
         let right = match (&answer, spec) {
+            (Ok(FaultOutcome::Copied(size)), Some(spec)) => {
+                shares
+                    && written
+                    && rules.allows(spec.flags, access)
+                    && already
+                    && spec.is_owned()
+                    && fits(&spec, *size)
+            }
+            (Ok(FaultOutcome::MadeWritable), Some(spec)) => {
+                shares && written && rules.allows(spec.flags, access) && already && spec.is_owned()
+            }
+            (Ok(FaultOutcome::Unshared), Some(spec)) => shares && rules.allows(spec.flags, access) && already,
             (Err(FaultError::NoRegion(fault)), None) => fault.as_u64() == gpa + 0x238,
             (Err(FaultError::Permission { allowed, .. }), Some(spec)) => {
                 !rules.allows(spec.flags, access) && *allowed == spec.flags
             }
             (Err(FaultError::OutOfMemory(_)), Some(spec)) => {
-                rules.allows(spec.flags, access) && !window.is_empty() && self.host.refused() > 0
+                rules.allows(spec.flags, access) && (shares || !window.is_empty()) && self.host.refused() > 0
             }
             (Ok(FaultOutcome::Populated(size)), Some(spec)) => {
                 rules.allows(spec.flags, access) && !window.is_empty() && !already && fits(&spec, *size)
@@ -320,12 +345,28 @@ impl<P: Platform> Driver<'_, P> {
         if !right {
             return wrong("a fault", (gpa, access, spec, answer));
         }
-        let answered =
-            matches!(answer, Ok(FaultOutcome::Populated(_) | FaultOutcome::Spurious | FaultOutcome::Marked));
-        if answered {
-            self.walks(gpa, access)?;
+        let answered = matches!(
+            answer,
+            Ok(FaultOutcome::Populated(_)
+                | FaultOutcome::Spurious
+                | FaultOutcome::Marked
+                | FaultOutcome::Copied(_)
+                | FaultOutcome::MadeWritable
+                | FaultOutcome::Unshared)
+        );
+        if let (Some(Mistake::CopyLosesContents), Ok(FaultOutcome::Copied(_))) =
+            (self.host.mistake(), &answer)
+        {
+            let copy = self.subjects[index].space().translate(GuestPhysAddr::new(gpa));
+            copy.map(|hpa| self.host.ram().write(hpa.as_u64(), 0x00bad));
         }
-        if let (true, Ok(FaultOutcome::Populated(size))) = (rules.fences_new_entries, &answer) {
+        if answered {
+            let unmarked = matches!(answer, Ok(FaultOutcome::MadeWritable | FaultOutcome::Unshared));
+            self.walks(gpa, access, unmarked)?;
+        }
+        if let (true, Ok(FaultOutcome::Populated(size) | FaultOutcome::Copied(size))) =
+            (rules.fences_new_entries, &answer)
+        {
             self.goes_on(gpa, access, *size)?;
         }
         if let (Ok(FaultOutcome::Populated(_)), Some(Page { backing: Backing::Alloc { around, .. }, .. })) =
@@ -337,10 +378,14 @@ impl<P: Platform> Driver<'_, P> {
     }
 
     /// A fault was answered: also a CPU whose TLB is empty must find the page, or it would fault for ever.
-    fn walks(&self, gpa: u64, access: MappingFlags) -> Result<(), Violation> {
+    /// The next fault may be for a mark, if the page was not `unmarked` before.
+    fn walks(&self, gpa: u64, access: MappingFlags, unmarked: bool) -> Result<(), Violation> {
         for cpu in self.host.watch.borrow().cpus() {
             for outcome in self.host.possible(*cpu, gpa, model_access(access)) {
                 if let (Source::Walk, Err(fault)) = (outcome.source, outcome.result) {
+                    if self.host.rules().marks_by_fault && fault.kind == FaultKind::AccessFlag && unmarked {
+                        continue;
+                    }
                     let detail = format!("a fault was answered, and a walk still ends in {fault}");
                     return Err(Violation::new(Check::Progress, detail));
                 }
@@ -379,8 +424,12 @@ impl<P: Platform> Driver<'_, P> {
         page: usize,
         access: MappingFlags,
     ) -> Result<(), Violation> {
-        // One fault that populates, one for what the CPU remembers of the time before.
-        for _ in 0..3 {
+        // One fault that populates, one for what the CPU remembers of the time before; one for a table that was shared, one
+        // for a mark that is missing then.
+        for _ in 0..if self.subjects[index].shares { 5 } else { 3 } {
+            if self.write_past_slat(index, page, access) {
+                return Ok(());
+            }
             let Err(fault) = self.host.guest_access(cpu, page, model_access(access)) else { return Ok(()) };
             let reserved =
                 matches!(fault.kind, slat_model::FaultKind::Reserved | slat_model::FaultKind::AddressRange);
@@ -397,6 +446,21 @@ impl<P: Platform> Driver<'_, P> {
         let gpa = self.shape.pages[page];
         let detail = format!("`{access}` of {gpa:#x} on CPU {cpu} goes on faulting though it is answered");
         Err(Violation::new(Check::Progress, detail))
+    }
+
+    /// Writes to a frame that another space has as well, if that mistake is to be made.
+    fn write_past_slat(&self, index: usize, page: usize, access: MappingFlags) -> bool {
+        let wanted = access.contains(MappingFlags::WRITE) && self.subjects[index].shares;
+        if !wanted || self.host.mistake() != Some(Mistake::WriteReachesSibling) {
+            return false;
+        }
+        let subject = &self.subjects[index];
+        let frame = subject.specification.page(page).filter(|page| page.is_owned()).and_then(Page::owned);
+        let leaf = subject.space().query(GuestPhysAddr::new(self.shape.pages[page])).ok();
+        let Some((frame, _)) = frame.zip(leaf.filter(|leaf| !leaf.owned)) else { return false };
+        self.host.ram().write(frame.hpa, !frame.word);
+        self.host.watch.borrow_mut().wrote(page, !frame.word);
+        true
     }
 
     fn migrate(&mut self, index: usize, span: Span) -> Result<(), Violation> {
@@ -502,7 +566,7 @@ impl<P: Platform> Driver<'_, P> {
         subject.space = None;
         subject.specification.pages.clear();
         subject.owed = None;
-        subject.forgot = false;
+        (subject.forgot, subject.shares) = (false, false);
         self.make_space(index)?;
         for cpu in 0..self.settings.cpus {
             if self.host.machine.borrow().root(cpu).is_none() {
@@ -517,6 +581,13 @@ impl<P: Platform> Driver<'_, P> {
     pub(crate) fn fingerprint(&self, index: usize) -> Option<(usize, u64)> {
         let small = self.host.taken() < 200;
         let look = small && self.subjects[index].owed.is_none() && self.settings.failing;
+        // Tables that were copied for a change stay when it fails: the guest sees no difference.
+        (look && !self.subjects[index].shares).then(|| (self.host.taken(), self.host.fingerprint()))
+    }
+
+    /// As [`fingerprint`](Self::fingerprint), before what copies no table.
+    pub(crate) fn fingerprint_exactly(&self, index: usize) -> Option<(usize, u64)> {
+        let look = self.host.taken() < 200 && self.subjects[index].owed.is_none() && self.settings.failing;
         look.then(|| (self.host.taken(), self.host.fingerprint()))
     }
 

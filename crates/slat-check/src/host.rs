@@ -9,15 +9,12 @@ use crate::maintenance;
 use crate::mistakes::Mistake;
 use crate::platform::Platform;
 use crate::random::Random;
-use crate::specification::{Architecture, Rules};
+use crate::specification::Rules;
 use crate::watch::Watch;
 use slat::{
     CacheMaintenance, Counters, Hal, HostPhysAddr, HostPhysRange, Invalidation, PAGE_SIZE, Reach, TableKind,
 };
-use slat_model::{
-    Access, AccessKind, BarrierAccess, Domain, Fault, Instruction, Machine, Outcome, Policy, Ram, Source,
-    Stage1, VirtualFault,
-};
+use slat_model::{BarrierAccess, Domain, Instruction, Machine, Policy, Ram};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
@@ -33,6 +30,7 @@ const POISON: u64 = 0xa5a5_a5a5_a5a5_a5a7;
 const WORDS: u64 = PAGE_SIZE / 8;
 
 mod backend;
+mod guests;
 mod pager;
 mod spare;
 mod tables;
@@ -77,6 +75,8 @@ pub struct Host<P: Platform> {
     allocator: RefCell<Allocator>,
     /// What may be seen at this moment.
     pub watch: RefCell<Watch>,
+    /// The other spaces that CPUs run, by number, each with what may be seen of it.
+    pub(crate) bystanders: RefCell<Vec<(usize, Watch)>>,
     violation: RefCell<Option<Violation>>,
     /// The CPU on which slat runs.
     pub(crate) cpu: Cell<usize>,
@@ -95,8 +95,21 @@ pub struct Host<P: Platform> {
     pub(crate) pager: pager::State,
     /// The guest only reads meanwhile.
     reads_only: Cell<bool>,
+    /// What is going on, for mistakes that are made then only.
+    pub(crate) moment: Cell<Moment>,
     stores: Cell<u64>,
     looks: Cell<u64>,
+}
+
+/// What slat was asked for at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// A fork or a snapshot.
+    Fork,
+    /// The answer to a fault.
+    Fault,
+    /// Anything else.
+    Other,
 }
 
 impl<P: Platform> Host<P> {
@@ -124,6 +137,7 @@ impl<P: Platform> Host<P> {
             machine: RefCell::new(machine),
             allocator: RefCell::new(allocator),
             watch: RefCell::default(),
+            bystanders: RefCell::default(),
             violation: RefCell::default(),
             cpu: Cell::new(0),
             operation: Cell::new(0),
@@ -134,6 +148,7 @@ impl<P: Platform> Host<P> {
             lent: RefCell::default(),
             pager: pager::State::default(),
             reads_only: Cell::new(false),
+            moment: Cell::new(Moment::Other),
             stores: Cell::new(0),
             looks: Cell::new(0),
         }
@@ -296,62 +311,6 @@ impl<P: Platform> Host<P> {
         self.machine.borrow_mut().execute(cpu, instruction);
     }
 
-    /// The guest uses a page on a CPU; a write also changes its first word.
-    pub fn guest_access(&self, cpu: usize, page: usize, access: Access) -> Result<(), slat_model::Fault> {
-        let mut watch = self.watch.borrow_mut();
-        let gpa = watch.gpa(page);
-        let by_linear_address = !is_fetch(access) && self.random.borrow_mut().one_in(2);
-        let mut machine = self.machine.borrow_mut();
-        let translation = if by_linear_address {
-            // With its own translation off: the CPU may combine both stages all the same.
-            machine
-                .access_virtual(cpu, gpa, access, &untranslated(self.rules.architecture))
-                .map_err(second)?
-        } else {
-            machine.access(cpu, gpa, access)?
-        };
-        drop(machine);
-        if let Err(violation) = watch.judge(self, page, &translation) {
-            self.report(violation);
-        } else if access.kind == slat_model::AccessKind::Write && self.born(translation.hpa).is_some() {
-            let word = self.random.borrow_mut().number();
-            self.ram.write(translation.hpa, word);
-            watch.wrote(page, word);
-        }
-        Ok(())
-    }
-
-    /// Every result that an access can have, by the entries that combine both stages too.
-    pub fn possible(&self, cpu: usize, gpa: u64, access: Access) -> Vec<Outcome> {
-        let machine = self.machine.borrow();
-        let mut outcomes = machine.possible(cpu, gpa, access);
-        // Arm's are among those already.
-        if !is_fetch(access) && self.rules.architecture != Architecture::Stage2 {
-            let combined = machine.possible_virtual(cpu, gpa, access, &untranslated(self.rules.architecture));
-            let seen = |translation| outcomes.iter().any(|outcome| outcome.result == Ok(translation));
-            let more: Vec<_> = combined.into_iter().flatten().filter(|found| !seen(*found)).collect();
-            let outcome = |found| Outcome { result: Ok(found), source: Source::Combined(0) };
-            outcomes.extend(more.into_iter().map(outcome));
-        }
-        outcomes
-    }
-
-    /// Between two stores of slat the guest goes on.
-    fn interleave(&self) {
-        let (page, cpu, write) = {
-            let mut random = self.random.borrow_mut();
-            let watch = self.watch.borrow();
-            if watch.cpus().is_empty() || !random.one_in(6) {
-                return;
-            }
-            let cpu = random.choose(watch.cpus());
-            (random.below(watch.pages() as u64) as usize, cpu, random.one_in(2) && !self.reads_only.get())
-        };
-        let access = if write { Access::WRITE } else { Access::READ };
-        // A fault means that the guest waits until it is answered.
-        let _ = self.guest_access(cpu, page, access);
-    }
-
     fn fill(&self, start: u64, count: usize, value: u64) {
         let first = ((start - FIRST_FRAME) / 8) as usize;
         for word in &self.ram.words()[first..first + count * WORDS as usize] {
@@ -368,28 +327,6 @@ impl<P: Platform> Host<P> {
         {
             self.report(Violation::new(Check::Root, format!("{invalid}")));
         }
-    }
-}
-
-/// By Intel's manual, whose page a fetch is of depends on stage 1.
-fn is_fetch(access: Access) -> bool {
-    access.kind == AccessKind::Execute
-}
-
-/// The registers of a guest whose own translation is off.
-fn untranslated(architecture: Architecture) -> Stage1 {
-    match architecture {
-        Architecture::Ept | Architecture::Npt => Stage1::x86(0, 0, 0, 0, false),
-        Architecture::Stage2 => Stage1::arm(0, 0, 0, 0),
-        Architecture::Gstage => Stage1::riscv(0),
-    }
-}
-
-/// Where stage 1 is off, only the second level can refuse.
-fn second(fault: VirtualFault) -> Fault {
-    match fault {
-        VirtualFault::Second(fault) => fault,
-        VirtualFault::Guest { gva, .. } => unreachable!("stage 1 is off and refused {gva:#x}"),
     }
 }
 
@@ -490,7 +427,7 @@ unsafe impl<P: Platform> Hal for Host<P> {
         self.ledger.invalidated(here, invalidation.scope, invalidation.reach);
         let mut plan = maintenance::plan(&self.platform, invalidation, here, cpus);
         if let Some(mistake) = self.mistake {
-            plan = mistake.distort(&self.platform, invalidation, here, cpus, plan);
+            plan = mistake.at(self.moment.get()).distort(&self.platform, invalidation, here, cpus, plan);
             if mistake == Mistake::FreedBeforeInvalidation {
                 self.delayed.borrow_mut().append(&mut plan);
             }
@@ -546,28 +483,6 @@ unsafe impl<P: Platform> Hal for Host<P> {
         let start = start.as_u64();
         self.fill(start, count, 0);
         self.machine.borrow_mut().host_wrote(start..start + count as u64 * PAGE_SIZE);
-    }
-}
-
-impl<P: Platform> Host<P> {
-    /// Looks at every page in play that lies in a range, on every CPU that runs the space.
-    fn look(&self, start: u64, size: u64) {
-        if self.violation.borrow().is_some() {
-            return;
-        }
-        let watch = self.watch.borrow();
-        for page in watch.pages_in(start, size) {
-            for cpu in watch.cpus() {
-                self.looks.set(self.looks.get() + 1);
-                for outcome in self.possible(*cpu, watch.gpa(page), Access::READ) {
-                    let Ok(translation) = outcome.result else { continue };
-                    if let Err(violation) = watch.judge(self, page, &translation) {
-                        let detail = format!("CPU {cpu}, from {:x?}: {}", outcome.source, violation.detail);
-                        self.report(Violation { detail, ..violation });
-                    }
-                }
-            }
-        }
     }
 }
 

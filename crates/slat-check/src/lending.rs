@@ -195,6 +195,8 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         let hole = self.subjects[index].specification.first_hole(&self.shape, start, size);
         self.plan_populate(index, start, size, hole);
+        // What is shared is copied first.
+        self.shape.pages_in(start, size).for_each(|page| self.plan_copy(index, page));
         let specification = &self.subjects[index].specification;
         let device =
             specification.any(&self.shape, start, size, |page| matches!(page.backing, Backing::Trap(..)));

@@ -12,6 +12,7 @@ pub mod checks;
 pub mod driver;
 mod execute;
 pub mod exhaustive;
+mod forks;
 pub mod fuzz;
 pub mod guest_walk;
 pub mod host;

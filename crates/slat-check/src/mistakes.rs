@@ -3,6 +3,7 @@
 //! Some stand between slat and the CPUs (an invalidation too few, too small, too late), some in the host (a frame
 //! handed out twice), some in the format (a wrong bit), some in the operations themselves (a page too many).
 
+use crate::host::Moment;
 use crate::platform::Platform;
 use crate::specification::{Architecture, Rules};
 use slat::format::{CacheEvent, Format, Geometry, Kind};
@@ -174,12 +175,41 @@ mistakes! {
     HostWritesTooMuch,
     /// A compare-exchange of the host does not compare.
     HostExchangesAlways,
+    /// A fork invalidates nothing.
+    ForkUninvalidated,
+    /// A fork invalidates the CPU that asks and no other one.
+    ForkInvalidationLocal,
+    /// A page that is copied for a write is not invalidated.
+    CopyUninvalidated,
+    /// A page that is copied for a write loses its contents.
+    CopyLosesContents,
+    /// What is written goes to the frame that is shared with a fork.
+    WriteReachesSibling,
+    /// x86: a table that is shared with a fork is taken for the space's own.
+    SharedTableChanged,
+    /// Who drops a space gives a frame back that another one has.
+    SharedFrameFreed,
+    /// What was written since the snapshot is still there after going back to it.
+    ResetKeepsWrites,
+    /// A snapshot has what was to be left out of it.
+    ChildrenGetAll,
 }
 
 /// What becomes of ranges and stride.
 type ChangeRanges<'a> = &'a dyn Fn(&[GuestPhysRange], LeafSize) -> (Vec<GuestPhysRange>, LeafSize);
 
 impl Mistake {
+    /// The mistake that this one is at a moment.
+    pub(crate) fn at(self, moment: Moment) -> Self {
+        match (self, moment) {
+            (Self::ForkUninvalidated, Moment::Fork) | (Self::CopyUninvalidated, Moment::Fault) => {
+                Self::InvalidationMissing
+            }
+            (Self::ForkInvalidationLocal, Moment::Fork) => Self::InvalidationLocal,
+            (other, _) => other,
+        }
+    }
+
     /// What is executed instead of the correct `plan`.
     #[must_use]
     pub fn distort<P: Platform>(
@@ -368,6 +398,15 @@ impl<F: Platform> Format for Mistaken<F> {
 
     fn kind(&self, level: u8, entry: u64) -> Kind {
         self.inner.kind(level, entry)
+    }
+
+    fn next_table(&self, entry: u64) -> Option<HostPhysAddr> {
+        if self.makes(Mistake::TableReadOnly) {
+            // What it makes itself.
+            return self.inner.next_table(entry | 2).filter(|_| entry & 2 == 0);
+        }
+        let read_only = self.makes(Mistake::SharedTableChanged) && F::TABLES_HAVE_PERMISSIONS;
+        self.inner.next_table(if read_only { entry | F::WRITE } else { entry })
     }
 
     fn accessed_bit(&self) -> u64 {

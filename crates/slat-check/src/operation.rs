@@ -118,6 +118,19 @@ pub enum Operation {
     Discard(Span),
     /// The host accesses memory of the guest.
     Host(HostAccess),
+    /// Another space makes way for a fork of this one; if it is the same, for a fork that outlives it.
+    Fork {
+        /// The space that is dropped, modulo as many as there are.
+        into: u8,
+    },
+    /// Takes a snapshot; the one before is dropped.
+    Snapshot,
+    /// Goes back to the snapshot; without one, takes one.
+    Reset,
+    /// Gives back what only this space still keeps for forks that are gone.
+    Consolidate,
+    /// Says whether forks have a range.
+    SetInChildren(Span, bool),
     /// Maps pages whose contents come from a pager.
     MapPaged {
         /// Where.
@@ -179,7 +192,7 @@ impl HostAccessKind {
 /// The code of the first access of the host.
 const HOST: u8 = 14;
 /// Codes in all; those that stand for nothing yet are refused operations.
-const CODES: u8 = 35;
+const CODES: u8 = 48;
 
 /// An operation and the space that it falls on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,6 +311,10 @@ fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
         23 => Operation::Pin(bytes.span()),
         24 => Operation::Unpin(bytes.span()),
         25 => Operation::Discard(bytes.span()),
+        26 => Operation::Fork { into: bytes.next() },
+        27 => [Operation::Snapshot, Operation::Reset][usize::from(bytes.next() & 1)].clone(),
+        28 => Operation::Consolidate,
+        29 => Operation::SetInChildren(bytes.span(), bytes.next() & 1 == 1),
         32 => Operation::MapPaged { span: bytes.span(), flags: bytes.flags() },
         33 => Operation::PageOut(bytes.span(), bytes.next()),
         34 => Operation::Evict { most: bytes.next(), looks: bytes.next(), refused: bytes.next() },
@@ -369,6 +386,11 @@ fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
         Operation::Pin(span) => put(23, &[span.first, span.length]),
         Operation::Unpin(span) => put(24, &[span.first, span.length]),
         Operation::Discard(span) => put(25, &[span.first, span.length]),
+        Operation::Fork { into } => put(26, &[*into]),
+        Operation::Snapshot => put(27, &[0]),
+        Operation::Reset => put(27, &[1]),
+        Operation::Consolidate => put(28, &[]),
+        Operation::SetInChildren(span, inherit) => put(29, &[span.first, span.length, u8::from(*inherit)]),
         Operation::MapPaged { span, flags } => put(32, &[span.first, span.length, flags.bits()]),
         Operation::PageOut(span, refused) => put(33, &[span.first, span.length, *refused]),
         Operation::Evict { most, looks, refused } => put(34, &[*most, *looks, *refused]),
@@ -380,7 +402,7 @@ fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
 
 /// A random command: mostly what finds something to do, now and then something that must be refused.
 pub fn random(random: &mut Random) -> Command {
-    let space = u8::from(random.one_in(4));
+    let space = random.choose(&[0, 0, 0, 0, 0, 0, 1, 2]);
     Command { space, operation: random_operation(random) }
 }
 
@@ -413,6 +435,9 @@ fn random_operation(random: &mut Random) -> Operation {
     }
     if random.one_in(30) {
         return random_paging(random, Span { first: 0, length: 11 });
+    }
+    if random.one_in(12) {
+        return random_fork(random);
     }
     match random.below(100) {
         0..8 => Operation::MapLinear {
@@ -507,6 +532,17 @@ pub(crate) fn random_paging(random: &mut Random, whole: Span) -> Operation {
             span: if random.one_in(2) { whole } else { random_span(random) },
             flags: ALL,
         },
+    }
+}
+
+/// What has to do with forks and snapshots.
+fn random_fork(random: &mut Random) -> Operation {
+    match random.below(12) {
+        0..5 => Operation::Fork { into: random.below(6) as u8 },
+        5..7 => Operation::Snapshot,
+        7..10 => Operation::Reset,
+        10 => Operation::Consolidate,
+        _ => Operation::SetInChildren(random_span(random), random.one_in(3)),
     }
 }
 

@@ -306,7 +306,7 @@ pub fn random_case(platform: &AnyPlatform, seed: u64, length: usize) -> Case {
     let shape = random_shape(platform, &mut random);
     let settings = Settings {
         cpus: random.choose(&[1, 2, 2, 4]),
-        spaces: random.choose(&[1, 1, 2]),
+        spaces: random.choose(&[1, 1, 2, 2, 3]),
         failing: random.one_in(5),
         seed,
     };

@@ -143,6 +143,8 @@ pub struct Page {
     pub backing: Backing,
     /// How often it is pinned.
     pub pins: u16,
+    /// Whether forks have it.
+    pub in_children: bool,
 }
 
 impl Page {
@@ -230,7 +232,7 @@ impl Specification {
 
     /// Puts a page that is not pinned into a region.
     pub fn insert(&mut self, index: usize, flags: MappingFlags, backing: Backing) {
-        self.pages.insert(index, Page { flags, backing, pins: 0 });
+        self.pages.insert(index, Page { flags, backing, pins: 0, in_children: true });
     }
 
     /// Whether any page of a range is what `what` says.

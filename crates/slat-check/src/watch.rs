@@ -36,12 +36,18 @@ pub struct Watch {
     allowed: Vec<Vec<Expected>>,
     /// First words that the guest wrote in this operation.
     words: Vec<Option<u64>>,
+    /// All of them, with their pages, in order.
+    written: Vec<(usize, u64)>,
     cpus: Vec<usize>,
+    /// The space has memory in common with a fork, so that what may be written to may lack that permission.
+    shares: bool,
 }
 
 impl Watch {
     /// Begins to watch the pages of `shape`: nothing may be seen yet.
     pub fn begin(&mut self, shape: &Shape, cpus: Vec<usize>) {
+        self.shares = false;
+        self.written.clear();
         if self.addresses != shape.pages {
             self.addresses.clone_from(&shape.pages);
             self.allowed = vec![vec![]; shape.pages.len()];
@@ -56,6 +62,17 @@ impl Watch {
     #[must_use]
     pub fn cpus(&self) -> &[usize] {
         &self.cpus
+    }
+
+    /// The space has memory in common with a fork, or is about to: whatever may be seen may be seen without the permission to
+    /// write as well.
+    pub fn share(&mut self) {
+        self.shares = true;
+        for page in 0..self.allowed.len() {
+            for expected in self.allowed[page].clone() {
+                self.allow(page, expected);
+            }
+        }
     }
 
     /// The number of pages.
@@ -86,14 +103,29 @@ impl Watch {
 
     /// Allows a mapping, if it can be seen at all.
     pub fn allow(&mut self, page: usize, expected: Expected) {
-        if expected.flags.is_accessible() && !self.allowed[page].contains(&expected) {
-            self.allowed[page].push(expected);
+        let read_only = Expected { flags: expected.flags - MappingFlags::WRITE, ..expected };
+        for expected in [expected, read_only].into_iter().take(1 + usize::from(self.shares)) {
+            if expected.flags.is_accessible() && !self.allowed[page].contains(&expected) {
+                self.allowed[page].push(expected);
+            }
         }
     }
 
     /// The guest wrote to a page.
     pub fn wrote(&mut self, page: usize, word: u64) {
         self.words[page] = Some(word);
+        self.written.push((page, word));
+    }
+
+    /// Whether the guest wrote this word to a page in this operation, be it that it wrote others later.
+    #[must_use]
+    pub fn has_written(&self, page: usize, word: u64) -> bool {
+        self.written.contains(&(page, word))
+    }
+
+    /// What the guest wrote went to pages that are no more.
+    pub fn forget_words(&mut self) {
+        self.words.fill(None);
     }
 
     /// The word that the guest wrote to a page in this operation.

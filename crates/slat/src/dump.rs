@@ -79,6 +79,9 @@ impl<H: Hal, F: Format, B: CustomBackend> fmt::Display for Dump<'_, H, F, B> {
                 Backend::Linear { hpa } => write!(f, "linear -> {hpa:#x}")?,
                 Backend::Alloc { largest_leaf, .. } => write!(f, "alloc, leaves up to {largest_leaf}")?,
                 Backend::Shared { memory, offset } => write!(f, "shared memory {} + {offset:#x}", memory.0)?,
+                Backend::Private { memory, offset } => {
+                    write!(f, "private copy of shared memory {} + {offset:#x}", memory.0)?;
+                }
                 Backend::Trap { device, offset } => write!(f, "{device} + {offset:#x}")?,
                 Backend::Custom { source, offset } => write!(f, "custom {source} + {offset:#x}")?,
                 Backend::Paged { source, offset } => write!(f, "paged {source} + {offset:#x}")?,

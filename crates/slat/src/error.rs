@@ -385,6 +385,25 @@ pub enum CollectLogError {
     },
 }
 
+/// Why pages could not be asked whether they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ScanError {
+    /// The range is unusable.
+    #[error(transparent)]
+    BadRange(#[from] BadRange),
+    /// There are fewer ages than the range has pages.
+    #[error("{given} ages for {needed} pages")]
+    AgesTooShort {
+        /// Pages of 4 KiB in the range.
+        needed: u64,
+        /// Ages that were given.
+        given: u64,
+    },
+    /// The host has no frame left for a table that is shared with a fork or a snapshot.
+    #[error("out of memory for tables")]
+    OutOfMemory,
+}
+
 /// Why a dirty log could not be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum StopLogError {

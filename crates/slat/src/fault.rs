@@ -65,8 +65,9 @@ pub enum FaultOutcome {
     /// (it is gone now). Re-enter the guest.
     Spurious,
     /// The page was mapped already, and the leaf lacked the accessed or dirty flag that this access needs, where the
-    /// hardware does not set it ([`Format::marks_by_fault`](crate::format::Format::marks_by_fault)): it is set now. Re-enter
-    /// the guest.
+    /// hardware does not set it ([`Format::marks_by_fault`](crate::format::Format::marks_by_fault)): it is set now. Or a
+    /// [scan](crate::AddrSpace::scan_idle) waited for the next access to the page, where the hardware has no such flag.
+    /// Re-enter the guest.
     Marked,
     /// The page was shared with a fork or a snapshot, and the guest writes to it: it has a copy of its own now, in a leaf of
     /// this size. Re-enter the guest.

@@ -11,6 +11,7 @@
 
 use crate::addr::{HostPhysAddr, HostPhysRange, PAGE_SIZE};
 use crate::hal::Hal;
+use crate::isa;
 use crate::sync::{AtomicU64, Ordering, make_words};
 
 /// Number of 4 KiB frames in a leaf of `level`.
@@ -99,6 +100,20 @@ impl<'h, H: Hal> OwnedFrames<'h, H> {
     }
 }
 
+impl<H: Hal> OwnedFrames<'_, H> {
+    /// As [`copy_from`](Self::copy_from), where guests may go on writing: each word is what it was at some moment.
+    ///
+    /// # Safety
+    /// `source` is a run of as many frames, taken from the same host, and stays so.
+    pub(crate) unsafe fn copy_from_live(&mut self, source: HostPhysAddr) {
+        let bytes = self.count * PAGE_SIZE as usize;
+        let (from, to) = (self.hal.phys_to_virt(source), self.hal.phys_to_virt(self.start));
+        // SAFETY: both runs are taken and as long as that, the one to be written is ours alone, and the other one is read by
+        // accesses that may race.
+        unsafe { isa::read(from, to, bytes) };
+    }
+}
+
 impl<H: Hal> Drop for OwnedFrames<'_, H> {
     fn drop(&mut self) {
         // SAFETY: the frames were taken from this host and are ours: nothing else refers to them.
@@ -134,6 +149,11 @@ impl<'h, H: Hal> FrameStack<'h, H> {
             stack.take_one()?;
         }
         Some(stack)
+    }
+
+    /// Whether there is nothing to pop.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_none()
     }
 
     /// The `index`th word of a list.

@@ -65,7 +65,7 @@ pub use dump::Dump;
 pub use error::{
     BadRange, ClearError, CollapseError, CollectLogError, CreateError, DiscardError, FaultError, ForkError,
     InheritError, MapError, MigrateError, PageOutError, PinError, PopulateError, ProtectError, QueryError,
-    ResetError, StartLogError, StopLogError, TopUpError, UnmapError, UnpinError, UnsupportedFlags,
+    ResetError, ScanError, StartLogError, StopLogError, TopUpError, UnmapError, UnpinError, UnsupportedFlags,
 };
 pub use fault::{FaultCause, FaultOutcome, NestedPageFaultInfo};
 pub use flags::{LeafSize, MappingFlags, MemoryType};

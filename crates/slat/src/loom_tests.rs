@@ -5,12 +5,14 @@
 
 #![expect(unsafe_code, reason = "a host with memory for loom's atomics")]
 
+mod fork;
+
 use crate::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
 use crate::fault::FaultOutcome;
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::stage2::{Features, Stage2};
 use crate::hal::{CacheMaintenance, Hal};
-use crate::space::{AddrSpace, AllocOptions};
+use crate::space::{AddrSpace, AllocOptions, BackendError, BackendPage, Pager, PagerBackend};
 use crate::sync::{AtomicU64, Ordering};
 use crate::tlb::{HartSet, Invalidation, Tag, TagPool};
 use loom::cell::UnsafeCell;
@@ -60,7 +62,9 @@ unsafe impl Hal for Host {
     }
 
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
-        self.frames.lock().expect("no panic")[(hpa.as_u64() / PAGE_SIZE - 1) as usize].0 as *mut u8
+        let (block, taken) = self.frames.lock().expect("no panic")[(hpa.as_u64() / PAGE_SIZE - 1) as usize];
+        assert!(taken, "a frame is used after it came back");
+        block as *mut u8
     }
 
     fn invalidate(&self, _invalidation: &Invalidation<'_>) {}
@@ -177,6 +181,49 @@ fn who_sees_a_page_sees_what_was_put_into_it() {
             assert_eq!(cpu.join().expect("no panic"), Ok(POPULATED));
         });
     }
+}
+
+/// Contents that come from elsewhere, written without any order of their own.
+struct Contents(Arc<AtomicU64>);
+
+impl Pager for Contents {
+    fn page_in(&self, _page: &BackendPage, _bytes: &mut [u8]) -> Result<(), BackendError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn page_out(&self, _page: &BackendPage, _bytes: &[u8]) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn two_faults_on_a_page_of_a_pager_take_one_frame_and_its_contents() {
+    explore(|| {
+        let contents = Arc::new(AtomicU64::new(0));
+        let features = Features { pa_bits: 48, ..Features::BASELINE };
+        let format = Stage2::new(features, Some(39)).expect("in range");
+        let pager = PagerBackend(Contents(Arc::clone(&contents)));
+        let start = GuestPhysAddr::new(0);
+        let space = AddrSpace::with_backend(Host::default(), format, start, 1 << 39, 0, pager);
+        let mut space = space.expect("a root");
+        space.map_paged(start, 0, 0, 4 * PAGE_SIZE, MappingFlags::READ).expect("memory");
+        space.handle_page_fault(start, MappingFlags::READ).expect("memory");
+        let (space, used) = (Arc::new(space), contents.load(Ordering::Relaxed));
+        let frames = space.hal().in_use();
+        let page = GuestPhysAddr::new(PAGE_SIZE);
+        let other = Arc::clone(&space);
+        let cpu = thread::spawn(move || other.handle_page_fault(page, MappingFlags::READ).expect("memory"));
+        if space.translate(page).is_some() {
+            assert!(contents.load(Ordering::Relaxed) > used, "the page was visible before its contents");
+        }
+        let outcomes = [
+            space.handle_page_fault(page, MappingFlags::READ).expect("memory"),
+            cpu.join().expect("no panic"),
+        ];
+        assert!(outcomes.contains(&POPULATED) && outcomes.contains(&FaultOutcome::Spurious));
+        assert_eq!(space.hal().in_use(), frames + 1);
+    });
 }
 
 #[test]

@@ -180,6 +180,15 @@ impl<P: Platform> Driver<'_, P> {
     fn expect(&mut self, part: Part, bytes: u64, after: &Image) {
         let pages: Vec<usize> = part.pages(bytes).filter_map(|gpa| self.page_at(gpa)).collect();
         for page in pages {
+            if let Some(bytes) = after.get(&(part.index, self.shape.pages[page])) {
+                let word = first_word(bytes);
+                self.plan_copy(part.index, page);
+                if let (Some(Target::Moved(_)), Some(spec)) =
+                    (self.planned[page], self.subjects[part.index].specification.page(page))
+                {
+                    self.allow(page, spec.flags, Target::Moved(word));
+                }
+            }
             for page in self.window(part.index, page) {
                 let Some(spec) = self.subjects[part.index].specification.page(page).copied() else {
                     continue;
@@ -211,7 +220,8 @@ impl<P: Platform> Driver<'_, P> {
         let right = match error.reason {
             AccessRefusal::Fault(FaultError::OutOfMemory(_)) => {
                 let page = error.gpa.as_u64() & !(PAGE_SIZE - 1);
-                let absent = leaf_at(self.subjects[part.index].space(), page).is_none();
+                let subject = &self.subjects[part.index];
+                let absent = leaf_at(subject.space(), page).is_none() || subject.shares;
                 self.host.refused() > 0 && error.done <= done && absent
             }
             reason => {

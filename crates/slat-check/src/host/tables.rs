@@ -17,6 +17,15 @@ impl<P: Platform> Host<P> {
         Some((start, 1 << shift))
     }
 
+    /// As [`watch_root`](Self::watch_root), of a root in which something stands already.
+    pub fn watch_tree(&self, hpa: u64) {
+        self.watch_root(hpa);
+        for entry in 0..self.platform.geometry().entries(self.platform.geometry().root_level()) as u64 {
+            let entry = hpa + 8 * entry;
+            self.linked(entry, self.ram.read(entry).unwrap_or(0));
+        }
+    }
+
     fn link(&self, allocator: &mut Allocator, level: u8, start: u64, value: u64) {
         let Some(next) = address_in(self.rules.architecture, value).filter(|_| level > 0) else { return };
         let Some(index) = frame_index(next) else { return };

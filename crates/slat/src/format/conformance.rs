@@ -161,6 +161,7 @@ pub(crate) fn software_entries_are_absent_for_the_hardware<F: Format>(format: F)
                     Soft::NoAccess(leaf),
                     Soft::Broken(leaf),
                     Soft::RetiredLeaf(leaf),
+                    Soft::Idle(leaf),
                     Soft::RetiredTable { hpa, owned: leaf.owned, shared: false },
                     Soft::RetiredTable { hpa, owned: leaf.owned, shared: true },
                     Soft::SharedTable(hpa),

@@ -290,7 +290,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.table.unshare(range, Extent::All).map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
         let split = split_edges(&self.table, &mut self.regions, &mut self.pending, range);
         split.map_err(|OutOfMemory| ProtectError::OutOfMemory)?;
-        if self.table.has_version() {
+        let private = |region: &Region| matches!(region.backend, Backend::Private { .. });
+        if self.table.has_version()
+            || cover.lent && self.regions.overlapping(range).any(|region| private(&region))
+        {
             // A leaf that shares its frame is not made writable where it is to be copied first.
             for region in self.regions.overlapping(range) {
                 let Some(part) = region.range.intersection(range) else { continue };
@@ -298,7 +301,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 self.table.protect(&mut self.pending, part, flags, Alike::No { copied });
             }
         } else {
-            let alike = if cover.alike { Alike::Yes } else { Alike::No { copied: false } };
+            let alike = if cover.alike && !self.held { Alike::Yes } else { Alike::No { copied: false } };
             self.table.protect(&mut self.pending, range, flags, alike);
         }
         if cover.logged {

@@ -12,7 +12,7 @@ use log::debug;
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Gives the frames of `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped, back to the host or to the
     /// custom backend; the regions stay, lazy ones now. The next access of the guest finds a page of zeroes, or what
-    /// the custom backend or the pager has: what it wrote to a paged region since then is lost
+    /// the custom backend, the pager or the memory of a private mapping has: what it wrote to a paged region since then is lost
     /// ([`page_out`](Self::page_out) keeps it). Returns the number of 4 KiB pages given up.
     ///
     /// One invalidation, if anything was populated. Large leaves at the edges are split, empty tables given back.
@@ -25,7 +25,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(DiscardError::NotMapped)?;
         let kept = |region: &Region| {
-            !matches!(region.backend, Backend::Alloc { .. } | Backend::Custom { .. } | Backend::Paged { .. })
+            !region.backend.is_copied_on_write() && !matches!(region.backend, Backend::Custom { .. })
         };
         if let Some(region) = self.regions.overlapping(range).find(kept) {
             return Err(DiscardError::NotOwned(region.range));

@@ -1,6 +1,6 @@
 //! Answering a guest's faults, on any number of CPUs at once.
 
-use super::backend::{Custom, PageIn, Shared, page_of, paged_page};
+use super::backend::{Custom, PageIn, PrivateCopy, Shared, page_of, paged_page};
 use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::device::DeviceAccess;
@@ -9,7 +9,7 @@ use crate::fault::{FaultOutcome, NestedPageFaultInfo};
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::{Format, allows};
 use crate::hal::Hal;
-use crate::table::{MadeWritable, OutOfMemory, Populated, Refused, Unshared, Want};
+use crate::table::{Leaf, MadeWritable, OutOfMemory, Populated, Refused, Unshared, Want};
 use log::{trace, warn};
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -118,16 +118,26 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             trace!("fault `{access}` at {gpa:#x}: {device} + {offset:#x}");
             return Ok(FaultOutcome::Trap(DeviceAccess { device, offset, access, width: None }));
         }
+        // What a private mapping copies, others may be writing to.
+        let private = matches!(region.backend, Backend::Private { .. });
+        let copies = access.contains(MappingFlags::WRITE) && region.backend.is_copied_on_write() && !private;
+        if copies && self.table.copy_page(gpa, region.flags) {
+            trace!("fault `{access}` at {gpa:#x}: copied a page");
+            return Ok(FaultOutcome::Copied(LeafSize::Size4K));
+        }
         let unshared = self.unshare_for_fault(gpa).map_err(|refused| self.refused(gpa, access, refused))?;
         match region.backend {
             Backend::Linear { .. } => {
                 // Mapped for good, but the table of a split may wait for a debt that was forgotten.
-                self.table.link_waiting(gpa);
-                return self.answer_present(&region, gpa, access, unshared);
+                return match self.table.link_waiting(gpa, access) {
+                    Some(leaf) => self.answer_woken(&region, gpa, access, &leaf),
+                    None => self.answer_present(&region, gpa, access, unshared),
+                };
             }
             Backend::Trap { .. }
             | Backend::Alloc { .. }
             | Backend::Shared { .. }
+            | Backend::Private { .. }
             | Backend::Custom { .. }
             | Backend::Paged { .. } => {}
         }
@@ -142,6 +152,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 Ok(FaultOutcome::Populated(size))
             }
             Ok(Populated::Present(_)) => self.answer_present(&region, gpa, access, unshared),
+            Ok(Populated::Woken(leaf)) => self.answer_woken(&region, gpa, access, &leaf),
             Ok(Populated::Unsettled) => Ok(FaultOutcome::Retry),
             Err(Refused::NotYet) => Ok(FaultOutcome::Wait),
             Err(refused) => Err(self.refused(gpa, access, refused)),
@@ -182,6 +193,21 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 let mut shared = Shared { table: &self.table, memory, region: *region, offset, gpa };
                 self.table.populate_from(gpa, (flags, access), &mut shared)
             }
+            Backend::Private { memory, offset } => {
+                let Some(memory) = self.shared.get(memory) else { return Err(Refused::NoSuchPage) };
+                let table = &self.table;
+                let shared = |region| Shared { table, memory, region, offset, gpa };
+                let reads = flags - MappingFlags::WRITE;
+                let copies = access.contains(MappingFlags::WRITE)
+                    || !reads.is_accessible()
+                    || self.format().check_flags(reads).is_err();
+                if copies {
+                    table.populate_from(gpa, (flags, access), &mut PrivateCopy(shared(*region)))
+                } else {
+                    let region = Region { flags: reads, ..*region };
+                    table.populate_from(gpa, (reads, access), &mut shared(region))
+                }
+            }
             Backend::Custom { .. } => {
                 let Some(page) = page_of(region, gpa) else { return Err(Refused::NoSuchPage) };
                 let mut custom = Custom { table: &self.table, backend: &self.backend, page };
@@ -221,6 +247,23 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
     }
 
+    /// The leaf was idle and is there again. It may lack the permission to write, as any other.
+    #[cold]
+    fn answer_woken(
+        &self,
+        region: &Region,
+        gpa: GuestPhysAddr,
+        access: MappingFlags,
+        leaf: &Leaf,
+    ) -> Result<FaultOutcome, FaultError> {
+        let refused = leaf.clean || !leaf.flags.contains(MappingFlags::WRITE);
+        if access.contains(MappingFlags::WRITE) && refused {
+            return self.answer_present(region, gpa, access, false);
+        }
+        trace!("fault `{access}` at {gpa:#x}: was idle");
+        Ok(FaultOutcome::Marked)
+    }
+
     /// The region allows the access and the leaf is there: it lacks a permission that the region has, or a mark, or this CPU
     /// remembers an older refusal.
     fn answer_present(
@@ -232,7 +275,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ) -> Result<FaultOutcome, FaultError> {
         if access.contains(MappingFlags::WRITE) {
             if region.backend.is_copied_on_write() {
-                let written = self.table.write_shared(gpa, region.flags, true);
+                // Whose the frame is, the memory or a version, is not known of a private mapping.
+                let from_version = !matches!(region.backend, Backend::Private { .. });
+                let written = self.table.write_shared(gpa, region.flags, from_version);
                 match written.map_err(|OutOfMemory| self.refused(gpa, access, Refused::OutOfMemory))? {
                     Unshared::Never => {}
                     Unshared::Copied(size) => {
@@ -304,7 +349,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         while let Some(gpa) = next.filter(|gpa| *gpa < window.end()) {
             let step = match self.supply(region, gpa, MappingFlags::empty(), init) {
                 Ok(Populated::New(size)) => size.bytes(),
-                Ok(Populated::Present(_) | Populated::Unsettled) => PAGE_SIZE,
+                Ok(Populated::Present(_) | Populated::Woken(_) | Populated::Unsettled) => PAGE_SIZE,
                 Err(_) => return,
             };
             next = gpa.align_down(step).checked_add(step);

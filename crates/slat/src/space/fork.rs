@@ -35,7 +35,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// - Pinned pages stay where they are; the fork gets copies at once, and no pins. Writes are not logged in the fork.
     ///
     /// The guest goes on running; what it writes until the invalidation is done may or may not be seen by the fork. **One
-    /// invalidation, of the space on all CPUs; none if nothing was written to since an earlier fork.** Takes the frames of a
+    /// invalidation, of the space on all CPUs; none if nothing was written to since an earlier fork;** a second one on EPT and
+    /// NPT if anything is pinned. Takes the frames of a
     /// root, one for each 250 entries of the root that are in use, and one for up to 170 regions. Costs as much as there are
     /// regions and used entries of the root, whatever lies below. What earlier forks have left behind that nobody needs any
     /// more is given back, at the cost of what was written since.
@@ -75,6 +76,12 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// # Errors
     /// As [`fork`](Self::fork).
     pub fn fork_with(&mut self, hal: H, backend: B, tag: u16) -> Result<Self, ForkError> {
+        self.fork_as(hal, backend, tag, false)
+    }
+
+    /// As [`fork_with`](Self::fork_with); `still` makes what the fork begins with a version, which it is then the only one to
+    /// hold if it lacks anything that this space has.
+    fn fork_as(&mut self, hal: H, backend: B, tag: u16, still: bool) -> Result<Self, ForkError> {
         let format = *self.format();
         if u32::from(tag) >> format.tag_bits() != 0 {
             return Err(ForkError::TagTooWide { tag, tag_bits: format.tag_bits() });
@@ -89,6 +96,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             backend,
             shared,
             lent: false,
+            held: self.held,
             table,
             regions,
             pending,
@@ -96,26 +104,31 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             hand: self.hand,
         };
         // Dropping the child gives back whatever it has by then.
-        self.begin_child(&mut child).map_err(|OutOfMemory| ForkError::OutOfMemory)?;
+        self.begin_child(&mut child, still).map_err(|OutOfMemory| ForkError::OutOfMemory)?;
         debug!("fork {}: tag {tag}", self.range);
         Ok(child)
     }
 
-    fn begin_child(&mut self, child: &mut Self) -> Result<(), OutOfMemory> {
+    fn begin_child(&mut self, child: &mut Self, still: bool) -> Result<(), OutOfMemory> {
         child.copy_regions(self)?;
         let mut cut = self.plan_cut()?;
+        // A child has no more entries of the root than its parent.
+        let chunks =
+            if still && self.regions().any(|region| is_cut(&region)) { self.table.plan_freeze() } else { 0 };
+        let mut chunks = FrameStack::with(self.table.hal(), 0, chunks).ok_or(OutOfMemory)?;
         let version = match self.table.version().filter(|_| self.table.is_as_version()) {
             Some(version) => version,
             None => {
                 let version = self.freeze()?;
-                child.begin(version, &mut cut);
-                drop(cut);
+                child.begin(version, &mut cut, &mut chunks);
+                drop((cut, chunks));
                 self.table.set_version(version);
                 self.table.compact(version);
                 return Ok(());
             }
         };
-        child.begin(version, &mut cut);
+        child.begin(version, &mut cut, &mut chunks);
+        drop((cut, chunks));
         self.table.compact(version);
         Ok(())
     }
@@ -142,8 +155,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         FrameStack::with(self.table.hal(), 0, tables).ok_or(OutOfMemory)
     }
 
-    /// Begins an empty table with what a version is, and takes out what a child does not have.
-    fn begin(&mut self, version: Version, cut: &mut FrameStack<'_, H>) {
+    /// Begins an empty table, which no CPU walks yet, with what a version is, and takes out what a child does not have. What is left
+    /// becomes a version if there are `chunks` for it.
+    fn begin(&mut self, version: Version, cut: &mut FrameStack<'_, H>, chunks: &mut FrameStack<'_, H>) {
         self.table.begin_as(version);
         let mut next = self.range.start();
         while let Some(region) = GuestPhysRange::between(next, self.range.end())
@@ -158,6 +172,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                 let Ok(cover) = self.regions.cover(region.range) else { continue };
                 self.regions.remove(self.table.hal(), region.range, cover);
             }
+        }
+        if !chunks.is_empty() {
+            let left = self.table.freeze(chunks);
+            self.table.set_version(left);
         }
     }
 
@@ -175,11 +193,17 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let mut chunks = FrameStack::with(self.table.hal(), 0, chunks).ok_or(OutOfMemory)?;
 
         let version = self.table.freeze(&mut chunks);
+        self.table.invalidate_space();
+        // What is pinned gets tables of its own: only now, when the hardware marks nothing as dirty any more in those of the
+        // version that they are copied from, and where Arm has broken what it makes.
         for range in pinned() {
             self.table.unshare_planned(range, Extent::All, &mut tables);
             self.table.keep_leaves(version, range);
         }
-        self.table.invalidate_space();
+        if F::TABLES_HAVE_PERMISSIONS && pinned().next().is_some() {
+            // No CPU may read in the version what is about to change there.
+            self.table.invalidate_space();
+        }
         pinned().for_each(|range| self.table.copy_leaves(version, range, &mut copies));
         Ok(version)
     }
@@ -194,9 +218,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         H: Clone,
         B: Clone,
     {
-        let mut space = self.fork(0)?;
+        let (hal, backend) = (self.hal().clone(), self.backend.clone());
+        let mut space = self.fork_as(hal, backend, 0, true)?;
         space.table.set_unwalked();
-        Ok(Snapshot { space })
+        let Some(version) = space.table.hold_version() else { unreachable!("a fork begins with a version") };
+        Ok(Snapshot { space, version })
     }
 
     /// Makes the space what it was when `snapshot` was taken, of this space or of another one of the same size on the same host
@@ -220,9 +246,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         if self.format() != from.format() || self.range != from.range {
             return Err(ResetError::OtherShape);
         }
-        let Some(version) = from.table.version() else { return Err(ResetError::OtherShape) };
         let out_of_memory = |OutOfMemory| ResetError::OutOfMemory;
-        let mut cut = from.plan_cut().map_err(out_of_memory)?;
         let (mut regions, mut shared) = (Regions::new(), Attached::new());
         let filled = from.regions().try_for_each(|region| {
             regions.reserve(self.table.hal(), 1)?;
@@ -244,7 +268,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.table.settle(&mut self.pending);
         self.regions.clear(self.table.hal());
         (self.regions, self.shared, self.lent) = (regions, shared, from.lent);
-        self.begin(version, &mut cut);
+        self.held |= from.held;
+        // CPUs walk the table, so that nothing may be in it that would have to be taken out again.
+        self.table.begin_as(snapshot.version);
         debug!("reset {}", self.range);
         Ok(())
     }
@@ -291,6 +317,8 @@ fn is_cut(region: &Region) -> bool {
 /// What a space was at some moment: see [`AddrSpace::snapshot`]. Dropping it gives back what only it kept.
 pub struct Snapshot<H: Hal, F: Format, B: CustomBackend> {
     space: AddrSpace<H, F, B>,
+    /// What spaces go back to, held by this: whatever becomes of `space`, it stays as it is.
+    version: Version,
 }
 
 impl<H: Hal, F: Format, B: CustomBackend> Snapshot<H, F, B> {
@@ -310,6 +338,12 @@ impl<H: Hal, F: Format, B: CustomBackend> Snapshot<H, F, B> {
         B: Clone,
     {
         self.space.fork(tag)
+    }
+}
+
+impl<H: Hal, F: Format, B: CustomBackend> Drop for Snapshot<H, F, B> {
+    fn drop(&mut self) {
+        self.space.table.let_go(self.version);
     }
 }
 

@@ -79,6 +79,76 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         Ok(())
     }
 
+    /// Maps `size` bytes at `gpa` to those of `memory` from `offset` on, all three multiples of 4 KiB, as a copy of its own:
+    /// the guest reads the memory, whoever maps it besides, until it first writes to a page; that page is the space's own
+    /// from then on, in a leaf of 4 KiB, and starts as what the memory holds at that moment. Nobody else sees what it writes;
+    /// whether it sees what others write to pages that it has not written to is left open by what a copy is for.
+    ///
+    /// Takes no table; pages are mapped on the first access ([`populate`](Self::populate) maps all, for reading), in leaves of
+    /// up to 2 MiB, one of which is split when a page of it is written to. Nothing is to be invalidated; a first write to a
+    /// page that was read before takes one invalidation of that page on all CPUs
+    /// ([`FaultOutcome::Copied`](crate::FaultOutcome::Copied)). [`discard`](Self::discard) drops the copies, so that the memory
+    /// is seen again.
+    ///
+    /// ```
+    /// # use slat::{AddrSpace, GuestPhysAddr, MappingFlags, SharedMemory, test_util::HeapHal};
+    /// let host = HeapHal::new();
+    /// let (image, rw) = (SharedMemory::new(&host, 0x4000)?, MappingFlags::READ | MappingFlags::WRITE);
+    /// let space = |tag| AddrSpace::<&HeapHal>::with_format(&host, Default::default(), GuestPhysAddr::new(0), 1 << 30, tag);
+    /// let (mut builder, mut guest) = (space(1)?, space(2)?);
+    /// builder.map_shared(GuestPhysAddr::new(0), &image, 0, 0x4000, rw, true)?;
+    /// builder.write_obj(GuestPhysAddr::new(0x1000), 7u64)?;
+    ///
+    /// let at = GuestPhysAddr::new(0x8000);
+    /// guest.map_private(at, &image, 0x1000, 0x3000, rw)?;
+    /// assert_eq!(guest.read_obj::<u64>(at)?, 7);
+    /// guest.write_obj(at, 8u64)?;
+    /// assert_eq!((guest.read_obj::<u64>(at)?, builder.read_obj::<u64>(GuestPhysAddr::new(0x1000))?), (8, 7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`map_shared`](Self::map_shared).
+    pub fn map_private(
+        &mut self,
+        gpa: GuestPhysAddr,
+        memory: &SharedMemory<H>,
+        offset: u64,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), MapError> {
+        let range = self.check_map(gpa, size, flags)?;
+        check_offset(offset, size, memory.size())?;
+        if !self.table.hal().is_same_host(memory.host()) {
+            return Err(MapError::OtherHost);
+        }
+        let result = self.map_private_checked(range, memory, offset, flags);
+        self.shared.trim(self.table.hal());
+        if result.is_ok() {
+            debug!("map_private {range} {flags} + {offset:#x}");
+        }
+        result
+    }
+
+    fn map_private_checked(
+        &mut self,
+        range: GuestPhysRange,
+        memory: &SharedMemory<H>,
+        offset: u64,
+        flags: MappingFlags,
+    ) -> Result<(), MapError> {
+        let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
+        self.shared.reserve(self.table.hal()).map_err(out_of_memory)?;
+        let too_many = MapError::TooManyShared { most: MOST_SHARED };
+        let id = self.shared.number(memory).ok_or(too_many)?;
+        self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+        self.shared.add(id, memory, range.size() / PAGE_SIZE);
+        let backend = Backend::Private { memory: id, offset };
+        self.regions.insert(self.table.hal(), Region::new(range, flags, backend));
+        self.lent = true;
+        Ok(())
+    }
+
     /// Maps `size` bytes at `gpa` to pages of the space's own backend ([`with_backend`](Self::with_backend)), each on
     /// the first access: those of `source`, a number of the caller's, from `offset` on. `gpa`, `size` and `offset` are
     /// multiples of 4 KiB.
@@ -137,7 +207,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let Self { regions, shared, .. } = self;
         for region in regions.overlapping(range) {
             let part = region.range.intersection(range);
-            if let (Backend::Shared { memory, .. }, Some(part)) = (region.backend, part) {
+            if let (Backend::Shared { memory, .. } | Backend::Private { memory, .. }, Some(part)) =
+                (region.backend, part)
+            {
                 shared.remove(memory, part.size() / PAGE_SIZE);
             }
         }

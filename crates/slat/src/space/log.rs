@@ -70,6 +70,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let out_of_memory = |OutOfMemory| StartLogError::OutOfMemory;
         self.table.unshare(range, Extent::All).map_err(out_of_memory)?;
         split_edges(&self.table, &mut self.regions, &mut self.pending, range).map_err(out_of_memory)?;
+        self.held = true;
         self.table.ungroup_all(&mut self.pending, range);
         self.regions.update(self.table.hal(), range, cover, |region| {
             Some(Region { log: has_memory(&region).then_some(unit), ..region })
@@ -131,10 +132,12 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// over and counted: the result. An address may come more than once.
     ///
     /// The hardware notes the writes of the guest. It does not note what a fault
-    /// [populated](crate::FaultOutcome::Populated) or what [`memory`](Self::memory) wrote: either adds their addresses, or
-    /// the last collection is one of [`collect_dirty`](Self::collect_dirty), which finds everything.
+    /// [populated](crate::FaultOutcome::Populated) or [copied](crate::FaultOutcome::Copied), nor what
+    /// [`memory`](Self::memory) wrote: either somebody adds their addresses, or the last collection is one of [`collect_dirty`](Self::collect_dirty), which finds everything.
     ///
-    /// At most one invalidation, as there. Costs one walk for each address, whatever the size of the space.
+    /// At most one invalidation, as there. Costs one walk for each address, whatever the size of the space. After a
+    /// [fork](Self::fork), takes frames for copies of the tables above; a page for which there are none is told and stays
+    /// dirty.
     pub fn collect_logged(
         &mut self,
         written: impl IntoIterator<Item = GuestPhysAddr>,
@@ -144,10 +147,15 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         for gpa in written {
             let region = self.regions.find(gpa);
             let logged = region.and_then(|region| Some((region.range, region.log?)));
-            // What cannot be copied now stays shared and keeps its mark.
-            let logged = logged.filter(|_| self.table.unshare_path(gpa).is_ok());
-            let leaf =
-                logged.and_then(|(region, unit)| self.table.clean_one(&mut self.pending, gpa, region, unit));
+            let leaf = logged.and_then(|(region, unit)| match self.table.unshare_path(gpa) {
+                Ok(_) => self.table.clean_one(&mut self.pending, gpa, region, unit),
+                // It stays dirty, so that it is told once more.
+                Err(OutOfMemory) => {
+                    let page = GuestPhysRange::new(gpa.align_down(PAGE_SIZE), PAGE_SIZE).ok()?;
+                    let leaf = self.table.leaves(page).next()?;
+                    Some(leaf.dirty.then(|| leaf.range().intersection(region)).flatten())
+                }
+            });
             match leaf {
                 Some(dirty) => dirty.into_iter().for_each(&mut visit),
                 None => passed_over += 1,
@@ -159,8 +167,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     }
 
     /// Ends the log of `size` bytes at `gpa`, both multiples of 4 KiB: the guest has all of its permissions again, at once.
-    /// What was not collected is not told any more. The leaves of a custom backend count as written to from now on
-    /// ([`give_back`](CustomBackend::give_back)), for the log may have collected that they were.
+    /// What was not collected is not told any more. The leaves of a custom backend or a pager count as written to from now on
+    /// ([`give_back`](CustomBackend::give_back), [`page_out`](Self::page_out)), for the log may have collected that they were.
     ///
     /// One invalidation, if anything was held back from the guest. Large leaves that were split stay split
     /// ([`collapse`](Self::collapse) joins them). Costs one pass over the leaves.
@@ -173,12 +181,14 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let range = self.checked_range(gpa, size)?;
         self.check_logged(range)?;
         let cover = self.regions.cover(range).map_err(StopLogError::NotMapped)?;
-        self.regions.reserve(self.table.hal(), 2).map_err(|OutOfMemory| StopLogError::OutOfMemory)?;
+        let out_of_memory = |OutOfMemory| StopLogError::OutOfMemory;
+        self.table.unshare(range, Extent::All).map_err(out_of_memory)?;
+        self.regions.reserve(self.table.hal(), 2).map_err(out_of_memory)?;
         for region in self.regions.overlapping(range).filter(|region| region.log.is_some()) {
             let Some(part) = region.range.intersection(range) else { continue };
             // Frames of the host that are not the space's alone are shared, and somebody else reads them.
             let alone = region.backend.is_copied_on_write();
-            let written = matches!(region.backend, Backend::Custom { .. });
+            let written = matches!(region.backend, Backend::Custom { .. } | Backend::Paged { .. });
             self.table.end_log(&mut self.pending, part, (region.flags, alone, written));
         }
         self.regions.update(self.table.hal(), range, cover, |region| Some(Region { log: None, ..region }));

@@ -8,6 +8,7 @@
 //! [`handle_page_fault`]: AddrSpace::handle_page_fault
 
 mod access;
+mod age;
 mod backend;
 mod change;
 mod debt;
@@ -81,6 +82,8 @@ pub struct AddrSpace<H: Hal, F: Format = Native, B: CustomBackend = NoBackend> {
     shared: Attached<H>,
     /// Whether a region ever had frames that go back elsewhere than to the host.
     lent: bool,
+    /// Whether leaves may lack what their regions have: permissions, logged or not, or that they are there, being idle.
+    held: bool,
     table: Table<H, F>,
     regions: Regions,
     pending: Pending,
@@ -145,7 +148,17 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         let table = Table::new(hal, format, tag).ok_or(CreateError::OutOfMemory)?;
         let (shared, regions) = (Attached::new(), Regions::new());
-        Ok(Self { backend, shared, lent: false, table, regions, pending: Pending::NONE, range, hand: base })
+        Ok(Self {
+            backend,
+            shared,
+            lent: false,
+            held: false,
+            table,
+            regions,
+            pending: Pending::NONE,
+            range,
+            hand: base,
+        })
     }
 
     /// The host.

@@ -149,7 +149,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                     let Some(piece) = region.range.intersection(part) else { continue };
                     let logged = region.log.is_some();
                     table.break_pages(pending, piece, |gpa, leaf| {
-                        clock.judge(gpa, leaf, logged && is_dirty(table.format(), leaf))
+                        clock.judge(gpa, leaf, logged && table.is_dirty(leaf))
                     });
                     if clock.is_done() {
                         if first {
@@ -176,13 +176,13 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             for region in regions.overlapping(*range).filter(is_paged) {
                 let Some(part) = region.range.intersection(*range) else { continue };
                 table.finish_pages(pending, part, &mut |gpa, leaf: &Leaf, bytes| {
-                    let dirty = is_dirty(table.format(), leaf);
-                    if dirty && region.log.is_some() {
+                    if region.log.is_some() && table.is_dirty(leaf) {
                         out.logged += 1;
                         return false;
                     }
                     // A log that was collected has taken marks away.
-                    let written = dirty || region.log.is_some();
+                    let told = table.format().dirty_bit() != 0 && region.log.is_none();
+                    let written = leaf.dirty || !told;
                     let kept = match (written, backend.pager(), paged_page(&region, gpa)) {
                         (false, ..) => Ok(()),
                         (true, Some(pager), Some(page)) => pager.page_out(&page, bytes),
@@ -234,11 +234,6 @@ impl Clock {
         self.taken += 1;
         Verdict::Take
     }
-}
-
-/// Whether the guest may have written to a page since it was paged in, or since its log was collected.
-fn is_dirty<F: Format>(format: &F, leaf: &Leaf) -> bool {
-    leaf.dirty || format.dirty_bit() == 0
 }
 
 fn is_paged(region: &Region) -> bool {

@@ -16,7 +16,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Populates and pins `size` bytes at `gpa`, both multiples of 4 KiB, all of them memory: until
     /// [`unpin`](Self::unpin), their frames are not moved, discarded or unmapped, and who knows their host physical
     /// addresses ([`translate_and_get_limit`](Self::translate_and_get_limit)) can use them, such as a device by DMA.
-    /// Pages that are shared with a fork or a snapshot are copied first. Pins add up; the flags of pinned pages can change, for they concern the guest alone.
+    /// Pages that are shared with a fork or a snapshot, and those of a private mapping, are copied first. Pins add up; the flags of pinned pages can change, for they concern the guest alone.
     ///
     /// Nothing is to be invalidated. Costs as much as [`populate`](Self::populate) and a change of regions.
     ///
@@ -71,16 +71,17 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         Ok(())
     }
 
-    /// Copies what pages of `range` share with forks and snapshots, as writes would.
+    /// Copies what pages of `range` share with forks, snapshots and memory, as writes would.
     fn own(&self, range: GuestPhysRange) -> Result<(), OutOfMemory> {
-        if !self.table.has_version() {
+        let private = |region: &Region| matches!(region.backend, Backend::Private { .. });
+        if !self.table.has_version() && !self.regions.overlapping(range).any(|region| private(&region)) {
             return Ok(());
         }
         self.table.unshare(range, Extent::All)?;
         for region in self.regions.overlapping(range).filter(|region| region.backend.is_copied_on_write()) {
             let mut rest = region.range.intersection(range);
             while let Some(part) = rest {
-                self.table.write_shared(part.start(), region.flags, true)?;
+                self.table.write_shared(part.start(), region.flags, !private(&region))?;
                 let leaf = self.mappings(part).next().map(|mapping| mapping.range().end());
                 rest = leaf.and_then(|end| GuestPhysRange::between(end, part.end()));
             }

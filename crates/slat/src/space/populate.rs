@@ -37,7 +37,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
                         pages += size.bytes() / PAGE_SIZE;
                         size.bytes()
                     }
-                    Ok(Populated::Present(_)) => self.query(at).map_or(PAGE_SIZE, |leaf| leaf.size.bytes()),
+                    Ok(Populated::Present(_) | Populated::Woken(_)) => {
+                        self.query(at).map_or(PAGE_SIZE, |leaf| leaf.size.bytes())
+                    }
                     Ok(Populated::Unsettled) => PAGE_SIZE,
                     Err(Refused::OutOfMemory) => return Err(PopulateError::OutOfMemory(at)),
                     Err(_) => return Err(PopulateError::Refused(at)),
@@ -81,9 +83,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         // frames stays as it is.
         let versions = self.table.has_version();
         let paged = |region: &Region| matches!(region.backend, Backend::Paged { .. });
+        let private = |region: &Region| matches!(region.backend, Backend::Private { .. });
         let kind = |region: &Region| {
             let copied = versions && region.backend.is_copied_on_write();
-            (region.flags, region.log, copied, paged(region))
+            (region.flags, region.log, copied, paged(region), private(region))
         };
         let Self { table, regions, pending, .. } = self;
         let mut join = |part: Region| {

@@ -1,5 +1,6 @@
 //! Address spaces on hosts on the heap. A [`HeapHal`] panics when a frame comes back twice or never.
 
+mod age;
 mod custom;
 mod debts;
 mod discard;
@@ -18,6 +19,7 @@ mod naive;
 mod operations;
 mod paged;
 mod pins;
+mod private;
 mod riscv;
 mod shared;
 mod traps;

@@ -23,7 +23,7 @@ const LEAVES: usize = 16;
 const BYTES: u64 = LEAVES as u64 * PAGE_SIZE;
 
 /// The indices of the group around `index`.
-fn around(index: usize) -> Range<usize> {
+pub(super) fn around(index: usize) -> Range<usize> {
     let first = index & !(LEAVES - 1);
     first..first + LEAVES
 }
@@ -36,7 +36,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     #[inline]
-    fn is_grouped(&self, entry: u64) -> bool {
+    pub(super) fn is_grouped(&self, entry: u64) -> bool {
         entry & self.format.group_bit() != 0
     }
 

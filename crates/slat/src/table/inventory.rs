@@ -52,11 +52,11 @@ impl<H: Hal, F: Format> Table<H, F> {
                 (View::Soft(Soft::RetiredTable { hpa, shared: false, .. }), Way::Own | Way::Retired) => {
                     (hpa, Way::Retired)
                 }
-                (View::Leaf(leaf), Way::Own) => {
+                (View::Leaf(leaf) | View::Soft(Soft::Idle(leaf)), Way::Own) => {
                     visit(Part::Leaf(GuestPhysAddr::new(start), level, leaf));
                     continue;
                 }
-                (View::Leaf(leaf), Way::Shared) => {
+                (View::Leaf(leaf) | View::Soft(Soft::Idle(leaf)), Way::Shared) => {
                     let leaf = Leaf { flags: leaf.flags - MappingFlags::WRITE, owned: false, ..leaf };
                     visit(Part::Leaf(GuestPhysAddr::new(start), level, leaf));
                     continue;

@@ -98,7 +98,9 @@ impl<H: Hal, F: Format> Table<H, F> {
                     census.add_shared(&shared);
                 }
                 View::Leaf(leaf)
-                | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
+                | View::Soft(
+                    Soft::NoAccess(leaf) | Soft::Idle(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf),
+                ) => {
                     match level {
                         0 => census.leaves_4k += 1,
                         1 => census.leaves_2m += 1,
@@ -123,6 +125,8 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
             self.rest = GuestPhysRange::between(piece.end(), range.end());
             let (leaf, accessible) = match self.table.view(slot.level, slot.index, entry) {
                 View::Leaf(leaf) => (self.table.with_marks_of_group(slot, entry, leaf), true),
+                // It is put back by the next access.
+                View::Soft(Soft::Idle(leaf)) => (leaf, true),
                 View::Soft(Soft::NoAccess(leaf)) => (leaf, false),
                 _ => continue,
             };

@@ -61,7 +61,7 @@ struct Alike {
 impl<H: Hal, F: Format> Table<H, F> {
     /// Whether the guest may have written to a leaf since the log was last asked, or since ever if there is none.
     #[inline]
-    pub(super) fn is_dirty(&self, leaf: &Leaf) -> bool {
+    pub(crate) fn is_dirty(&self, leaf: &Leaf) -> bool {
         if self.format.dirty_bit() != 0 { leaf.dirty } else { !leaf.clean }
     }
 
@@ -121,9 +121,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         unit: LogUnit,
     ) -> Option<Option<GuestPhysRange>> {
         let (slot, entry, _) = self.walk_for_change(gpa);
-        let (View::Leaf(_) | View::Soft(Soft::NoAccess(_))) = self.view(slot.level, slot.index, entry) else {
-            return None;
-        };
+        self.view(slot.level, slot.index, entry).any_leaf()?;
         let bytes = level_bytes(slot.level);
         let piece = GuestPhysRange::new(gpa.align_down(bytes), bytes).ok()?.intersection(region)?;
         let dirty = if slot.level > 0 {
@@ -209,10 +207,13 @@ impl<H: Hal, F: Format> Table<H, F> {
                 self.make_clean(slot.entries, slot.index, bits);
                 true
             }
-            View::Soft(Soft::NoAccess(leaf)) if self.is_dirty(&leaf) => {
-                slot.store(&self.hal, Soft::NoAccess(self.cleaned(leaf)).encode());
-                true
-            }
+            View::Soft(soft) => match soft.kept_leaf() {
+                Some((leaf, soft)) if self.is_dirty(&leaf) => {
+                    slot.store(&self.hal, soft(self.cleaned(leaf)).encode());
+                    true
+                }
+                _ => false,
+            },
             _ => false,
         }
     }
@@ -232,10 +233,11 @@ impl<H: Hal, F: Format> Table<H, F> {
             let entry = slot.load();
             let leaf = match self.view(slot.level, slot.index, entry) {
                 View::Leaf(leaf) => leaf,
-                View::Soft(Soft::NoAccess(leaf)) => {
+                View::Soft(soft) => {
+                    let Some((leaf, soft)) = soft.kept_leaf() else { return false };
                     let dirty = self.is_dirty(&leaf);
                     if dirty && whole && unit.is_some() {
-                        slot.store(&self.hal, Soft::NoAccess(self.cleaned(leaf)).encode());
+                        slot.store(&self.hal, soft(self.cleaned(leaf)).encode());
                     }
                     return dirty;
                 }
@@ -287,17 +289,15 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.visit(range, &mut |slot, entry, piece| {
             let mut entry = entry;
             loop {
+                let ended = |leaf: Leaf| {
+                    let given = if leaf.owned || !alone { flags & MappingFlags::WRITE } else { leaf.flags };
+                    let (flags, dirty) = (leaf.flags | given, leaf.dirty | written);
+                    Leaf { flags, dirty, clean: false, ..leaf }
+                };
                 let (new, present) = match self.view(slot.level, slot.index, entry) {
-                    View::Leaf(leaf) => {
-                        let held =
-                            if leaf.owned || !alone { flags & MappingFlags::WRITE } else { leaf.flags };
-                        let all = leaf.flags.contains(held & MappingFlags::WRITE);
-                        if all && !leaf.clean && (leaf.dirty || !written) {
-                            return;
-                        }
-                        let (flags, dirty) = (leaf.flags | held, leaf.dirty | written);
-                        (self.encode(slot.level, Leaf { flags, dirty, clean: false, ..leaf }), true)
-                    }
+                    View::Leaf(leaf) if ended(leaf) == leaf => return,
+                    View::Leaf(leaf) => (self.encode(slot.level, ended(leaf)), true),
+                    View::Soft(Soft::Idle(leaf)) => (Soft::Idle(ended(leaf)).encode(), false),
                     View::Soft(Soft::NoAccess(leaf)) => {
                         let dirty = leaf.dirty | written;
                         (Soft::NoAccess(Leaf { dirty, clean: false, ..leaf }).encode(), false)

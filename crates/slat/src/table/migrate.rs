@@ -64,7 +64,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.settle(pending);
         let mut pages = 0;
         self.visit(range, &mut |slot, entry, piece| {
-            let (View::Soft(Soft::Broken(old)) | View::Soft(Soft::NoAccess(old))) =
+            let View::Soft(Soft::Broken(old) | Soft::NoAccess(old) | Soft::Idle(old)) =
                 self.view(slot.level, slot.index, entry)
             else {
                 return;

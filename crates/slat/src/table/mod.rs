@@ -5,6 +5,7 @@
 //! type or size except through [`break_leaf`](Table::break_leaf), an invalidation and [`make`](Table::make) where
 //! the format asks for it. Every verb takes the frames that it needs beforehand, so that it cannot fail half way.
 
+mod age;
 mod bbm;
 mod collapse;
 mod cow;
@@ -90,7 +91,7 @@ impl View {
     /// The leaf, whether the guest has access to it or not.
     fn any_leaf(self) -> Option<Leaf> {
         match self {
-            Self::Leaf(leaf) | Self::Soft(Soft::NoAccess(leaf)) => Some(leaf),
+            Self::Leaf(leaf) | Self::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf)) => Some(leaf),
             _ => None,
         }
     }
@@ -249,7 +250,8 @@ impl<H: Hal, F: Format> Table<H, F> {
     fn take_out(&self, slot: Slot, leaf: Leaf, replacement: impl Fn(Leaf) -> Soft) {
         debug_assert_eq!(slot.load() & self.format.group_bit(), 0, "one of a group by itself");
         if self.marks() == 0 {
-            slot.store(&self.hal, replacement(leaf).encode());
+            // That it was there, and not idle, is as good as a mark.
+            slot.store(&self.hal, replacement(Leaf { accessed: true, ..leaf }).encode());
             return;
         }
         let absent = replacement(leaf).encode();
@@ -363,9 +365,11 @@ impl<H: Hal, F: Format> Table<H, F> {
     pub(crate) fn translate(&self, gpa: GuestPhysAddr) -> Option<HostPhysAddr> {
         let Some(slot) = self.page_slot(gpa) else { return self.translate_large(gpa) };
         let entry = slot.load();
+        if self.format.kind(0, entry) != Kind::Leaf {
+            return if entry == 0 { None } else { self.translate_large(gpa) };
+        }
         let page = self.format.address(self.format.single(slot.index, entry)).as_u64();
-        let leaf = self.format.kind(0, entry) == Kind::Leaf;
-        leaf.then(|| HostPhysAddr::new(page | gpa.as_u64() & (crate::PAGE_SIZE - 1)))
+        Some(HostPhysAddr::new(page | gpa.as_u64() & (crate::PAGE_SIZE - 1)))
     }
 
     #[inline(never)]
@@ -374,11 +378,16 @@ impl<H: Hal, F: Format> Table<H, F> {
             return None;
         }
         // A table that waits for an invalidation is passed too: the page is the guest's, and its next fault links it.
-        let (slot, entry, _) = self.walk_to_read(gpa);
+        let (slot, entry, shared) = self.walk_to_read(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
-        let leaf = self.format.kind(slot.level, entry) == Kind::Leaf;
-        let page = self.format.address(self.format.single(slot.index, entry)).as_u64();
-        leaf.then(|| HostPhysAddr::new(page | offset))
+        // So is one that is idle.
+        let (View::Leaf(leaf) | View::Soft(Soft::Idle(leaf))) = self.view(slot.level, slot.index, entry)
+        else {
+            return None;
+        };
+        // What can only be written to is nothing while it is shared.
+        let accessible = !shared || (leaf.flags - MappingFlags::WRITE).is_accessible();
+        accessible.then(|| HostPhysAddr::new(leaf.hpa.as_u64() | offset))
     }
 
     /// Calls `visit` for every entry of the range that is neither absent nor a table, with the part of the range

@@ -90,7 +90,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 View::Leaf(leaf) if level == 0 && leaf.owned => {
                     taken |= self.break_page(breaking, slot, leaf, piece, true);
                 }
-                View::Soft(Soft::NoAccess(leaf)) if level == 0 && leaf.owned => {
+                View::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf)) if level == 0 && leaf.owned => {
                     taken |= self.break_page(breaking, slot, leaf, piece, false);
                 }
                 // What is shared stays: others have it too.

@@ -33,7 +33,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             let Some(place) = self.entry_of(version, piece.start()) else { return };
             let original = place.load();
             if place.level() != slot.level
-                || !self.view(slot.level, slot.index, original).any_leaf().is_some_and(|leaf| leaf.owned)
+                || self.view(slot.level, slot.index, original).any_leaf().is_none_or(|leaf| !leaf.owned)
             {
                 return;
             }
@@ -56,10 +56,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             let Some(place) = self.entry_of(version, piece.start()) else { return };
             let original = place.load();
             // A leaf at the edge of two ranges is copied once.
-            if !self
+            if self
                 .view(place.level(), slot.index, original)
                 .any_leaf()
-                .is_some_and(|leaf| leaf.hpa == kept.hpa)
+                .is_none_or(|leaf| leaf.hpa != kept.hpa)
             {
                 return;
             }

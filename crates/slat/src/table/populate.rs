@@ -94,6 +94,8 @@ pub(crate) enum Populated {
     New(LeafSize),
     /// A leaf is there already.
     Present(Leaf),
+    /// A leaf was idle, and is there again.
+    Woken(Leaf),
     /// An entry is between two states.
     Unsettled,
 }
@@ -181,7 +183,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             let (slot, entry) = self.walk(gpa);
             if entry != 0 {
                 match self.view(slot.level, slot.index, entry) {
-                    View::Leaf(leaf) => return Ok(Populated::Present(leaf)),
+                    // Without access, but not for good: it could only be written to, and is shared.
+                    View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) => {
+                        return Ok(Populated::Present(leaf));
+                    }
                     View::Soft(Soft::NewTable(table)) => {
                         self.link_early(gpa, slot, entry, table);
                         continue;
@@ -194,6 +199,15 @@ impl<H: Hal, F: Format> Table<H, F> {
                         // A forgotten debt left it, and a region needs it again, so it was empty: a table that a range
                         // covers whole goes with the regions there.
                         slot.compare_exchange(&self.hal, entry, self.format.table(hpa));
+                        continue;
+                    }
+                    View::Soft(Soft::Idle(leaf)) => {
+                        if access.is_empty() {
+                            return Ok(Populated::Present(leaf));
+                        }
+                        if self.wake(gpa, slot, entry, leaf, access) {
+                            return Ok(Populated::Woken(leaf));
+                        }
                         continue;
                     }
                     View::Soft(_) => return Ok(Populated::Unsettled),
@@ -254,14 +268,32 @@ impl<H: Hal, F: Format> Table<H, F> {
         Ok(done)
     }
 
-    /// Links the tables above `gpa` that wait for an invalidation.
+    /// Links the tables above `gpa` that wait for an invalidation, and puts its leaf back if that was idle, in the answer to
+    /// `access`; returns it then.
     #[cold]
-    pub(crate) fn link_waiting(&self, gpa: GuestPhysAddr) {
+    pub(crate) fn link_waiting(&self, gpa: GuestPhysAddr, access: MappingFlags) -> Option<Leaf> {
         loop {
             let (slot, entry) = self.walk(gpa);
-            let View::Soft(Soft::NewTable(table)) = self.view(slot.level, slot.index, entry) else { return };
-            self.link_early(gpa, slot, entry, table);
+            match self.view(slot.level, slot.index, entry) {
+                View::Soft(Soft::NewTable(table)) => self.link_early(gpa, slot, entry, table),
+                View::Soft(Soft::Idle(leaf)) => {
+                    if self.wake(gpa, slot, entry, leaf, access) {
+                        return Some(leaf);
+                    }
+                }
+                _ => return None,
+            }
         }
+    }
+
+    /// Puts the idle leaf `leaf` back, which `slot` keeps by `entry`, unless another CPU does so first.
+    #[cold]
+    fn wake(&self, gpa: GuestPhysAddr, slot: Slot, entry: u64, leaf: Leaf, access: MappingFlags) -> bool {
+        let done = slot.compare_exchange(&self.hal, entry, self.encode(slot.level, leaf));
+        if done {
+            self.publish_leaf(gpa, access, slot.level == 0);
+        }
+        done
     }
 
     /// Links a table that waits for an invalidation, because its debt was forgotten and a guest must go on. Several CPUs

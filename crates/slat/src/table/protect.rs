@@ -184,7 +184,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> bool {
         let (old, present) = match self.view(slot.level, slot.index, entry) {
             View::Leaf(old) => (old, true),
-            View::Soft(Soft::NoAccess(old)) => (old, false),
+            View::Soft(Soft::NoAccess(old) | Soft::Idle(old)) => (old, false),
             _ => return false,
         };
         let replacement = self.grouped_like(entry, self.encode(slot.level, with_flags(old, flags, copied)));
@@ -231,7 +231,14 @@ impl<H: Hal, F: Format> Table<H, F> {
 /// A leaf with other flags. Where a frame that is not the space's is to be copied before it is written to, the leaf does not
 /// allow it.
 fn with_flags(leaf: Leaf, flags: MappingFlags, copied: bool) -> Leaf {
-    let flags = if copied && !leaf.owned { flags - MappingFlags::WRITE } else { flags };
+    if !(copied && !leaf.owned && flags.contains(MappingFlags::WRITE)) {
+        return Leaf { flags, ..leaf };
+    }
+    let mut flags = flags - MappingFlags::WRITE;
+    if !flags.intersects(MappingFlags::READ | MappingFlags::EXECUTE) {
+        // It could only be written to; that alone no format can express.
+        flags.remove(MappingFlags::USER);
+    }
     Leaf { flags, ..leaf }
 }
 

@@ -48,7 +48,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             let slot = Slot { entries, index, level: 0 };
             let (leaf, seen) = match self.view(0, index, slot.load()) {
                 View::Leaf(leaf) => (leaf, true),
-                View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf)) => (leaf, false),
+                View::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf) | Soft::Broken(leaf)) => (leaf, false),
                 _ => continue,
             };
             present |= seen;
@@ -130,7 +130,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                     pending.add(piece, Self::leaf_size(level));
                 }
                 // Nothing to invalidate: the hardware saw nothing there.
-                View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf)) => {
+                View::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf) | Soft::Broken(leaf)) => {
                     self.retire_leaf(pending, slot, leaf, piece, ownership);
                 }
             }
@@ -200,7 +200,7 @@ impl<H: Hal, F: Format> Table<H, F> {
                 View::Absent
                 | View::Leaf(_)
                 | View::SharedTable(_)
-                | View::Soft(Soft::NoAccess(_) | Soft::Broken(_) | Soft::SharedTable(_)) => {}
+                | View::Soft(Soft::NoAccess(_) | Soft::Idle(_) | Soft::Broken(_) | Soft::SharedTable(_)) => {}
             }
         }
     }
@@ -259,7 +259,9 @@ impl<H: Hal, F: Format> Table<H, F> {
             View::Table(next) | View::Soft(Soft::NewTable(next)) => self.free_table(level - 1, next, owned),
             View::Soft(Soft::RetiredTable { hpa, owned, .. }) => self.free_table(level - 1, hpa, owned),
             View::Leaf(leaf)
-            | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
+            | View::Soft(
+                Soft::NoAccess(leaf) | Soft::Idle(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf),
+            ) => {
                 self.give_back(level, leaf);
             }
         }
@@ -280,7 +282,9 @@ impl<H: Hal, F: Format> Table<H, F> {
             }
             match self.view(0, index, entry) {
                 View::Leaf(leaf)
-                | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf)) => {
+                | View::Soft(
+                    Soft::NoAccess(leaf) | Soft::Idle(leaf) | Soft::Broken(leaf) | Soft::RetiredLeaf(leaf),
+                ) => {
                     self.give_back(0, leaf);
                     let event = CacheEvent::FromGuest(leaf.flags.memory_type());
                     let present = format.kind(0, entry) == Kind::Leaf;

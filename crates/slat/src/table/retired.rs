@@ -38,7 +38,8 @@ impl<H: Hal, F: Format> Table<H, F> {
                 View::Soft(Soft::RetiredTable { hpa, .. }) => {
                     self.visit_retired_in(level - 1, hpa, piece, true, visit);
                 }
-                View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf) | Soft::Broken(leaf))
+                View::Leaf(leaf)
+                | View::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf) | Soft::Broken(leaf))
                     if whole && !leaf.owned =>
                 {
                     visit(level, piece.start().align_down(level_bytes(level)), leaf);

@@ -9,7 +9,7 @@
 use super::memory::Slot;
 use super::{Leaf, Soft, Table, View, pieces};
 use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr};
-use crate::flags::level_bytes;
+use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{Format, Kind};
 use crate::frame::{FrameStack, OwnedFrames};
 use crate::hal::Hal;
@@ -32,12 +32,24 @@ impl<H: Hal, F: Format> Table<H, F> {
             return 0;
         }
         match self.format.kind(level, entry) {
-            Kind::Leaf if entry & F::OWNED != 0 => entry & !(F::OWNED | F::WRITE),
+            Kind::Leaf if entry & F::OWNED != 0 => {
+                let shared = entry & !(F::OWNED | F::WRITE);
+                // One that could only be written to is none for the hardware.
+                if self.format.flags(shared).is_accessible() {
+                    shared
+                } else {
+                    self.without_access(level, shared)
+                }
+            }
             Kind::Leaf => entry,
             Kind::Table if F::TABLES_HAVE_PERMISSIONS => entry & !F::WRITE,
             Kind::Table => Soft::SharedTable(self.format.address(entry)).encode(),
             Kind::Absent => match Soft::decode(entry) {
                 Some(Soft::NoAccess(leaf)) => Soft::NoAccess(Leaf { owned: false, ..leaf }).encode(),
+                Some(Soft::Idle(leaf)) => {
+                    let withdrawn = if leaf.owned { MappingFlags::WRITE } else { MappingFlags::empty() };
+                    Soft::Idle(Leaf { owned: false, flags: leaf.flags - withdrawn, ..leaf }).encode()
+                }
                 Some(Soft::SharedTable(_)) => entry,
                 // No debt is pending when a version is made, and no fault is half done.
                 _ => 0,
@@ -45,11 +57,21 @@ impl<H: Hal, F: Format> Table<H, F> {
         }
     }
 
+    #[cold]
+    fn without_access(&self, level: u8, entry: u64) -> u64 {
+        // What is owned is in no group.
+        match self.view(level, 0, entry) {
+            View::Leaf(leaf) => Soft::NoAccess(leaf).encode(),
+            _ => entry,
+        }
+    }
+
     /// Copies the table `table` of a version, of `level`, to a frame that nobody knows of yet.
     fn copy_shared(&self, level: u8, table: HostPhysAddr, copy: HostPhysAddr) {
         let (from, to) = (self.lower_entries(table), self.lower_entries(copy));
         for index in 0..from.len() {
-            to.store_unlinked(&self.hal, index, self.as_shared(level, from.load(index)));
+            let entry = self.as_shared(level, from.load(index));
+            to.fill_unlinked(&self.hal, index..index + 1, entry, 0);
         }
     }
 

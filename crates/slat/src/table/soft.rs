@@ -52,6 +52,9 @@ impl Leaf {
     }
 }
 
+/// What makes a software entry of a leaf that it keeps.
+pub(crate) type Kept = fn(Leaf) -> Soft;
+
 /// A software entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Soft {
@@ -74,6 +77,9 @@ pub(crate) enum Soft {
     NewTable(HostPhysAddr),
     /// A table of a version, where the format has no permissions in table entries with which it could be walked for reading.
     SharedTable(HostPhysAddr),
+    /// A leaf that was there until a scan asked who uses it, where the hardware does not tell: the next access faults, and puts
+    /// it back.
+    Idle(Leaf),
 }
 
 impl Soft {
@@ -88,6 +94,7 @@ impl Soft {
             }
             Self::NewTable(hpa) => (5, Leaf::new(hpa, MappingFlags::empty(), false)),
             Self::SharedTable(hpa) => (6, Leaf::new(hpa, MappingFlags::empty(), false)),
+            Self::Idle(leaf) => (7, leaf),
         };
         let mut entry = kind << KIND_SHIFT | leaf.hpa.as_u64() & ADDRESS;
         entry |= (leaf.flags.bits() as u64) << FLAGS_SHIFT;
@@ -114,6 +121,16 @@ impl Soft {
             4 => Some(Self::RetiredTable { hpa: leaf.hpa, owned: leaf.owned, shared: leaf.accessed }),
             5 => Some(Self::NewTable(leaf.hpa)),
             6 => Some(Self::SharedTable(leaf.hpa)),
+            7 => Some(Self::Idle(leaf)),
+            _ => None,
+        }
+    }
+
+    /// The leaf of an entry that keeps one for the guest, and what makes the same kind of entry of a leaf.
+    pub(crate) fn kept_leaf(self) -> Option<(Leaf, Kept)> {
+        match self {
+            Self::NoAccess(leaf) => Some((leaf, Self::NoAccess)),
+            Self::Idle(leaf) => Some((leaf, Self::Idle)),
             _ => None,
         }
     }

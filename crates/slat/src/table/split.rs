@@ -31,7 +31,9 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     fn splittable(&self, slot: Slot, entry: u64) -> Option<Leaf> {
         match self.view(slot.level, slot.index, entry) {
-            View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if slot.level > 0 => Some(leaf),
+            View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf)) if slot.level > 0 => {
+                Some(leaf)
+            }
             _ => None,
         }
     }

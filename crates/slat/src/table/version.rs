@@ -120,6 +120,13 @@ impl<H: Hal, F: Format> Table<H, F> {
         self.version.is_some()
     }
 
+    /// Whether others need the version on which the table is based, and with it all below.
+    #[inline]
+    pub(super) fn shares_version(&self) -> bool {
+        // Acquire, as in `take_over`.
+        self.version.is_some_and(|version| self.head(version).holders.load(Ordering::Acquire) > 1)
+    }
+
     /// How many versions the table is based on, one below the other.
     pub(crate) fn versions(&self) -> usize {
         let mut count = 0;
@@ -214,7 +221,19 @@ impl<H: Hal, F: Format> Table<H, F> {
         unsafe { self.hal.phys_to_virt(frame).cast::<Chunk>().write(chunk) };
     }
 
-    /// Begins an empty table, which no CPU has walked, with what `version` is, one that somebody holds on the same host, made by
+    /// Holds the version of the table once more, until it is [let go](Self::let_go).
+    pub(crate) fn hold_version(&self) -> Option<Version> {
+        let version = self.version?;
+        self.head(version).holders.fetch_add(1, Ordering::Relaxed);
+        Some(version)
+    }
+
+    /// Lets a version go that was [held](Self::hold_version).
+    pub(crate) fn let_go(&self, version: Version) {
+        self.release(version);
+    }
+
+    /// Begins an empty table, of which no CPU remembers anything, with what `version` is, one that somebody holds on the same host, made by
     /// a table of the same format. What the table shared until now it lets go.
     pub(crate) fn begin_as(&mut self, version: Version) {
         self.head(version).holders.fetch_add(1, Ordering::Relaxed);
@@ -292,23 +311,26 @@ impl<H: Hal, F: Format> Table<H, F> {
 
     /// Merges older versions into those that alone hold them, from `version` on downwards, which stays what it is. No CPU
     /// walks what is given back: it was replaced before the version above was frozen, and all were told then.
+    ///
+    /// Other spaces may do the same at once. **Whoever looks at a version without holding it directly has locked it, or the one
+    /// above it,** and one that is locked is not merged, so that it stays until he has done with it.
     pub(crate) fn compact(&self, version: Version) -> usize {
         let (mut merged, mut upper) = (0, version);
+        if !self.try_lock(upper) {
+            return merged;
+        }
         loop {
-            if !self.try_lock(upper) {
+            let Some(lower) = self.base(upper).filter(|lower| self.try_lock(*lower)) else {
+                self.unlock(upper);
                 return merged;
-            }
-            while let Some(lower) = self.base(upper) {
-                if self.head(lower).holders.load(Ordering::Acquire) > 1 {
-                    break;
-                }
+            };
+            if self.head(lower).holders.load(Ordering::Acquire) > 1 {
+                self.unlock(upper);
+                upper = lower;
+            } else {
                 self.merge_versions(upper, lower);
                 merged += 1;
             }
-            let next = self.base(upper);
-            self.unlock(upper);
-            let Some(next) = next else { return merged };
-            upper = next;
         }
     }
 
@@ -418,15 +440,19 @@ impl<H: Hal, F: Format> Table<H, F> {
                 }
                 _ => self.free_table(level - 1, table, true),
             },
-            View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf)) if leaf.owned => match above {
-                View::Leaf(kept) | View::Soft(Soft::NoAccess(kept)) if kept.hpa == leaf.hpa => {
-                    if !kept.owned {
-                        return Merged::Owned;
+            View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf) | Soft::Idle(leaf)) if leaf.owned => {
+                match above {
+                    View::Leaf(kept) | View::Soft(Soft::NoAccess(kept) | Soft::Idle(kept))
+                        if kept.hpa == leaf.hpa =>
+                    {
+                        if !kept.owned {
+                            return Merged::Owned;
+                        }
                     }
+                    View::Table(pieces) => self.merge_pieces(level - 1, pieces, leaf),
+                    _ => self.give_back(level, leaf),
                 }
-                View::Table(pieces) => self.merge_pieces(level - 1, pieces, leaf),
-                _ => self.give_back(level, leaf),
-            },
+            }
             // Not the version's own.
             _ => {}
         }
@@ -449,6 +475,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             View::SharedTable(table) => self.format.table(table),
             View::Leaf(_) => entry | F::OWNED,
             View::Soft(Soft::NoAccess(leaf)) => Soft::NoAccess(Leaf { owned: true, ..leaf }).encode(),
+            View::Soft(Soft::Idle(leaf)) => Soft::Idle(Leaf { owned: true, ..leaf }).encode(),
             _ => entry,
         }
     }
@@ -490,9 +517,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> Option<TakenOver> {
         let place = self.entry_of(version, gpa)?;
         let mut entry = place.load();
-        let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) = self.view_of(place.level(), entry) else {
-            return None;
-        };
+        let leaf = self.view_of(place.level(), entry).any_leaf()?;
         if !leaf.owned {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Giving a leaf the permission to write that its region has: it lacks it while writes are logged, or while its frame is
 //! shared.
 
-use super::{Leaf, LogUnit, Table, View};
+use super::{Leaf, LogUnit, Soft, Table, View};
 use crate::addr::GuestPhysAddr;
 use crate::flags::MappingFlags;
 use crate::format::Format;
@@ -31,7 +31,10 @@ impl<H: Hal, F: Format> Table<H, F> {
     ) -> MadeWritable {
         loop {
             let (slot, entry) = self.walk(gpa);
-            let View::Leaf(leaf) = self.view(slot.level, slot.index, entry) else {
+            // The latter if it could only be written to, and was shared.
+            let (View::Leaf(leaf) | View::Soft(Soft::NoAccess(leaf))) =
+                self.view(slot.level, slot.index, entry)
+            else {
                 return MadeWritable::Already;
             };
             if leaf.flags.contains(MappingFlags::WRITE) {

@@ -8,12 +8,14 @@
 mod attached;
 mod custom;
 mod pager;
+mod private;
 mod shared;
 
 pub(super) use attached::{Attached, MOST as MOST_SHARED};
 pub(super) use custom::{Custom, page_of};
 pub(super) use pager::{PageIn, paged_page};
 pub use pager::{Pager, PagerBackend};
+pub(super) use private::PrivateCopy;
 pub(super) use shared::{Shared, SharedRun};
 pub use shared::{SharedMemory, SharedMemoryError};
 
@@ -47,6 +49,13 @@ pub enum Backend {
         /// Bytes from its beginning to the region's first byte.
         offset: u64,
     },
+    /// Memory that other spaces map too, as long as the guest only reads; a page that it writes to is its own from then on.
+    Private {
+        /// Which one, in this space.
+        memory: SharedId,
+        /// Bytes from its beginning to the region's first byte.
+        offset: u64,
+    },
     /// No memory: accesses are answered by the emulator of a device.
     Trap {
         /// The device.
@@ -75,7 +84,7 @@ impl Backend {
     /// Whether a write to a page whose frame the space shares gets the space a copy of its own: elsewhere others are meant to
     /// see it.
     pub(super) const fn is_copied_on_write(self) -> bool {
-        matches!(self, Self::Alloc { .. } | Self::Paged { .. })
+        matches!(self, Self::Alloc { .. } | Self::Paged { .. } | Self::Private { .. })
     }
 
     /// The backend of what begins `bytes` further on in the same region.
@@ -84,6 +93,7 @@ impl Backend {
             Self::Linear { hpa } => Self::Linear { hpa: HostPhysAddr::new(hpa.as_u64().wrapping_add(bytes)) },
             Self::Alloc { .. } => self,
             Self::Shared { memory, offset } => Self::Shared { memory, offset: offset.wrapping_add(bytes) },
+            Self::Private { memory, offset } => Self::Private { memory, offset: offset.wrapping_add(bytes) },
             Self::Trap { device, offset } => Self::Trap { device, offset: offset.wrapping_add(bytes) },
             Self::Custom { source, offset } => Self::Custom { source, offset: offset.wrapping_add(bytes) },
             Self::Paged { source, offset } => Self::Paged { source, offset: offset.wrapping_add(bytes) },

@@ -212,7 +212,9 @@ impl<H: Hal> Inner<H> {
         let largest = LeafSize::Size2M;
         let want = Want { gpa, region: all, flags: MappingFlags::READ | MappingFlags::WRITE, largest };
         match self.table.populate(&want, MappingFlags::empty(), &mut |_, _| {}) {
-            Ok(Populated::New(_) | Populated::Present(_)) => self.kept(offset).ok_or(OutOfMemory),
+            Ok(Populated::New(_) | Populated::Present(_) | Populated::Woken(_)) => {
+                self.kept(offset).ok_or(OutOfMemory)
+            }
             // Nothing is ever taken out of this table, and its source is the host alone.
             Ok(Populated::Unsettled) | Err(_) => Err(OutOfMemory),
         }
@@ -260,14 +262,26 @@ pub(in crate::space) struct Shared<'s, H: Hal, F: Format> {
     pub(in crate::space) gpa: GuestPhysAddr,
 }
 
+impl<H: Hal, F: Format> Shared<'_, H, F> {
+    /// The frames around the page that faulted.
+    fn kept(&self) -> Result<Kept, OutOfMemory> {
+        let inside = self.gpa.align_down(PAGE_SIZE).as_u64() - self.region.range.start().as_u64();
+        self.memory.frames_at(self.offset + inside)
+    }
+
+    /// The frame of the page that faulted.
+    pub(super) fn frame(&self) -> Result<HostPhysAddr, OutOfMemory> {
+        Ok(self.kept()?.hpa)
+    }
+}
+
 impl<H: Hal, F: Format> Supplier for Shared<'_, H, F> {
     const OWNED: bool = false;
     type Frames = HostPhysAddr;
 
     fn take(&mut self, most: u8) -> Result<(u8, Self::Frames), Refused> {
         let gpa = self.gpa.align_down(PAGE_SIZE);
-        let inside = gpa.as_u64() - self.region.range.start().as_u64();
-        let kept = self.memory.frames_at(self.offset + inside)?;
+        let kept = self.kept()?;
         let most = most.min(self.table.format().largest_leaf().level());
         let level = kept.level_for(gpa, self.region.range, most);
         let start = kept.hpa.align_down(level_bytes(level));

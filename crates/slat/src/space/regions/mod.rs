@@ -115,7 +115,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
         let index = leaf.count_to(start).checked_sub(1).ok_or(range.start())?;
         if let Some(region) = leaf.region(index).filter(|region| region.range.contains_range(range)) {
             let exact = (index > 0 && region.range == range).then_some((place, index));
-            let alike = matches!(region.backend, Backend::Linear { .. }) && region.log.is_none();
+            let alike = matches!(region.backend, Backend::Linear { .. });
             return Ok(Cover { alike, exact, ..Cover::of(&region) });
         }
         self.cover_by_many(range)
@@ -238,7 +238,7 @@ pub(crate) struct Cover {
     pub(crate) pinned: bool,
     /// Whether the writes to some of it are logged.
     pub(crate) logged: bool,
-    /// Whether all of it is mapped, with the same flags, and none of it is logged.
+    /// Whether all of it is mapped, with the same flags, unless the space holds some back.
     pub(crate) alike: bool,
     /// Where the region is whose addresses are the range, if it is one and has a neighbour before it in its leaf. So
     /// that the most frequent change costs one descent.
@@ -252,8 +252,11 @@ impl Cover {
 
     /// What is to be known of one region that covers a range.
     fn of(region: &Region) -> Self {
-        let lent = matches!(region.backend, Backend::Shared { .. } | Backend::Custom { .. });
-        let owned = matches!(region.backend, Backend::Alloc { .. } | Backend::Paged { .. });
+        let lent = matches!(
+            region.backend,
+            Backend::Shared { .. } | Backend::Private { .. } | Backend::Custom { .. }
+        );
+        let owned = region.backend.is_copied_on_write();
         Self { owned, lent, pinned: region.pins > 0, logged: region.log.is_some(), ..Self::NONE }
     }
 

@@ -275,6 +275,7 @@ const WINDOW: u64 = 1 << 9;
 const KIND: u64 = 7 << 9;
 const LINEAR: u64 = 0;
 const SHARED: u64 = 1 << 10;
+const PRIVATE: u64 = SHARED | 1 << 9;
 const TRAP: u64 = 2 << 10;
 const CUSTOM: u64 = 3 << 10;
 const PAGED: u64 = CUSTOM | 1 << 9;
@@ -299,6 +300,7 @@ fn lent_backend(kind: u64, about: u64) -> Backend {
     let offset = (about & ((1 << NUMBER_SHIFT) - 1)) * PAGE_SIZE;
     match kind {
         SHARED => Backend::Shared { memory: SharedId(number), offset },
+        PRIVATE => Backend::Private { memory: SharedId(number), offset },
         TRAP => Backend::Trap { device: DeviceId(number), offset },
         PAGED => Backend::Paged { source: number, offset },
         _ => Backend::Custom { source: number, offset },
@@ -315,6 +317,7 @@ impl Packed {
                 (ALLOC | window, u64::from(largest_leaf.level()) | u64::from(fault_around.level()) << 8)
             }
             Backend::Shared { memory, offset } => (SHARED, numbered(memory.0, offset)),
+            Backend::Private { memory, offset } => (PRIVATE, numbered(memory.0, offset)),
             Backend::Trap { device, offset } => (TRAP, numbered(device.0, offset)),
             Backend::Custom { source, offset } => (CUSTOM, numbered(source, offset)),
             Backend::Paged { source, offset } => (PAGED, numbered(source, offset)),

@@ -28,7 +28,10 @@ fn clock<F: Format>(format: F) {
     assert_eq!(space.evict(2, 99).pages, 2);
     assert_eq!(lifetimes::count(&hal.events(), lifetimes::is_invalidation), 1);
     assert_eq!(resident(&space, 8), [2, 3, 4, 5, 6, 7]);
+    space.populate(gpa(0), KIB4).expect("memory");
     assert_eq!(space.evict(1, 99).pages, 1, "it goes on where it stopped");
+    assert_eq!(resident(&space, 8), [0, 3, 4, 5, 6, 7]);
+    space.page_out(gpa(0), KIB4).expect("paged");
     assert_eq!(resident(&space, 8), [3, 4, 5, 6, 7]);
     if format.accessed_bit() != 0 {
         // What was used has a second chance, and is used again or not.
@@ -51,6 +54,14 @@ fn clock<F: Format>(format: F) {
         assert_eq!(space.evict(1, 1).pages, 0, "it was looked at, and that is all");
         assert_eq!(lifetimes::count(&hal.events(), lifetimes::is_invalidation), 1);
         assert!(!space.query(gpa(last * KIB4)).expect("there").accessed);
+    }
+    if format.accessed_bit() != 0 {
+        // What the guest may not use any more has no second chance.
+        let last = resident(&space, 8)[0];
+        use_page(&space, &hal, last);
+        space.protect(gpa(last * KIB4), KIB4, MappingFlags::empty()).expect("mapped");
+        assert_eq!(space.evict(1, 1).pages, 1);
+        space.protect(gpa(last * KIB4), KIB4, RW).expect("mapped");
     }
     let left = resident(&space, 8).len() as u64;
     assert_eq!(space.evict(99, u64::MAX).pages, left);

@@ -1,5 +1,6 @@
 //! Forks and snapshots: what each space sees, what it costs, and that nothing is lost.
 
+mod cut;
 mod naive;
 
 use super::*;

@@ -264,7 +264,7 @@ fn what_is_populated_is_dirty_whoever_asked_for_it() {
 type Change<F> = fn(&mut Space<'_, F>);
 
 fn no_change_loses_a_mark<F: Format>(format: F) {
-    let changes: [(&str, Change<F>); 8] = [
+    let changes: [(&str, Change<F>); 9] = [
         ("protect", |space| space.protect(gpa(0), 512 * KIB4, MappingFlags::READ).expect("mapped")),
         ("no access", |space| space.protect(gpa(0), 512 * KIB4, MappingFlags::empty()).expect("mapped")),
         ("no access and back", |space| {
@@ -279,6 +279,10 @@ fn no_change_loses_a_mark<F: Format>(format: F) {
         ("migrate", |space| assert_eq!(space.migrate(gpa(0), 512 * KIB4), Ok(512))),
         ("split", |space| space.protect(gpa(3 * KIB4), KIB4, MappingFlags::READ).expect("mapped")),
         ("collapse", |space| assert!(space.collapse(gpa(0), MIB2).is_ok())),
+        ("collapse without the permission", |space| {
+            space.protect(gpa(0), MIB2, MappingFlags::READ).expect("mapped");
+            assert!(space.collapse(gpa(0), MIB2).is_ok());
+        }),
         ("a batch", |space| {
             let mut debt = space.defer();
             debt.protect(gpa(0), 256 * KIB4, MappingFlags::empty()).expect("mapped");
@@ -294,7 +298,7 @@ fn no_change_loses_a_mark<F: Format>(format: F) {
                 let mut space = new_space(&hal, format);
                 space.map_alloc_with(gpa(0), MIB2, RW, options).expect("free");
                 space.start_dirty_log(gpa(0), MIB2, unit).expect("mapped");
-                let dirty = [0, 3, 100, 300];
+                let dirty = [2, 3, 100, 300];
                 dirty.iter().for_each(|page| write(&space, *page));
                 change(&mut space);
                 let mut bitmap = [0_u64; 8];

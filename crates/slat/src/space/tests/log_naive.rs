@@ -7,7 +7,7 @@ use super::naive::Random;
 use super::*;
 use crate::addr::PAGE_SIZE;
 use crate::space::AllocOptions;
-use crate::table::{LogUnit, View};
+use crate::table::LogUnit;
 use crate::test_util::{Event, cases};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +26,12 @@ struct Spec {
     /// Pages told, and operations that told any.
     told: usize,
     large: usize,
+    forked: bool,
+    copied: usize,
+    /// Pages that were used since the last scan, and the ages of all.
+    used: BTreeSet<u64>,
+    ages: Vec<u8>,
+    idle: usize,
 }
 
 fn at(page: u64) -> GuestPhysAddr {
@@ -37,11 +43,14 @@ struct Run<'h, F: Format> {
     hal: &'h HeapHal,
     spec: Spec,
     random: Random,
+    /// Whether there are forks.
+    forks: bool,
+    children: Vec<Space<'h, F>>,
     /// No large leaf is ever there, so that exactly what was written to or populated has to be told.
     exact: bool,
 }
 
-impl<F: Format> Run<'_, F> {
+impl<'h, F: Format> Run<'h, F> {
     fn pages(&self, range: &std::ops::Range<u64>) -> impl Iterator<Item = (&u64, &(MappingFlags, bool))> {
         self.spec.pages.range(range.clone())
     }
@@ -95,6 +104,7 @@ impl<F: Format> Run<'_, F> {
                 if covered {
                     self.spec.pages.retain(|page, _| !range.contains(page));
                     self.spec.dirty.retain(|page| !range.contains(page));
+                    self.spec.used.retain(|page| !range.contains(page));
                 }
             }
             3 | 4 => {
@@ -124,6 +134,8 @@ impl<F: Format> Run<'_, F> {
                     self.spec.dirty.retain(|page| !range.contains(page));
                 }
             }
+            21 | 24 => self.scan(range),
+            22 | 23 if self.forks => self.fork(start),
             12 if self.random.below(3) == 0 => {
                 assert_eq!(self.space.stop_dirty_log(at(start), size).is_ok(), all_logged);
                 if all_logged {
@@ -148,6 +160,9 @@ impl<F: Format> Run<'_, F> {
                     self.space.memory().write(at(page), &[1; 8]).is_ok()
                 };
                 assert_eq!(done, allowed, "page {page}: {access}");
+                if done {
+                    self.spec.used.insert(page);
+                }
                 if done && access == MappingFlags::WRITE {
                     self.written(page);
                 }
@@ -185,6 +200,65 @@ impl<F: Format> Run<'_, F> {
         }
     }
 
+    /// Ages are nobody else's business either.
+    fn scan(&mut self, range: std::ops::Range<u64>) {
+        let size = (range.end - range.start) * PAGE_SIZE;
+        self.spec.ages.resize(WINDOW as usize, 0);
+        let ages = &mut self.spec.ages[range.start as usize..range.end as usize];
+        let before = ages.to_vec();
+        let (mut idle, least) = (Vec::new(), 1 + self.random.below(3) as u8);
+        self.hal.record();
+        let pages = self.space.scan_idle(at(range.start), size, ages, least, |leaf, age| {
+            let page = |at: GuestPhysAddr| (at.as_u64() - BASE) / PAGE_SIZE;
+            assert!(age >= least);
+            idle.extend(page(leaf.start())..page(leaf.end()));
+        });
+        assert!(count(&self.hal.events(), is_invalidation) <= 1);
+        assert_eq!(pages, Ok(idle.len() as u64));
+        let old: Vec<u64> =
+            (range.start..).zip(&*ages).filter(|(_, age)| **age >= least).map(|(page, _)| page).collect();
+        assert_eq!(idle, old, "in ascending order");
+        for ((page, age), before) in (range.start..).zip(&*ages).zip(before) {
+            assert!(
+                *age == 0 || *age <= before.saturating_add(1) && !self.spec.used.contains(&page),
+                "page {page}"
+            );
+        }
+        self.spec.idle += idle.len();
+        self.spec.used.retain(|page| !range.contains(page));
+    }
+
+    /// What forks do, and that there are any, concerns nobody else.
+    fn fork(&mut self, page: u64) {
+        self.spec.forked = true;
+        match self.random.below(6) {
+            0 if self.children.len() < 3 => {
+                let child = self.space.fork(1).expect("memory");
+                assert!(child.regions().all(|region| region.log.is_none()));
+                self.children.push(child);
+            }
+            1 => drop(self.children.pop()),
+            2 => {
+                self.space.consolidate();
+            }
+            _ => {
+                let Some(child) = self.children.last_mut() else { return };
+                if guest_access(child, at(page), MappingFlags::WRITE) {
+                    assert!(child.query(at(page)).is_ok_and(|leaf| leaf.dirty));
+                    self.spec.copied +=
+                        usize::from(child.translate(at(page)) != self.space.translate(at(page)));
+                }
+                let (start, size) = (at(page / 512 * 512), MIB2);
+                let flags = [RW, MappingFlags::READ][self.random.below(2) as usize];
+                child.consolidate();
+                if child.protect(start, size, flags).is_ok() {
+                    let range = GuestPhysRange::new(start, size).expect("valid");
+                    assert!(child.mappings(range).all(|leaf| flags.contains(leaf.flags)), "{flags}");
+                }
+            }
+        }
+    }
+
     fn written(&mut self, page: u64) {
         if self.spec.pages.get(&page).is_some_and(|(_, logged)| *logged) {
             self.spec.dirty.insert(page);
@@ -194,14 +268,11 @@ impl<F: Format> Run<'_, F> {
     /// Takes note of what has a leaf now and had none.
     fn see(&mut self) {
         for page in 0..WINDOW {
-            let (slot, entry) = self.space.table.walk(at(page));
-            let leaf = match self.space.table.view(slot.level, slot.index, entry) {
-                View::Leaf(_) => true,
-                View::Soft(soft) => matches!(soft, crate::table::Soft::NoAccess(_)),
-                _ => false,
-            };
+            let range = GuestPhysRange::new(at(page), PAGE_SIZE).expect("valid");
+            let leaf = self.space.mappings(range).next().is_some();
             if !leaf {
                 self.spec.present.remove(&page);
+                self.spec.used.remove(&page);
             } else if self.spec.present.insert(page) {
                 self.written(page);
             }
@@ -235,7 +306,9 @@ impl<F: Format> Run<'_, F> {
         let stored = events.iter().rposition(|event| matches!(event, Event::Store(..)));
         assert!(invalidations <= 1, "{events:?}");
         assert!(!self.exact || invalidations == usize::from(!told.is_empty()), "{events:?}");
-        assert!(stored.is_none() || events.iter().rposition(is_invalidation) > stored || !self.exact);
+        // Copies of shared tables are none that anybody has to be told of.
+        let last = events.iter().rposition(is_invalidation);
+        assert!(!self.exact || told.is_empty() || last > stored, "{events:?}");
         if all_logged {
             let wanted: Vec<u64> = self.spec.dirty.range(range.clone()).copied().collect();
             if self.exact {
@@ -277,9 +350,13 @@ impl<F: Format> Run<'_, F> {
                 };
                 assert!(flags.contains(leaf.flags), "more than its region allows: page {page}, {leaf:?}");
                 let held = flags - leaf.flags;
-                assert!(held.is_empty() || logged && held == MappingFlags::WRITE, "page {page}: {leaf:?}");
+                let may_be = logged || self.spec.forked;
+                assert!(held.is_empty() || may_be && held == MappingFlags::WRITE, "page {page}: {leaf:?}");
                 assert!(!self.spec.dirty.contains(&page) || leaf.dirty, "page {page}: {leaf:?}");
             }
+        }
+        if self.spec.forked {
+            return;
         }
         let stats = self.space.stats();
         let counted = stats.table.owned_frames + stats.table.table_frames + stats.region_frames as u64;
@@ -289,21 +366,25 @@ impl<F: Format> Run<'_, F> {
 
 fn random_operations<F: Format>(formats: impl IntoIterator<Item = F>) {
     for (index, format) in formats.into_iter().enumerate() {
-        let (mut told, mut large) = (0, 0);
-        for seed in 1..=cases(8) as u64 {
+        let (mut told, mut large, mut copied, mut idle) = (0, 0, 0, 0);
+        for seed in 1..=cases(16) as u64 {
             let hal = HeapHal::new();
             let space = Space::with_format(&hal, format, gpa(0), 4 * GIB1, 0).expect("a root");
             let random = Random(seed * 0x9e37_79b9 + index as u64);
-            let mut run = Run { space, hal: &hal, spec: Spec::default(), random, exact: seed % 2 == 0 };
+            let (spec, exact, forks) = (Spec::default(), seed % 2 == 0, seed % 4 < 2);
+            let mut run = Run { space, hal: &hal, spec, random, forks, children: Vec::new(), exact };
             for _ in 0..cases(300).max(50) {
                 run.step();
                 run.check();
             }
             told += run.spec.told;
             large += run.spec.large;
+            copied += run.spec.copied;
+            idle += run.spec.idle;
             drop(run);
             assert_eq!(hal.in_use(), 0);
         }
+        assert!(copied > 0 && idle > cases(1000), "{copied} copied, {idle} idle pages: {format:?}");
         assert!(
             told > cases(100) && large > 0,
             "{told} pages, {large} collections that told more: {format:?}"

@@ -341,6 +341,19 @@ fn pinned<F: Format>(format: F) {
     space.unpin(gpa(KIB4), KIB4).expect("pinned");
     assert_eq!(space.page_out(gpa(0), 3 * KIB4).map(|out| (out.pages, out.written)), Ok((1, 1)));
     assert_eq!(pager.get(0, KIB4), Some(contents(0, KIB4)));
+    // Also to a page to which the guest has no access.
+    space.pin(gpa(0), KIB4).expect("memory");
+    space.protect(gpa(0), KIB4, MappingFlags::empty()).expect("mapped");
+    let (slot, entry) = space.table.walk(gpa(0));
+    let Some(crate::table::Soft::NoAccess(leaf)) = crate::table::Soft::decode(entry) else {
+        panic!("{entry:#x}")
+    };
+    // As if its log had been collected meanwhile.
+    slot.store(&hal, crate::table::Soft::NoAccess(crate::table::Leaf { dirty: false, ..leaf }).encode());
+    hal.write(leaf.hpa, &contents(0, 0));
+    space.unpin(gpa(0), KIB4).expect("pinned");
+    assert_eq!(space.page_out(gpa(0), KIB4).map(|out| out.written), Ok(1));
+    assert_eq!(pager.get(0, 0), Some(contents(0, 0)));
 }
 
 #[test]
@@ -413,6 +426,14 @@ fn other_changes<F: Format>(format: F) {
     let events = hal.events();
     lifetimes::assert_freed_after_invalidation(&events);
     assert!(events.iter().any(|event| matches!(event, Event::Dealloc(..))));
+    // Nothing of the page is remembered, but the tables above it may be.
+    space.protect(gpa(0), KIB4, RW).expect("mapped");
+    space.page_out(gpa(0), 2 * KIB4).expect("paged");
+    space.populate(gpa(0), KIB4).expect("memory");
+    space.protect(gpa(0), KIB4, MappingFlags::empty()).expect("mapped");
+    hal.record();
+    assert_eq!(space.page_out(gpa(0), KIB4).map(|out| out.pages), Ok(1));
+    lifetimes::assert_freed_after_invalidation(&hal.events());
     space.clear().expect("no pins");
     assert_eq!(hal.in_use() as u64, space.stats().table.table_frames);
 }
@@ -420,6 +441,43 @@ fn other_changes<F: Format>(format: F) {
 #[test]
 fn other_changes_of_paged_regions() {
     on_all_formats!(other_changes);
+}
+
+#[test]
+fn a_table_that_goes_costs_the_whole_space_where_addresses_do_not_reach_it() {
+    fn check<F: Format>(format: F) {
+        let hal = HeapHal::new();
+        let pager = MemoryPager::new();
+        let mut space = space_with(&hal, format, &pager);
+        space.map_paged(gpa(0), 0, 0, 4 * KIB4, RW).expect("free");
+        space.populate(gpa(0), 4 * KIB4).expect("memory");
+        for (pages, table) in [(2, false), (4, true)] {
+            hal.record();
+            space.page_out(gpa(0), pages * KIB4).expect("paged");
+            let whole = lifetimes::count(&hal.events(), |event| matches!(event, Event::InvalidateSpace(_)));
+            let wanted = table && !format.invalidation_by_address_reaches_tables();
+            assert_eq!(whole, usize::from(wanted), "{pages} pages");
+        }
+    }
+    on_all_formats!(check);
+}
+
+#[test]
+fn what_was_written_past_the_caches_is_what_the_pager_is_given() {
+    let hal = HeapHal::new();
+    let pager = MemoryPager::new();
+    let mut space = space_with(&hal, Stage2::default(), &pager);
+    space.map_paged(gpa(0), 0, 0, KIB4, RW | MappingFlags::UNCACHED).expect("free");
+    space.populate(gpa(0), KIB4).expect("memory");
+    let frame = space.translate(gpa(0)).expect("populated");
+    hal.record();
+    space.page_out(gpa(0), KIB4).expect("paged");
+    let events = hal.events();
+    let maintained =
+        events.iter().position(|event| matches!(event, Event::Maintain(at, 1, _) if *at == frame));
+    let invalidated = events.iter().position(lifetimes::is_invalidation);
+    let freed = events.iter().position(|event| matches!(event, Event::Dealloc(at, 1) if *at == frame));
+    assert!(invalidated < maintained && maintained < freed && maintained.is_some(), "{events:x?}");
 }
 
 #[test]
@@ -480,4 +538,46 @@ fn forked<F: Format>(format: F) {
 #[test]
 fn a_fork_shares_what_is_there_and_asks_its_own_pager_for_the_rest() {
     on_all_formats!(forked);
+}
+
+fn logged<F: Format>(format: F) {
+    let hal = HeapHal::new();
+    let pager = MemoryPager::new();
+    let mut space = space_with(&hal, format, &pager);
+    space.map_paged(gpa(0), 0, 0, 4 * KIB4, RW).expect("free");
+    (0..4).for_each(|page| write(&space, page * KIB4, page + 1));
+    space.start_dirty_log(gpa(0), 4 * KIB4, crate::LogUnit::Page).expect("mapped");
+    let collect = |space: &mut Paged<'_, F>| {
+        let mut pages = vec![];
+        let each = |range: GuestPhysRange| {
+            pages.extend((0..range.size() / KIB4).map(|page| range.start().as_u64() / KIB4 + page))
+        };
+        space.collect_dirty(gpa(0), 4 * KIB4, each).expect("logged");
+        pages
+    };
+    write(&space, KIB4, 100);
+    // What nobody was told of stays; of the others it is not known any more what was written to them.
+    let before = space.translate(gpa(KIB4));
+    let out = space.page_out(gpa(0), 4 * KIB4).expect("paged");
+    assert_eq!((out.pages, out.written, out.logged, out.refused), (3, 3, 1, 0));
+    assert_eq!(space.translate(gpa(KIB4)), before);
+    assert_eq!(space.evict(9, 99).pages, 0);
+    assert_eq!(collect(&mut space), [1]);
+    assert_eq!(space.evict(9, 99), PagedOut { pages: 1, written: 1, ..PagedOut::default() });
+    // What comes in is news to whoever follows the log.
+    assert_eq!(space.read_obj::<u64>(gpa(KIB4)), Ok(100));
+    assert_eq!(space.read_obj::<u64>(gpa(2 * KIB4)), Ok(3));
+    assert_eq!(collect(&mut space), [1, 2]);
+    write(&space, 2 * KIB4, 102);
+    assert_eq!(collect(&mut space), [2]);
+    // The log took the mark away, and ends: the write is not forgotten.
+    space.stop_dirty_log(gpa(0), 4 * KIB4).expect("logged");
+    let out = space.page_out(gpa(0), 4 * KIB4).expect("paged");
+    assert_eq!((out.pages, out.written, out.logged), (2, 2, 0));
+    assert_eq!(space.read_obj::<u64>(gpa(2 * KIB4)), Ok(102));
+}
+
+#[test]
+fn what_is_logged_goes_once_it_was_told() {
+    on_all_formats!(logged);
 }

@@ -111,6 +111,7 @@ fn a_region_comes_out_of_its_node_as_it_went_in() {
         Backend::Linear { hpa: HostPhysAddr::new((1 << 56) - PAGE_SIZE) },
         Backend::Alloc { largest_leaf: LeafSize::Size1G, fault_around: LeafSize::Size2M },
         Backend::Shared { memory: SharedId(u16::MAX), offset },
+        Backend::Private { memory: SharedId(u16::MAX), offset },
         Backend::Trap { device: DeviceId(u16::MAX), offset },
         Backend::Custom { source: u16::MAX, offset },
         Backend::Paged { source: u16::MAX, offset },
