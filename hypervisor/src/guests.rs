@@ -4,7 +4,7 @@
 //! [scheduler](crate::schedule)'s business; before each slice it activates the tag of the guest's space, which drops what the hart
 //! remembers if tags have new owners. The hart that gets the [`Total`] writes the report; the others have nothing more to do.
 //!
-//! **A guest that [stops](Slice::Paused)** is handed to whoever was named for that ([`Guests::with_keeper`]), on the hart on which it
+//! **A guest that [stops](Slice::Paused)**, or has done so and [is watched](Verdict::Watch), is handed to whoever was named for that ([`Guests::with_keeper`]), on the hart on which it
 //! stopped; its vCPU counts as running meanwhile, so that nobody else touches it. It may be forked into one of the places that were
 //! kept free.
 //!
@@ -60,9 +60,13 @@ pub struct Guests<'a, H: Host, F: Format, V> {
     /// Those that were started or are about to be; the others are places kept free.
     begun: AtomicUsize,
     keeper: Option<Keeper<'a, H, F, V>>,
+    /// The guest that is watched, or [`NOBODY`].
+    watched: AtomicUsize,
 }
 
-/// What becomes of a guest that has stopped, by its number.
+const NOBODY: usize = usize::MAX;
+
+/// What becomes of a guest that has stopped or is watched, by its number.
 pub type Keeper<'a, H, F, V> = fn(&Guests<'a, H, F, V>, usize) -> Verdict;
 
 /// What becomes of a guest that has stopped.
@@ -70,6 +74,8 @@ pub type Keeper<'a, H, F, V> = fn(&Guests<'a, H, F, V>, usize) -> Verdict;
 pub enum Verdict {
     /// It goes on.
     GoesOn,
+    /// It goes on, and is handed over again after each slice.
+    Watch,
     /// It ends.
     Ends(End),
 }
@@ -100,7 +106,17 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         let (tags, ended) = (RwLock::new(Some(tags)), Mutex::default());
         let guests: Vec<_> = guests.collect();
         let begun = AtomicUsize::new(guests.len());
-        Self { guests, scheduler, each, slice, tags, ended, begun, keeper: None }
+        Self {
+            guests,
+            scheduler,
+            each,
+            slice,
+            tags,
+            ended,
+            begun,
+            keeper: None,
+            watched: AtomicUsize::new(NOBODY),
+        }
     }
 
     /// The same guests, the last `places` of which are [places](Machine::place) for forks, and `keeper` for those that stop.
@@ -136,20 +152,48 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         H: Clone,
         V: Replica,
     {
-        let number = self.begun.load(Ordering::Acquire);
-        let (Some(parent), Some(child)) = (self.guests.get(index), self.guests.get(number)) else {
-            return Err("there is no place for another guest".to_string());
-        };
+        let (number, parent, child) = self.next_place(index)?;
         let took = parent.machine.fork_into(&child.machine, clock)?;
-        for (own, original) in child.vcpus.iter().zip(&parent.vcpus) {
-            own.lock().take_after(&original.lock());
-        }
-        // From now on its end is waited for.
-        self.begun.store(number + 1, Ordering::Release);
+        self.begin(number, parent, child);
         Ok((number, took))
     }
 
-    /// Lets the vCPUs of guest `index` run, which has been made a fork.
+    /// Guest `index`, which has stopped, goes on as the next place that is free, to which its memory has been
+    /// [moved](Machine::copy_round); the number of that. It does not [go on](Self::resume) yet.
+    ///
+    /// # Errors
+    /// One line: there is no place.
+    pub fn take_place(&self, index: usize) -> Result<usize, String>
+    where
+        V: Replica,
+    {
+        let (number, parent, child) = self.next_place(index)?;
+        parent.machine.end_move(&child.machine);
+        self.begin(number, parent, child);
+        Ok(number)
+    }
+
+    /// The next place that is free, for guest `index`.
+    fn next_place(&self, index: usize) -> Result<(usize, &Guest<'a, H, F, V>, &Guest<'a, H, F, V>), String> {
+        let number = self.begun.load(Ordering::Acquire);
+        match (self.guests.get(index), self.guests.get(number)) {
+            (Some(parent), Some(child)) => Ok((number, parent, child)),
+            _ => Err("there is no place for another guest".to_string()),
+        }
+    }
+
+    /// The vCPUs of `child` become those of `parent`, and its end is waited for from now on.
+    fn begin(&self, number: usize, parent: &Guest<'a, H, F, V>, child: &Guest<'a, H, F, V>)
+    where
+        V: Replica,
+    {
+        for (own, original) in child.vcpus.iter().zip(&parent.vcpus) {
+            own.lock().take_after(&original.lock());
+        }
+        self.begun.store(number + 1, Ordering::Release);
+    }
+
+    /// Lets the vCPUs of guest `index` run, which has got its place.
     pub fn resume(&self, index: usize) {
         let first = index.saturating_mul(self.each);
         (first..first.saturating_add(self.each)).for_each(|id| self.scheduler.start(id));
@@ -208,12 +252,12 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
             }
             None => Slice::Off,
         };
-        let slice = match (slice, self.keeper) {
-            (Slice::Paused, Some(keeper)) => match keeper(self, index) {
-                Verdict::GoesOn => Slice::Preempted,
-                Verdict::Ends(end) => Slice::Ended(guest.and_then(|guest| guest.machine.give_up(end))),
-            },
-            (slice, _) => slice,
+        let slice = match slice {
+            Slice::Paused => self.keep(index, Slice::Preempted),
+            Slice::Preempted | Slice::Waits { .. } if self.watched.load(Ordering::Acquire) == index => {
+                self.keep(index, slice)
+            }
+            slice => slice,
         };
         let parked = match slice {
             Slice::Preempted | Slice::Paused => Parked::Ready,
@@ -237,6 +281,22 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         Some((index, end?))
     }
 
+    /// Asks what becomes of guest `index`, which would have gone on with `slice`.
+    fn keep(&self, index: usize, slice: Slice) -> Slice {
+        let Some(keeper) = self.keeper else { return slice };
+        match keeper(self, index) {
+            Verdict::GoesOn => {
+                self.watched.store(NOBODY, Ordering::Release);
+                slice
+            }
+            Verdict::Watch => {
+                self.watched.store(index, Ordering::Release);
+                slice
+            }
+            Verdict::Ends(end) => Slice::Ended(self.machine(index).and_then(|machine| machine.give_up(end))),
+        }
+    }
+
     /// Gives the frames of a guest back; all of it together if it was the last one.
     fn close(&self, index: usize, end: End, tell: impl Fn(GuestReport)) -> Result<Option<Total>, String> {
         let Some(guest) = self.guests.get(index) else { return Ok(None) };
@@ -250,6 +310,9 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
             return Ok(None);
         }
         self.scheduler.end();
+        // What was meant for a place and did not come to it.
+        let places = self.guests.get(ended.len()..).unwrap_or_default();
+        places.iter().for_each(|place| place.machine.abandon());
         drop(self.tags.write().take());
         let mut guests: Vec<_> = ended.iter().map(|(index, outcome)| report(*index, outcome)).collect();
         guests.sort_by_key(|report| report.guest);

@@ -167,7 +167,7 @@ fn check_pause(pause: &Pause, params: &Params, map: &MemoryMap) -> Result<(), Pa
     }
     match pause.then {
         Then::Fork { children } if !(1..GUESTS_MAX as u32).contains(&children) => Err(ParamsError::Forks),
-        Then::Fork { .. } => Ok(()),
+        Then::Fork { .. } | Then::Migrate => Ok(()),
         Then::Snapshot | Then::Restore if pause.image.size == 0 => Err(ParamsError::Empty("snapshot")),
         Then::Snapshot | Then::Restore => Ok(()),
     }

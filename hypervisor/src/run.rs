@@ -13,6 +13,7 @@ mod books;
 mod buffers;
 mod debug;
 mod fork;
+mod migrate;
 mod screen;
 mod slice;
 mod snapshot;
@@ -145,13 +146,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             Leaf::Auto => (LeafSize::Size4K, LeafSize::Size2M),
         };
         let ram_options = AllocOptions { populate: false, largest_leaf, fault_around };
-        space.map_alloc_with(GuestPhysAddr::new(job.ram), job.memory, RAM, ram_options)?;
-        for &Device { address, size, .. } in job.devices {
-            space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
-        }
-        if let Some(Device { address, size, .. }) = job.uart {
-            space.map_trap(GuestPhysAddr::new(address), size, UART)?;
-        }
+        map(&mut space, &job, ram_options)?;
         let churn = job.churn.map(|settings| Mutex::new(Churn::new(settings)));
         let books = Books::new(cpus.count());
         let space = RwLock::new(Some(space));
@@ -388,7 +383,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 Ok(())
             }
             Ok(FaultOutcome::Marked | FaultOutcome::MadeWritable | FaultOutcome::Unshared) => {
-                self.count(cpu, |faults| &mut faults.spurious);
+                self.count(cpu, |faults| &mut faults.upgraded);
                 Ok(())
             }
             Ok(FaultOutcome::Spurious) => {
@@ -524,6 +519,22 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             }
         })
     }
+}
+
+/// Maps the RAM and the devices of `job` into `space`.
+fn map<H: Host, F: Format>(
+    space: &mut AddrSpace<H, F>,
+    job: &Job<'_>,
+    ram_options: AllocOptions,
+) -> Result<(), MapError> {
+    space.map_alloc_with(GuestPhysAddr::new(job.ram), job.memory, RAM, ram_options)?;
+    for &Device { address, size, .. } in job.devices {
+        space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
+    }
+    if let Some(Device { address, size, .. }) = job.uart {
+        space.map_trap(GuestPhysAddr::new(address), size, UART)?;
+    }
+    Ok(())
 }
 
 fn line<V: Vcpu>(vcpu: &V, what: &str) -> String {

@@ -160,6 +160,7 @@ fn guest(
         results: then.map(|then| commands::pause(then, PAYLOAD_SEED).1).unwrap_or_default(),
         goal: match then {
             Some(Then::Snapshot) => Goal::Saved,
+            Some(Then::Migrate) => Goal::Moved,
             _ => goal(platform, image.program),
         },
     })

@@ -19,7 +19,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
-use pause::{Forked, OwnFrames, Pause};
+use pause::{Forked, Moved, OwnFrames, Pause};
 use serde::{Deserialize, Serialize};
 use snapshot::Saved;
 
@@ -154,6 +154,8 @@ pub enum Mistake {
     SkippedCopies,
     /// With several guests: one page of the first is mapped by the second one, too.
     SharedFrame,
+    /// Of the pages that a guest that moves wrote to at last, one is not copied.
+    LostDirtyPage,
 }
 
 /// Random unmapping, moving and write-protecting of guest pages while the guest runs.
@@ -237,6 +239,8 @@ pub enum Message {
     Forked(Forked),
     /// The guest was written away, into [`Pause::image`].
     Saved(Saved),
+    /// The guest has moved.
+    Moved(Moved),
     /// One of several guests has ended and its memory was given back; the others go on.
     GuestEnded(Box<GuestReport>),
     /// The run is over and everything was given back (or was not: see the counts).
@@ -332,6 +336,8 @@ pub enum End {
     ConsoleShows,
     /// The guest was written away, to go on in another run.
     Saved,
+    /// The guest has moved, and goes on as another one.
+    Moved,
     /// The guest did something that the hypervisor does not offer.
     Unsupported {
         /// One line: what, and where.
@@ -475,6 +481,9 @@ pub struct Faults {
     /// A page that was shared with a fork was copied, for a write to it.
     #[serde(default)]
     pub copied: u64,
+    /// A page was there, and lacked a mark or the permission to write that its region has.
+    #[serde(default)]
+    pub upgraded: u64,
     /// A page that churn had unmapped or write-protected was given back.
     pub restored: u64,
     /// Nobody's: answered by policy.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// How pages begin that our user space writes while something is done with it: for mistakes on purpose, which have to hit what
 /// the guest looks at.
-pub const PATTERN: &str = "slat-pattern";
+pub const PATTERN: &str = "slat:";
 
 /// The guest stops when it has printed a text, something is done with it, and it is told to go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub enum Then {
         /// 1 to [`GUESTS_MAX`](crate::GUESTS_MAX) - 1.
         children: u32,
     },
+    /// It moves to another guest's place while it works: that begins when it has printed the text once more.
+    Migrate,
     /// It is written away, and ends.
     Snapshot,
     /// It begins as the guest that was written away, and is not stopped.
@@ -44,6 +46,7 @@ impl Then {
     pub const fn more_guests(self) -> u32 {
         match self {
             Self::Fork { children } => children,
+            Self::Migrate => 1,
             Self::Snapshot | Self::Restore => 0,
         }
     }
@@ -71,6 +74,28 @@ pub struct Fork {
     pub ticks: u64,
     /// Frames of 4 KiB that were taken for it.
     pub frames: u64,
+}
+
+/// What a move took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Ticks of the clock in a second.
+    pub ticks_per_second: u64,
+    /// The number of the guest that it is now.
+    pub guest: u32,
+    /// Each round, in their order: the first one is all that was there, the last one was copied while the guest stood still.
+    pub rounds: Vec<Round>,
+    /// Ticks from when the guest stopped until it could go on.
+    pub stop_ticks: u64,
+}
+
+/// A round of a move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// Pages of 4 KiB that were copied.
+    pub pages: u64,
+    /// Ticks that it took.
+    pub ticks: u64,
 }
 
 /// Frames of 4 KiB that are one guest's alone.

@@ -231,9 +231,9 @@ fn run_with_places(
     });
     let [Ok(total)] = &totals[..] else { panic!("one hart reports: {totals:?}") };
     assert_eq!(pool.counts().taken, pool.counts().returned, "all frames are back");
-    let Faults { total: all, populated, spurious, copied, restored, unanswered, retried } =
+    let Faults { total: all, populated, spurious, copied, upgraded, restored, unanswered, retried } =
         total.outcome.faults;
-    assert_eq!(all, populated + spurious + copied + restored + unanswered + retried);
+    assert_eq!(all, populated + spurious + copied + upgraded + restored + unanswered + retried);
     (total.clone(), told.into_inner().expect("no panic"))
 }
 
@@ -328,9 +328,9 @@ fn a_guest_is_forked_while_it_is_stopped_and_each_goes_on_with_pages_of_its_own(
         assert_eq!((&total.outcome.end, total.guests.len(), told.len()), (&End::PowerOff, 3, 3));
         for guest in &total.guests {
             let before = if guest.guest == 0 { 100 } else { 0 };
-            let Faults { populated, copied, spurious, .. } = guest.faults;
+            let Faults { populated, copied, upgraded, .. } = guest.faults;
             // The last one that shares a page need not copy it.
-            assert_eq!((populated, copied + spurious), (before + 60, 50), "{guest:?}");
+            assert_eq!((populated, copied + upgraded), (before + 60, 50), "{guest:?}");
             assert!(copied >= 40, "{guest:?}");
             assert_eq!(guest.own.memory, 110, "what it wrote after the fork");
         }

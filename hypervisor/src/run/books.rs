@@ -51,7 +51,8 @@ impl Default for Outcome {
 impl Outcome {
     /// This guest's outcome and that of one that ended after it, together: see the sum of outcomes.
     pub(crate) fn and(mut self, other: Self) -> Self {
-        if self.end == End::PowerOff {
+        // Who has moved has not ended.
+        if matches!(self.end, End::PowerOff | End::Moved) {
             self.end = other.end;
         }
         let (mine, its) = (&mut self.faults, other.faults);
@@ -59,6 +60,7 @@ impl Outcome {
         mine.populated += its.populated;
         mine.spurious += its.spurious;
         mine.copied += its.copied;
+        mine.upgraded += its.upgraded;
         mine.restored += its.restored;
         mine.unanswered += its.unanswered;
         mine.retried += its.retried;
@@ -174,6 +176,7 @@ impl Books {
                 populated: sum(|counts| counts.faults.populated),
                 spurious: sum(|counts| counts.faults.spurious),
                 copied: sum(|counts| counts.faults.copied),
+                upgraded: sum(|counts| counts.faults.upgraded),
                 restored: sum(|counts| counts.faults.restored),
                 unanswered: sum(|counts| counts.faults.unanswered),
                 retried: sum(|counts| counts.faults.retried),

@@ -48,9 +48,14 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             *child.space.write() = Some(fork);
             took
         };
-        *child.uart.lock() = Uart::new(self.uart.lock().port().clone());
-        child.cpus.take_after(self.cpus);
+        child.take_devices(self);
         Ok(took)
+    }
+
+    /// The serial port and the power of the CPUs become those of `original`.
+    pub(super) fn take_devices(&self, original: &Self) {
+        *self.uart.lock() = Uart::new(original.uart.lock().port().clone());
+        self.cpus.take_after(original.cpus);
     }
 
     /// Types `text` on the guest's serial port, where that can receive anything.
@@ -99,3 +104,6 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
 fn own(table: &Census) -> OwnFrames {
     OwnFrames { tables: table.table_frames, memory: table.owned_frames }
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,8 +143,9 @@ fn close(machine: &Machine<'_, &Pool<Nothing>, Stage2>, pool: &Pool<Nothing>, le
     let outcome = machine.close(end, || ()).expect("everybody has left");
     let counts = pool.counts();
     assert_eq!(counts.taken, counts.returned);
-    let Faults { total, populated, spurious, copied, restored, unanswered, retried } = outcome.faults;
-    assert_eq!(total, populated + spurious + copied + restored + unanswered + retried);
+    let Faults { total, populated, spurious, copied, upgraded, restored, unanswered, retried } =
+        outcome.faults;
+    assert_eq!(total, populated + spurious + copied + upgraded + restored + unanswered + retried);
     assert_eq!(outcome.exits, outcome.exits_by_cpu.iter().sum::<u64>());
     outcome
 }

@@ -13,7 +13,7 @@ use crate::random;
 use crate::recording::Recording;
 use crate::task_run::PAYLOAD_SEED;
 use anyhow::{Context, Result};
-use slat_hv_protocol::pause::{Forked, Pause, Then};
+use slat_hv_protocol::pause::{Forked, Moved, Pause, Then};
 use slat_hv_protocol::snapshot::{self, Saved};
 use slat_hv_protocol::{
     Churn, FaultPolicy, GuestReport, Leaf, Message, Mistake, Params, Report, Span, Started, UnitOutcome,
@@ -58,6 +58,8 @@ pub(crate) enum Goal {
     PowerOff,
     /// It is written away.
     Saved,
+    /// It goes on as another one, which powers itself off.
+    Moved,
     /// It powers itself off, or resets itself where it has no means to power itself off: Linux on a PC without ACPI. A
     /// reset also follows a kernel's panic, so that what was printed has to tell.
     PowerOffOrReset,
@@ -151,6 +153,8 @@ pub(crate) struct Observed {
     pub(crate) units_ended: bool,
     /// What forks cost, if the guest was forked.
     pub(crate) forked: Option<Forked>,
+    /// What a move took, if the guest has moved.
+    pub(crate) moved: Option<Moved>,
     /// What the snapshot took, and the snapshot, if the guest was written away.
     pub(crate) saved: Option<Saved>,
     pub(crate) snapshot: Option<Vec<u8>>,
@@ -440,6 +444,7 @@ impl Observer {
                         self.seen.units.push((self.begin.elapsed().as_secs_f64(), outcome));
                     }
                     Message::Forked(forked) => self.forked(forked),
+                    Message::Moved(moved) => self.moved(moved),
                     Message::Saved(saved) => self.seen.saved = Some(saved),
                     Message::GuestEnded(guest) => self.seen.guests.push(*guest),
                     Message::UnitsEnded => self.seen.units_ended = true,
@@ -462,6 +467,16 @@ impl Observer {
             }
         }
         self.seen.forked = Some(forked);
+    }
+
+    /// It is another one now, and has printed what it had printed.
+    fn moved(&mut self, moved: Moved) {
+        let printed = &mut self.seen.printed;
+        let before = printed.first().cloned().unwrap_or_default();
+        if let Some(printed) = printed.get_mut(moved.guest as usize) {
+            *printed = before;
+        }
+        self.seen.moved = Some(moved);
     }
 
     fn line(&mut self, line: &str) {
@@ -504,6 +519,7 @@ impl Observed {
             guests: Vec::new(),
             units_ended: false,
             forked: None,
+            moved: None,
             saved: None,
             snapshot: None,
         }

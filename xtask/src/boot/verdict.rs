@@ -39,6 +39,11 @@ pub(crate) fn one_of_several(guest: &Guest, seen: &Observed, number: usize) -> R
     };
     match end {
         End::Saved if guest.goal == Goal::Saved => return Ok(()),
+        End::Moved if guest.goal == Goal::Moved && number == 0 => return Ok(()),
+        End::Moved => return Err("the guest has moved".to_owned()),
+        End::PowerOff if guest.goal == Goal::Moved && number == 0 => {
+            return Err("the guest ended before it had moved".to_owned());
+        }
         End::Saved => return Err("the guest was written away".to_owned()),
         End::PowerOff if !matches!(guest.goal, Goal::Screen | Goal::Prompt | Goal::Saved) => {}
         End::PowerOff => return Err("the guest powered itself off".to_owned()),

@@ -39,6 +39,28 @@ list() {
     [ $# -gt 10 ] || result "$# processes"
     result "processes of $(cat /proc/1/comm)"
 }
+pattern() {
+    k=0
+    while [ $k -lt "$2" ]; do echo "PATTERN $k 0" > /tmp/own/$k; k=$((k + 1)); done
+    wait
+    say ready
+    i=0
+    wrong=0
+    while [ $i -lt "$1" ]; do
+        k=0
+        while [ $k -lt "$2" ]; do
+            read -r found < /tmp/own/$k
+            [ "$found" = "PATTERN $k $i" ] || wrong=$((wrong + 1))
+            echo "PATTERN $k $((i + 1))" 1<> /tmp/own/$k
+            k=$((k + 1))
+        done
+        i=$((i + 1))
+    done
+    k=0
+    while [ $k -lt "$2" ]; do cat /tmp/own/$k; k=$((k + 1)); done | sha256sum > /tmp/sum
+    read -r digits rest < /tmp/sum
+    result "$wrong wrong, then $digits"
+}
 commands() {
     mkdir -p /tmp /proc
     mount -t tmpfs tmpfs /tmp || { echo "there is no tmpfs"; return 1; }
@@ -89,6 +111,16 @@ fn command(number: u32, seed: u64) -> Command {
     }
 }
 
+/// The command for a guest that moves: it writes to many pages again and again, each with one file in it, and finds there what it
+/// wrote the last time. It does so alone, and says when it begins.
+fn pattern() -> Command {
+    const TIMES: u32 = 8;
+    const PAGES: u32 = 64;
+    let pages: String = (0..PAGES).map(|page| format!("{PATTERN} {page} {TIMES}\n")).collect();
+    let result = format!("0 wrong, then {}", sha256(pages.as_bytes()));
+    Command { line: format!("pattern {TIMES} {PAGES}"), result }
+}
+
 /// The sum of the fractions, as awk prints it: it adds them in the same order.
 fn fractions() -> String {
     let sum = (1..=FRACTIONS).fold(0.0, |sum, number| sum + 1.0 / f64::from(number));
@@ -98,8 +130,14 @@ fn fractions() -> String {
 /// What a guest with a payload made from `seed` is told when it waits, and `then` is done with it; and for each guest the results that
 /// it must print.
 pub(crate) fn pause(then: Then, seed: u64) -> (Pause, Vec<Vec<String>>) {
-    let commands = (0..=then.more_guests()).map(|number| command(number, seed));
-    let (lines, results) =
-        commands.map(|Command { line, result }| (line.clone(), vec![result, fractions(), line])).unzip();
+    let commands: Vec<_> = match then {
+        // The first one is told, and it is the second one that has the result.
+        Then::Migrate => vec![pattern(), pattern()],
+        _ => (0..=then.more_guests()).map(|number| command(number, seed)).collect(),
+    };
+    let (lines, results) = commands
+        .into_iter()
+        .map(|Command { line, result }| (line.clone(), vec![result, fractions(), line]))
+        .unzip();
     (Pause { text: READY.to_owned(), then, image: Span::default(), commands: lines }, results)
 }

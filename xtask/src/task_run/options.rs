@@ -173,7 +173,7 @@ pub(crate) struct Options {
 }
 
 /// The protocol's names of mistakes.
-pub(crate) const MISTAKES: [&str; 11] = [
+pub(crate) const MISTAKES: [&str; 12] = [
     "none",
     "no-tlbi",
     "ipas2-alone",
@@ -185,6 +185,7 @@ pub(crate) const MISTAKES: [&str; 11] = [
     "no-redelivery",
     "skipped-copies",
     "shared-frame",
+    "lost-dirty-page",
 ];
 
 /// What the guest runs on.

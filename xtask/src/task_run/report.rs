@@ -97,7 +97,9 @@ impl Summary<'_> {
     /// Whether the guest, or each of several, found the right checksum; `None` when the user space is not ours.
     fn sha256_ok(&self) -> Option<bool> {
         let expected = self.guest.sha256.as_ref()?;
-        Some(self.seen.printed.iter().all(|printed| printed.sha256.as_ref() == Some(expected)))
+        // Of a guest that has moved that counts which it is in the end.
+        let first = usize::from(self.seen.moved.is_some());
+        Some(self.seen.printed.iter().skip(first).all(|printed| printed.sha256.as_ref() == Some(expected)))
     }
 
     /// Prints the report in the form that the options ask for.
@@ -131,7 +133,8 @@ impl Summary<'_> {
             row("snapshot", several::saved(saved));
         }
         let forks = self.seen.forked.as_ref().map(several::forks).unwrap_or_default();
-        for (title, value) in forks.into_iter().chain(several::rows(self.guest, self.seen)) {
+        let moved = self.seen.moved.as_ref().map(several::moved).unwrap_or_default();
+        for (title, value) in forks.into_iter().chain(moved).chain(several::rows(self.guest, self.seen)) {
             row(&title, value);
         }
         row(
@@ -187,6 +190,9 @@ impl Summary<'_> {
 
     fn end(&self) -> String {
         match (self.seen.report.as_ref().map(|report| &report.end), self.verdict) {
+            (Some(End::PowerOff), Ok(())) if self.guest.goal == Goal::Moved => {
+                "the guest powered itself off where it had moved to".to_owned()
+            }
             (Some(End::PowerOff), Ok(())) if self.options.most_guests() > 1 => {
                 "each guest powered itself off".to_owned()
             }

@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 47] = [
+const CASES: [Case; 49] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
     ("guest of another architecture", "--guest X86", "it is an x86 bzImage"),
@@ -65,6 +65,8 @@ const CASES: [Case; 47] = [
     ("a fork of another user space", "--arch riscv64 --fork 2 --initrd TEXT", "--initrd, as the user space"),
     ("a fork on the model", "--machine model --fork 2", "--fork: not with --machine model"),
     ("a fork that is written away", "--arch riscv64 --fork 2 --snapshot TEXT", "--fork: not with --snapshot"),
+    ("a move on Arm", "--migrate", "--migrate: with --arch riscv64 only"),
+    ("a move under churn", "--arch riscv64 --migrate --churn", "--churn: not with --migrate"),
     ("a snapshot into nowhere", "--arch riscv64 --snapshot /nonexistent/file", "--snapshot: cannot write"),
     ("a snapshot on x86", "--arch x86_64 --snapshot TEXT", "--snapshot: with --arch riscv64 only"),
     ("a snapshot that is none", "--arch riscv64 --restore TEXT", "it is no snapshot of a guest"),

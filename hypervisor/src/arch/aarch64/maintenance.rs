@@ -82,10 +82,15 @@ fn spoil(instruction: Instruction, mistake: Mistake) -> Option<Step> {
     match (mistake, instruction) {
         (_, I::DsbIshst | I::DsbIsh | I::DsbNshst | I::DsbNsh | I::Isb) => unchanged,
         (Mistake::None | Mistake::LocalTlbi, _) => unchanged,
-        // These are of x86, and of several guests.
-        (Mistake::NoKick | Mistake::NoRedelivery | Mistake::SkippedCopies | Mistake::SharedFrame, _) => {
-            unchanged
-        }
+        // These are of x86, of several guests, and of one that moves.
+        (
+            Mistake::NoKick
+            | Mistake::NoRedelivery
+            | Mistake::SkippedCopies
+            | Mistake::SharedFrame
+            | Mistake::LostDirtyPage,
+            _,
+        ) => unchanged,
         (Mistake::NoTlbi, _) => None,
         (Mistake::Ipas2Alone, I::Vmalle1is | I::Vmalle1) => None,
         (Mistake::Vmalle1Alone, I::Ipas2e1is(_) | I::Ipas2e1(_) | I::Ripas2e1is(_) | I::Ripas2e1(_)) => None,

@@ -59,6 +59,7 @@ fn good() -> Observed {
         guests: Vec::new(),
         units_ended: false,
         forked: None,
+        moved: None,
         saved: None,
         snapshot: None,
     }

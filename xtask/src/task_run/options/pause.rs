@@ -18,6 +18,11 @@ pub(crate) struct PauseOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..GUESTS_MAX as i64))]
     pub(crate) fork: Option<u32>,
 
+    /// Move the guest to another place of the machine while it works: its memory is copied in rounds, by the log of what it writes to,
+    /// and the last one while it stands still; with --arch riscv64
+    #[arg(long)]
+    pub(crate) migrate: bool,
+
     /// Write the guest to a file in the middle of its user space, and end; with --arch riscv64
     #[arg(long, value_name = "FILE")]
     pub(crate) snapshot: Option<PathBuf>,
@@ -32,13 +37,15 @@ impl PauseOptions {
     pub(crate) fn then(&self) -> Option<Then> {
         let snapshot = self.snapshot.as_ref().map(|_| Then::Snapshot);
         let restore = self.restore.as_ref().map(|_| Then::Restore);
-        self.fork.map(|children| Then::Fork { children }).or(snapshot).or(restore)
+        let migrate = self.migrate.then_some(Then::Migrate);
+        self.fork.map(|children| Then::Fork { children }).or(migrate).or(snapshot).or(restore)
     }
 
     /// The options, by their names, and whether they were given.
-    pub(super) fn given(&self) -> [(&'static str, bool); 3] {
+    pub(super) fn given(&self) -> [(&'static str, bool); 4] {
         [
             ("--fork", self.fork.is_some()),
+            ("--migrate", self.migrate),
             ("--snapshot", self.snapshot.is_some()),
             ("--restore", self.restore.is_some()),
         ]

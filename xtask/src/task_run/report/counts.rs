@@ -16,6 +16,7 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
         ("populated", faults.populated),
         ("spurious", faults.spurious),
         ("copied", faults.copied),
+        ("upgraded", faults.upgraded),
         ("restored", faults.restored),
         ("unanswered", faults.unanswered),
         ("retried", faults.retried),

@@ -6,7 +6,7 @@ use super::{Machine, Summary};
 use crate::platform::Platform;
 use anyhow::{Context, Result};
 use serde::Serialize;
-use slat_hv_protocol::pause::Forked;
+use slat_hv_protocol::pause::{Forked, Moved};
 use slat_hv_protocol::snapshot::Saved;
 use slat_hv_protocol::{
     BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, Mechanism, PagesWritten,
@@ -66,6 +66,7 @@ struct Json<'a> {
     ratio: Option<f64>,
     checks: Option<JsonChecks>,
     forked: Option<&'a Forked>,
+    moved: Option<&'a Moved>,
     saved: Option<Saved>,
     guests: Vec<JsonGuest<'a>>,
 }
@@ -177,6 +178,7 @@ impl Summary<'_> {
                 rules_broken: checks.rules_broken,
             }),
             forked: self.seen.forked.as_ref(),
+            moved: self.seen.moved.as_ref(),
             saved: self.seen.saved,
             guests: several::json(self.guest, self.seen),
         };

@@ -4,7 +4,7 @@ use crate::boot::printed::Printed;
 use crate::boot::session::{Guest, Observed};
 use crate::task_run::options::Options;
 use serde::Serialize;
-use slat_hv_protocol::pause::{Forked, OwnFrames};
+use slat_hv_protocol::pause::{Forked, Moved, OwnFrames};
 use slat_hv_protocol::snapshot::Saved;
 use slat_hv_protocol::{End, Faults, GuestReport, Leaves};
 
@@ -49,6 +49,7 @@ pub(super) fn rows(guest: &Guest, seen: &Observed) -> Vec<(String, String)> {
             End::PowerOff => "powered itself off",
             End::Reset => "reset itself",
             End::Saved => "was written away",
+            End::Moved => "has moved",
             End::ScreenShows | End::ConsoleShows => "came far enough",
             End::Fault { .. } => "ended by a fault",
             End::Unsupported { .. } => "ended by what nobody offers",
@@ -56,6 +57,7 @@ pub(super) fn rows(guest: &Guest, seen: &Observed) -> Vec<(String, String)> {
         };
         let memory = match sha256_ok {
             Some(true) => ", memory unharmed",
+            _ if report.end == End::Moved => "",
             Some(false) => ", memory NOT confirmed",
             None => "",
         };
@@ -86,6 +88,21 @@ pub(super) fn forks(forked: &Forked) -> Vec<(String, String)> {
         (format!("fork {}", fork.guest), cost)
     });
     [("forks".to_owned(), what)].into_iter().chain(each).collect()
+}
+
+/// Rows for what a move took.
+pub(super) fn moved(moved: &Moved) -> Vec<(String, String)> {
+    let Moved { ticks_per_second, guest, rounds, stop_ticks } = moved;
+    let milliseconds = |ticks: u64| ticks as f64 * 1e3 / (*ticks_per_second).max(1) as f64;
+    let what = format!(
+        "it is guest {guest} now, after {} rounds; it stood still for {:.1} ms in the last one",
+        rounds.len(),
+        milliseconds(*stop_ticks)
+    );
+    let each = rounds.iter().zip(1..).map(|(round, number)| {
+        (format!("round {number}"), format!("{} pages in {:.1} ms", round.pages, milliseconds(round.ticks)))
+    });
+    [("moved".to_owned(), what)].into_iter().chain(each).collect()
 }
 
 /// A row for what a snapshot took.

@@ -1,5 +1,5 @@
 //! Linux stopped in the middle of its user space: forked, and each goes on with something else; written away, and it goes on in
-//! another run.
+//! another run; moved while it works.
 
 use super::several::frames_came_back;
 use super::{Bench, Slot, step};
@@ -28,6 +28,8 @@ pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     vec![
         step(slot, "a guest is forked three times", forked),
         step(slot, "a guest is written away and goes on in another run", restored),
+        step(slot, "a guest moves while it works", moved),
+        step(slot, "a dirty page that is left out of a move is seen by what the guest prints", moved_badly),
         step(slot, "a page that a fork shares is seen by what the guests print", forked_badly),
     ]
 }
@@ -38,8 +40,10 @@ fn boot(bench: &Bench, then: Then, mistake: Mistake, output: &mut String) -> Res
     let mut guest = linux.linux(&linux.kernel, MEMORY)?;
     guest.bootargs = format!("{} {}", guest.bootargs, commands::VARIABLE);
     guest.results = commands::pause(then, PAYLOAD_SEED).1;
-    if then == Then::Snapshot {
-        guest.goal = Goal::Saved;
+    match then {
+        Then::Snapshot => guest.goal = Goal::Saved,
+        Then::Migrate => guest.goal = Goal::Moved,
+        Then::Fork { .. } | Then::Restore => {}
     }
     run(bench, guest, then, mistake, output)
 }
@@ -132,4 +136,26 @@ fn restored(bench: &Bench, output: &mut String) -> Result<String> {
         ensure!(reason.contains(words) && seen.started.is_none(), "`{words}` is missing in: {reason}");
     }
     Ok(format!("{} of {} pages, {} KiB", saved.pages, saved.of_pages, saved.bytes >> 10))
+}
+
+/// Everything is copied once, then less and less; the guest finds what it wrote and goes on with it.
+fn moved(bench: &Bench, output: &mut String) -> Result<String> {
+    let (guest, seen) = boot(bench, Then::Migrate, Mistake::None, output)?;
+    verdict::under_slat(&guest, &seen).map_err(anyhow::Error::msg)?;
+    let report = seen.report.as_ref().context("there is no report")?;
+    frames_came_back(report)?;
+    let moved = seen.moved.as_ref().context("it has not moved")?;
+    let pages: Vec<_> = moved.rounds.iter().map(|round| round.pages).collect();
+    let [first, others @ .., last] = &pages[..] else { anyhow::bail!("the rounds are {pages:?}") };
+    ensure!(*last > 0 && others.iter().chain([last]).all(|pages| pages < &(first / 4)), "{pages:?}");
+    Ok(format!("pages {pages:?}"))
+}
+
+/// The control: one page that the guest wrote to at last is not copied.
+fn moved_badly(bench: &Bench, output: &mut String) -> Result<String> {
+    let (guest, seen) = boot(bench, Then::Migrate, Mistake::LostDirtyPage, output)?;
+    ensure!(seen.moved.is_some(), "it has not moved: {:?} {:?}", seen.failed, seen.report);
+    let reason = verdict::under_slat(&guest, &seen).err().context("it has not noticed")?;
+    ensure!(reason.contains("wrong, then"), "it was noticed by something else: {reason}");
+    Ok(reason)
 }

@@ -314,6 +314,8 @@ impl Builder<'_> {
             isa: self.host.isa(),
             mode: format!("{:?}", self.format.mode()),
             ram: self.ram(),
+            moving: Mutex::new(None),
+            format: self.format,
             area: Mutex::new(area),
         }
     }

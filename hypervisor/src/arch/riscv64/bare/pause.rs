@@ -10,9 +10,10 @@ use crate::run::Machine;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use slat::PAGE_SIZE;
+use slat::format::Format as _;
 use slat::format::gstage::Gstage;
-use slat_hv_protocol::pause::{Fork, Forked, PATTERN, Pause, Then};
+use slat::{AddrSpace, GuestPhysAddr, PAGE_SIZE};
+use slat_hv_protocol::pause::{Fork, Forked, Moved, PATTERN, Pause, Round, Then};
 use slat_hv_protocol::snapshot::{Saved, Snapshot, State, Writer};
 use slat_hv_protocol::{End, Message, Mistake, Span};
 use spin::Mutex;
@@ -35,17 +36,46 @@ pub(super) struct Plan {
     pub(super) mode: String,
     /// The guest's RAM.
     pub(super) ram: Span,
+    /// How far a move has come; `None` before it.
+    pub(super) moving: Mutex<Option<Moving>>,
+    /// What spaces are made in.
+    pub(super) format: Gstage,
     /// The memory for a snapshot; `None` once it has been taken.
     pub(super) area: Mutex<Option<&'static mut [u8]>>,
 }
 
-/// On the hart on which guest `index` has stopped.
+/// How far a move has come.
+pub(super) struct Moving {
+    rounds: Vec<Round>,
+    /// Slices that the guest still works before the next round.
+    slices: u32,
+}
+
+/// Slices that the guest works between rounds.
+const SLICES: u32 = 6;
+
+/// The most rounds. There are fewer if one has not left much less to be copied than the one before, as no further one would.
+const ROUNDS_MAX: usize = 8;
+
+impl Moving {
+    /// Whether the next round is the last one.
+    fn ends(&self) -> bool {
+        let stays = match self.rounds[..] {
+            [_, .., Round { pages: before, .. }, Round { pages, .. }] => pages > before / 4 * 3,
+            _ => false,
+        };
+        stays || self.rounds.len() + 1 >= ROUNDS_MAX
+    }
+}
+
+/// On the hart on which guest `index` has stopped, or has come to the end of a slice.
 pub(super) fn stopped(guests: &Guests, index: usize) -> Verdict {
     let Some(Run { plan: Some(plan), pool, .. }) = RUN.get() else {
         fail(format_args!("guest {index} was stopped, and nobody asked for it"))
     };
     let done = match plan.pause.then {
         Then::Fork { children } => fork(guests, index, plan, pool, children).map(|()| Verdict::GoesOn),
+        Then::Migrate => migrate(guests, index, plan, pool),
         Then::Snapshot => save(guests, index, plan).map(|()| Verdict::Ends(End::Saved)),
         // It was not to be stopped; that it could print the text again is its own affair.
         Then::Restore => Ok(Verdict::GoesOn),
@@ -93,6 +123,53 @@ fn fork(
     }
     forks.iter().for_each(|fork| guests.resume(fork.guest as usize));
     Ok(())
+}
+
+/// Tells the guest what to do when it has stopped; copies what there is when it is at that and has stopped again; then what it
+/// writes meanwhile, in rounds; and in the end lets it go on in another place.
+fn migrate(
+    guests: &Guests,
+    index: usize,
+    plan: &Plan,
+    pool: &'static Pool<Counted>,
+) -> Result<Verdict, String> {
+    let machine = guests.machine(index).ok_or("there is no such guest")?;
+    let place = guests.machine(index + 1).ok_or("there is no place for it")?;
+    let mut moving = plan.moving.lock();
+    let Some(moving) = moving.as_mut() else {
+        plan.pause.commands.iter().take(1).for_each(|command| machine.type_in(&format!("{command}\n")));
+        *moving = Some(Moving { rounds: Vec::new(), slices: 0 });
+        // It prints the text again when it is at what it was told.
+        return Ok(Verdict::GoesOn);
+    };
+    moving.slices = moving.slices.saturating_sub(1);
+    if moving.slices > 0 {
+        return Ok(Verdict::Watch);
+    }
+    let begin = timer::now();
+    let ends = moving.ends();
+    let pages = match moving.rounds[..] {
+        [] => {
+            let size = 1 << plan.format.geometry().gpa_bits;
+            let space = AddrSpace::with_format(pool, plan.format, GuestPhysAddr::new(0), size, 0);
+            machine.begin_move(place, space.map_err(|error| error.to_string())?)?
+        }
+        _ => {
+            let lost = (ends && plan.mistake == Mistake::LostDirtyPage).then_some(PATTERN);
+            machine.copy_round(place, lost)?
+        }
+    };
+    moving.rounds.push(Round { pages, ticks: timer::now().saturating_sub(begin) });
+    if !ends {
+        moving.slices = SLICES;
+        return Ok(Verdict::Watch);
+    }
+    let guest = guests.take_place(index)?;
+    let stop_ticks = timer::now().saturating_sub(begin);
+    let (rounds, ticks_per_second) = (moving.rounds.clone(), plan.ticks_per_second);
+    say(&Message::Moved(Moved { ticks_per_second, guest: guest as u32, rounds, stop_ticks }));
+    guests.resume(guest);
+    Ok(Verdict::Ends(End::Moved))
 }
 
 /// Writes the guest away.
