@@ -441,21 +441,6 @@ impl<P: Platform> Driver<'_, P> {
         Err(Violation::new(Check::Progress, detail))
     }
 
-    /// Writes to a frame that another space has as well, if that mistake is to be made.
-    fn write_past_slat(&self, index: usize, page: usize, access: MappingFlags) -> bool {
-        let wanted = access.contains(MappingFlags::WRITE) && self.subjects[index].shares;
-        if !wanted || self.host.mistake() != Some(Mistake::WriteReachesSibling) {
-            return false;
-        }
-        let subject = &self.subjects[index];
-        let frame = subject.specification.page(page).filter(|page| page.is_owned()).and_then(Page::owned);
-        let leaf = subject.space().query(GuestPhysAddr::new(self.shape.pages[page])).ok();
-        let Some((frame, _)) = frame.zip(leaf.filter(|leaf| !leaf.owned)) else { return false };
-        self.host.ram().write(frame.hpa, !frame.word);
-        self.host.watch.borrow_mut().wrote(page, !frame.word);
-        true
-    }
-
     fn migrate(&mut self, index: usize, span: Span) -> Result<(), Violation> {
         let (gpa, size) = self.shape.range(span);
         let start = gpa.as_u64();
@@ -587,7 +572,9 @@ impl<P: Platform> Driver<'_, P> {
     /// An operation failed: everything is as before. The guest may have written meanwhile.
     pub(crate) fn untouched(&self, before: Option<(usize, u64)>) -> Result<(), Violation> {
         let watch = self.host.watch.borrow();
-        let written = (0..watch.pages()).any(|page| watch.word(page).is_some());
+        let others = self.host.bystanders.borrow();
+        let mut watches = others.iter().map(|(_, watch)| watch).chain([&*watch]);
+        let written = watches.any(|watch| (0..watch.pages()).any(|page| watch.word(page).is_some()));
         let Some(before) = before.filter(|_| !written && !self.host.rules().marks) else { return Ok(()) };
         let after = (self.host.taken(), self.host.fingerprint());
         ensure(before == after, Check::Untouched, || format!("{before:x?} became {after:x?}"))

@@ -24,7 +24,7 @@ pub fn shape(edge: u64) -> Shape {
 #[must_use]
 pub fn alphabet() -> Vec<Operation> {
     let span = |first, length: u8| Span { first, length: length - 1 };
-    let (before, first, rest) = (span(0, 1), span(1, 1), span(2, 1));
+    let (before, first) = (span(0, 1), span(1, 1));
     let (pages, block, all) = (span(0, 2), span(1, 2), span(0, 3));
     let read = MappingFlags::READ;
     let rw = read | MappingFlags::WRITE;
@@ -46,7 +46,7 @@ pub fn alphabet() -> Vec<Operation> {
         Operation::Unmap(all),
         Operation::Unmap(before),
         Operation::Unmap(first),
-        Operation::Unmap(rest),
+        Operation::Fork { into: 0 },
         Operation::Protect(all, read),
         Operation::Protect(first, read),
         Operation::Protect(first, MappingFlags::empty()),
@@ -60,7 +60,8 @@ pub fn alphabet() -> Vec<Operation> {
         Operation::Collapse(all),
         Operation::Populate(pages),
         Operation::Batch(vec![Step::Unmap(before), Step::Protect(first, read)], BatchEnd::Forget),
-        Operation::Batch(vec![Step::Unmap(before), Step::Unmap(first)], BatchEnd::Discharge),
+        // The first one takes the snapshot.
+        Operation::Reset,
         Operation::Clear,
     ]
 }

@@ -21,8 +21,6 @@ pub(crate) type Kept<'h, P> = (Snapshot<&'h Host<P>, P, &'h Host<P>>, Specificat
 impl<P: Platform> Driver<'_, P> {
     pub(crate) fn fork(&mut self, index: usize, into: u8) -> Result<(), Violation> {
         let into = (index + usize::from(into)) % self.subjects.len();
-        let before = self.fingerprint_exactly(index);
-        self.host.watch.borrow_mut().share();
         let tag = self.subjects[into].tag;
         if self.host.mistake() == Some(Mistake::ChildrenGetAll) {
             for gpa in self.shape.pages.clone() {
@@ -33,6 +31,8 @@ impl<P: Platform> Driver<'_, P> {
                 );
             }
         }
+        let before = self.fingerprint_exactly(index);
+        self.host.watch.borrow_mut().share();
         self.host.moment.set(Moment::Fork);
         let result = self.subjects[index].space_mut().fork(tag);
         self.host.moment.set(Moment::Other);
@@ -244,6 +244,21 @@ impl<P: Platform> Driver<'_, P> {
         let (true, Some(frame)) = (spec.is_owned(), spec.owned()) else { return };
         self.planned[page] = Some(Target::Moved(frame.word));
         self.allow(page, spec.flags, Target::Moved(frame.word));
+    }
+
+    /// Writes to a frame that another space has as well, if that mistake is to be made.
+    pub(crate) fn write_past_slat(&self, index: usize, page: usize, access: MappingFlags) -> bool {
+        let wanted = access.contains(MappingFlags::WRITE) && self.subjects[index].shares;
+        if !wanted || self.host.mistake() != Some(Mistake::WriteReachesSibling) {
+            return false;
+        }
+        let subject = &self.subjects[index];
+        let frame = subject.specification.page(page).filter(|page| page.is_owned()).and_then(Page::owned);
+        let leaf = subject.space().query(GuestPhysAddr::new(self.shape.pages[page])).ok();
+        let Some((frame, _)) = frame.zip(leaf.filter(|leaf| !leaf.owned)) else { return false };
+        self.host.ram().write(frame.hpa, !frame.word);
+        self.host.watch.borrow_mut().wrote(page, !frame.word);
+        true
     }
 
     /// What one space can write to no other one has, and what snapshots keep stays as it was.

@@ -195,6 +195,11 @@ impl<P: Platform> Host<P> {
         self.reads_only.set(only);
     }
 
+    /// Whether the guest only reads, because the host writes.
+    pub fn is_read_only(&self) -> bool {
+        self.reads_only.get()
+    }
+
     /// Ends an operation: what waited is executed, and what came back is out of every CPU's reach.
     pub fn end(&self) {
         let delayed = std::mem::take(&mut *self.delayed.borrow_mut());

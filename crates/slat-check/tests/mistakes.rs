@@ -1,7 +1,9 @@
 //! The check can fail: each mistake is found on each architecture where it is one, by a check that should find it.
 
+use slat::MappingFlags;
 use slat_check::checks::Check;
 use slat_check::mistakes::Mistake;
+use slat_check::operation::{Command, Operation};
 use slat_check::run::{AnyPlatform, Case, platforms, random_case};
 use slat_check::shape::Shape;
 
@@ -62,7 +64,7 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::AlwaysWriteBack => (ALL, &[Store, Query]),
         Mistake::TableReadOnly => (X86, &[Store]),
         Mistake::LeafShifted => (ALL, &[Store, Query]),
-        Mistake::LevelMissing => (&[STAGE2, EPT, GSTAGE], &[Walk, Progress]),
+        Mistake::LevelMissing => (&[STAGE2, EPT, GSTAGE], &[Walk, Progress, Architecture]),
         Mistake::RootShifted => (ALL, &[Root, Walk, Progress, Freed, Architecture]),
         Mistake::FlagsUnchecked => (ALL, &[Verdict, Store]),
         Mistake::DirtyIgnored => (&[EPT, SVADU, MARKS_BY_FAULT], &[Marks, Progress]),
@@ -81,8 +83,8 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
         Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store]),
         Mistake::TableMapped => (ALL, &[Audit]),
-        // Unless the guest writes by the one address and looks by the other before the audit does.
-        Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents]),
+        // Unless the guest writes by the one address and looks by the other before the audit does, or a fork has the frame.
+        Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents, Isolation]),
         Mistake::CountMissing => (ALL, &[Statistics]),
         Mistake::WideAddressAliases | Mistake::HostWritesReadOnly | Mistake::HostMiscounts => {
             (ALL, &[Verdict])
@@ -93,15 +95,51 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         }
         Mistake::HostPopulatesRubbish => (ALL, &[Contents, Zeroed]),
         Mistake::ForkUninvalidated | Mistake::ForkInvalidationLocal => {
-            (ALL, &[Isolation, Contents, Store, Freed, Architecture])
+            (ALL, &[Isolation, Stale, Contents, Store, Freed, Architecture])
         }
         Mistake::CopyUninvalidated => (ALL, &[Stale, Store, Contents, Freed, Architecture]),
         Mistake::CopyLosesContents => (ALL, &[Contents]),
-        Mistake::WriteReachesSibling => (ALL, &[Contents]),
+        // The write is not marked either.
+        Mistake::WriteReachesSibling => (ALL, &[Contents, Marks]),
         Mistake::SharedTableChanged => (X86, &[Query, Balance, Store, Isolation, Walk, Panic, Freed]),
-        Mistake::SharedFrameFreed => (ALL, &[Freed, Allocator]),
+        Mistake::SharedFrameFreed => (ALL, &[Freed, Allocator, Contents]),
         Mistake::ResetKeepsWrites => (ALL, &[Contents]),
         Mistake::ChildrenGetAll => (ALL, &[Query]),
+    }
+}
+
+/// Whether a mistake shows only where spaces have something in common.
+fn forks(mistake: Mistake) -> bool {
+    matches!(
+        mistake,
+        Mistake::ForkUninvalidated
+            | Mistake::ForkInvalidationLocal
+            | Mistake::CopyUninvalidated
+            | Mistake::CopyLosesContents
+            | Mistake::WriteReachesSibling
+            | Mistake::SharedTableChanged
+            | Mistake::SharedFrameFreed
+            | Mistake::ResetKeepsWrites
+            | Mistake::ChildrenGetAll
+    )
+}
+
+/// Every few commands a fork, a snapshot or the way back to it, and uses of all pages on two CPUs.
+fn fork_often(case: &mut Case) {
+    case.settings.cpus = case.settings.cpus.max(2);
+    let access = |cpu, page, access| Operation::Access { cpu, page, access };
+    for (round, chunk) in case.commands.chunks_mut(6).enumerate() {
+        let page = (round % 12) as u8;
+        let often = [
+            [Operation::Reset, Operation::Fork { into: 0 }, Operation::Reset, Operation::Fork { into: 1 }]
+                [round % 4]
+                .clone(),
+            access(0, page, MappingFlags::READ),
+            access(1, page, MappingFlags::WRITE),
+        ];
+        for (command, operation) in chunk.iter_mut().skip(3).zip(often) {
+            *command = Command { space: 0, operation };
+        }
     }
 }
 
@@ -111,6 +149,9 @@ fn find(platform: &AnyPlatform, mistake: Mistake) -> Option<(u64, Check, String)
         let mut case: Case = random_case(platform, seed, 120);
         if seed % 4 == 3 {
             case.shape = Shape::one_block((1 << 30) + (2 << 20));
+        }
+        if forks(mistake) && seed % 2 == 1 {
+            fork_often(&mut case);
         }
         let result = platform.run(&case.shape, case.settings, Some(mistake), &case.commands);
         result.err().map(|failure| (seed, failure.violation.check, failure.violation.detail))
@@ -155,6 +196,9 @@ fn without_a_mistake_nothing_is_found() {
             let mut case = random_case(&platform, seed, 120);
             if seed % 4 == 3 {
                 case.shape = Shape::one_block((1 << 30) + (2 << 20));
+            }
+            if seed % 2 == 1 {
+                fork_often(&mut case);
             }
             if let Err(failure) = platform.run(&case.shape, case.settings, None, &case.commands) {
                 panic!("{name}, {seed}: {failure}");

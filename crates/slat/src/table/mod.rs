@@ -363,7 +363,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let (slot, entry, shared) = self.walk_to_read(gpa);
         let offset = gpa.as_u64() & (level_bytes(slot.level) - 1);
         let leaf = self.format.kind(slot.level, entry) == Kind::Leaf
-            && !(shared && !(self.format.flags(entry) - MappingFlags::WRITE).is_accessible());
+            && (!shared || (self.format.flags(entry) - MappingFlags::WRITE).is_accessible());
         leaf.then(|| HostPhysAddr::new(self.format.address(entry).as_u64() | offset))
     }
 

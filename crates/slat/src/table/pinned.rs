@@ -55,7 +55,7 @@ impl<H: Hal, F: Format> Table<H, F> {
             let Some(place) = self.entry_of(version, piece.start()) else { return };
             let original = place.load();
             // A leaf at the edge of two ranges is copied once.
-            if !self.view(place.level(), original).any_leaf().is_some_and(|leaf| leaf.hpa == kept.hpa) {
+            if self.view(place.level(), original).any_leaf().is_none_or(|leaf| leaf.hpa != kept.hpa) {
                 return;
             }
             let new = frames.get_mut(usize::from(slot.level)).and_then(FrameStack::pop);
