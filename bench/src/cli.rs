@@ -113,7 +113,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// The table of what spaces share.
 fn share(options: &Options) -> Result<()> {
-    let (rounds, many) = if options.quick { (2, 16) } else { (15, 64) };
+    let (rounds, many) = if options.quick { (5, 16) } else { (15, 64) };
     let rounds = options.rounds.map_or(rounds, usize::from);
     let outcomes = sharing::measure(rounds, many);
     print!("{}", sharing::text(&outcomes, rounds));

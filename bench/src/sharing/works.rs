@@ -91,7 +91,7 @@ pub(super) fn fork<F: Format>(format: F, bytes: u64, made: Made, forks: u64) -> 
         format.geometry().levels < 4 || expected.frames <= 3,
         "EPT and NPT take three frames at the most"
     );
-    let pages = [0, bytes / 2 & !(GIB - 1), bytes.saturating_sub(GIB)];
+    let pages = [0, bytes / (2 * GIB) * GIB, bytes.saturating_sub(GIB)];
     pages.iter().for_each(|gpa| fill(&space, *gpa, gpa + 1));
     let (whole, mut all) = (host::counts().frames, Sample { nanoseconds: 0.0, units: forks });
     for _ in 0..forks {
