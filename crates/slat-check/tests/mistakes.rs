@@ -85,7 +85,7 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
         Mistake::PageOutUninvalidated => (ALL, &[Freed, Store, Stale, Contents, Architecture]),
         Mistake::SavedTooEarly | Mistake::WrittenDropped => (ALL, &[Contents]),
-        Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store]),
+        Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store, Contents]),
         Mistake::TableMapped => (ALL, &[Audit]),
         // Unless the guest writes by the one address and looks by the other before the audit does, or the frame goes back.
         Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents, Freed]),
