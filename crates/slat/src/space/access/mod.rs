@@ -192,6 +192,15 @@ impl<H: Hal, F: Format, B: CustomBackend, I: Fn(GuestPhysAddr, &mut [u8])> Guest
             while done < end {
                 let target = to.run_after(to_gpa, done, end, MappingFlags::WRITE).map_err(CopyError::To)?;
                 target.prepare(to.space.hal());
+                // A page that is copied when it is written to may be part of the source as well, which is its copy then.
+                let moved = || {
+                    let again = self.run_after(gpa, done, done + target.bytes, MappingFlags::READ);
+                    let at = from.hpa.checked_add(done + from.bytes - end);
+                    !again.is_ok_and(|again| (Some(again.hpa), again.bytes) == (at, target.bytes))
+                };
+                if core::ptr::addr_eq(self.space, to.space) && moved() {
+                    break;
+                }
                 let inside = (done + from.bytes - end) as usize;
                 // SAFETY: both runs are memory of guests that is reached atomically only, and the rest of the source's is as
                 // long as the target's at least.

@@ -199,6 +199,44 @@ fn every_allocation_of_a_copy_may_fail() {
     on_all_formats!(every_allocation_may_fail);
 }
 
+/// The target is what the source goes on with: it is copied by the write, and the source is the copy from there on.
+fn overlapping<F: Format>(format: F) {
+    let hal = HeapHal::new();
+    let (memory, owner) = image(&hal, format, 4);
+    let pattern: Vec<u8> = (0..16384).map(|at| (at % 251) as u8).collect();
+    owner.write(gpa(0), &pattern).expect("there");
+    let mut private = space_on(&hal, format, 2);
+    private.map_private(gpa(0), &memory, 0, 4 * KIB4, RW).expect("free");
+    let mut parent = space_on(&hal, format, 3);
+    parent.map_alloc(gpa(0), 4 * KIB4, RW, false).expect("free");
+    parent.write(gpa(0), &pattern).expect("there");
+    let child = parent.fork(4).expect("memory");
+    for (from, to, size) in [(0x238, 0x7fd, 0x700), (0x800, 0x1200, 0x1800), (0x3000, 0x2f00, 0x1000)] {
+        for space in [&private, &child] {
+            space.populate(gpa(0), 4 * KIB4).expect("memory");
+            let mut expected = vec![0; pattern.len()];
+            space.read(gpa(0), &mut expected).expect("there");
+            (0..size).for_each(|at| expected[to + at] = expected[from + at]);
+            let memory = space.memory();
+            memory.copy_to(gpa(from as u64), &memory, gpa(to as u64), size as u64).expect("there");
+            let mut found = vec![0; pattern.len()];
+            space.read(gpa(0), &mut found).expect("there");
+            let differs = found.iter().zip(&expected).position(|(found, expected)| found != expected);
+            assert_eq!(differs, None, "{from:#x} to {to:#x}");
+        }
+    }
+    for space in [&owner, &parent] {
+        let mut found = vec![0; pattern.len()];
+        space.read(gpa(0), &mut found).expect("there");
+        assert_eq!(found, pattern, "nobody else sees it");
+    }
+}
+
+#[test]
+fn a_copy_onto_itself_reads_what_it_has_written() {
+    on_all_formats!(overlapping);
+}
+
 #[test]
 fn a_private_mapping_is_checked_like_a_shared_one() {
     let (hal, other) = (HeapHal::new(), HeapHal::new());
