@@ -103,7 +103,7 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::HostPopulatesRubbish => (ALL, &[Contents, Zeroed]),
         // What is still cached is never made dirty again.
         Mistake::LogUninvalidated => (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks, Stale]),
-        Mistake::CleanedByPlainStore => (&[EPT, SVADU], &[Log, Marks]),
+        Mistake::CleanedByPlainStore => (&[EPT, SVADU], &[Log, Marks, Age, Query]),
         Mistake::ProtectLosesMark | Mistake::SplitLosesMark => {
             (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks])
         }

@@ -69,8 +69,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     fn is_empty(&self, level: u8, entries: Entries, mut indices: impl Iterator<Item = usize>) -> bool {
         indices.all(|index| {
             let entry = entries.load(index);
-            let waits = |soft| matches!(soft, Some(Soft::RetiredLeaf(_) | Soft::RetiredTable { .. }));
-            entry == 0 || self.format.kind(level, entry) == Kind::Absent && waits(Soft::decode(entry))
+            entry == 0 || Soft::is_retired(entry) && self.format.kind(level, entry) == Kind::Absent
         })
     }
 

@@ -104,6 +104,13 @@ impl Soft {
         entry | if leaf.dirty { DIRTY } else { 0 }
     }
 
+    /// Whether an entry that the hardware takes for absent is [`RetiredLeaf`](Self::RetiredLeaf) or
+    /// [`RetiredTable`](Self::RetiredTable).
+    #[inline]
+    pub(crate) const fn is_retired(entry: u64) -> bool {
+        matches!(entry >> KIND_SHIFT & 7, 3 | 4)
+    }
+
     /// What a non-zero entry that the hardware takes for absent means; `None` for none of ours.
     pub(crate) const fn decode(entry: u64) -> Option<Self> {
         let leaf = Leaf {

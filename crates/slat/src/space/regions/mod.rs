@@ -78,7 +78,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
     #[inline(always)]
     pub(crate) fn single_page_flags(&self, gpa: GuestPhysAddr) -> Option<MappingFlags> {
         let (_, packed) = self.find_packed(gpa)?;
-        packed.populates_single_pages().then(|| packed.flags())
+        packed.populates_single_pages().then(|| packed.flags_alone())
     }
 
     #[inline(always)]

@@ -339,6 +339,13 @@ impl Packed {
         MappingFlags::from_bits_retain((self.size & FLAGS) as u8)
     }
 
+    /// The flags, where nothing stands beside them.
+    #[inline]
+    pub(super) fn flags_alone(self) -> MappingFlags {
+        debug_assert_eq!(self.size & (LOGGED | ABSENT_IN_CHILDREN), 0, "the caller looked");
+        MappingFlags::from_bits_retain(self.size as u8)
+    }
+
     /// Whether `next` begins where the region at `start` ends, and has its flags.
     #[inline]
     fn may_join(self, start: u64, next: &Region) -> bool {
@@ -346,10 +353,11 @@ impl Packed {
         end == next.range.start().as_u64() && self.flags() == next.flags
     }
 
-    /// Whether a fault where only a page is missing takes a single frame and nothing more.
+    /// Whether a fault where only a page is missing takes a single frame and nothing more, and
+    /// [`flags_alone`](Self::flags_alone) are those of the region.
     #[inline]
     pub(super) fn populates_single_pages(self) -> bool {
-        self.size & (ALLOC | WINDOW | LOGGED) == ALLOC
+        self.size & (ALLOC | WINDOW | LOGGED | ABSENT_IN_CHILDREN) == ALLOC
     }
 
     /// Whether `address`, which is not below `start`, lies in the region at `start`.
