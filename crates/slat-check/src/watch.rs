@@ -157,6 +157,7 @@ impl Watch {
     /// What the guest wrote went to pages that are no more.
     pub fn forget_words(&mut self) {
         self.words.fill(None);
+        self.uses.fill((false, false));
     }
 
     /// The word that the guest wrote to a page in this operation.

@@ -61,7 +61,11 @@ impl<H: Hal, F: Format> Table<H, F> {
     fn without_access(&self, level: u8, entry: u64) -> u64 {
         // What is owned is in no group.
         match self.view(level, 0, entry) {
-            View::Leaf(leaf) => Soft::NoAccess(leaf).encode(),
+            // That it was there, and not idle, is as good as a mark.
+            View::Leaf(leaf) => {
+                let accessed = leaf.accessed || self.idles();
+                Soft::NoAccess(Leaf { accessed, ..leaf }).encode()
+            }
             _ => entry,
         }
     }
