@@ -85,7 +85,8 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
         Mistake::PageOutUninvalidated => (ALL, &[Freed, Store, Stale, Contents, Architecture]),
         Mistake::SavedTooEarly | Mistake::WrittenDropped => (ALL, &[Contents]),
-        Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store]),
+        // A page that the host fills comes with its contents.
+        Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store, Contents]),
         Mistake::TableMapped => (ALL, &[Audit]),
         // Unless the guest writes by the one address and looks by the other before the audit does, or the frame goes back.
         Mistake::OwnedFrameMapped => (ALL, &[Audit, Contents, Freed]),
@@ -99,8 +100,9 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         }
         Mistake::HostPopulatesRubbish => (ALL, &[Contents, Zeroed]),
         // What is still cached is never made dirty again.
-        Mistake::LogUninvalidated => (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks]),
-        Mistake::CleanedByPlainStore => (&[EPT, SVADU], &[Log, Marks]),
+        Mistake::LogUninvalidated => (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks, Stale]),
+        // Both marks stand in one entry.
+        Mistake::CleanedByPlainStore => (&[EPT, SVADU], &[Log, Marks, Age]),
         Mistake::ProtectLosesMark | Mistake::SplitLosesMark => {
             (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks])
         }
@@ -115,9 +117,9 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         }
         Mistake::CopyUninvalidated => (ALL, &[Stale, Store, Contents, Freed, Architecture]),
         Mistake::CopyLosesContents => (ALL, &[Contents]),
-        Mistake::WriteReachesSibling => (ALL, &[Contents]),
+        Mistake::WriteReachesSibling => (ALL, &[Contents, Marks]),
         Mistake::SharedTableChanged => (X86, &[Query, Balance, Store, Isolation, Walk, Panic, Freed]),
-        Mistake::SharedFrameFreed => (ALL, &[Freed, Allocator]),
+        Mistake::SharedFrameFreed => (ALL, &[Freed, Allocator, Contents]),
         Mistake::ResetKeepsWrites => (ALL, &[Contents]),
         Mistake::ChildrenGetAll => (ALL, &[Query]),
     }
