@@ -174,6 +174,7 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
     }
 
     /// The next place that is free, for guest `index`.
+    #[expect(clippy::type_complexity, reason = "two guests and a number")]
     fn next_place(&self, index: usize) -> Result<(usize, &Guest<'a, H, F, V>, &Guest<'a, H, F, V>), String> {
         let number = self.begun.load(Ordering::Acquire);
         match (self.guests.get(index), self.guests.get(number)) {

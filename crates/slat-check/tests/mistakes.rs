@@ -87,6 +87,7 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
         Mistake::PageOutUninvalidated => (ALL, &[Freed, Store, Stale, Contents, Architecture]),
         Mistake::SavedTooEarly | Mistake::WrittenDropped => (ALL, &[Contents]),
+        // A page that the host fills comes with its contents.
         Mistake::BackendPageMixedUp => (ALL, &[Zeroed, Store, Contents]),
         Mistake::TableMapped => (ALL, &[Audit]),
         // Unless the guest writes by the one address and looks by the other before the audit does, the frame goes back, or a fork
@@ -103,6 +104,7 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::HostPopulatesRubbish => (ALL, &[Contents, Zeroed]),
         // What is still cached is never made dirty again.
         Mistake::LogUninvalidated => (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks, Stale]),
+        // Both marks stand in one entry.
         Mistake::CleanedByPlainStore => (&[EPT, SVADU], &[Log, Marks, Age, Query]),
         Mistake::ProtectLosesMark | Mistake::SplitLosesMark => {
             (&[STAGE2, EPT, NPT, GSTAGE, SVADU], &[Log, Marks])

@@ -75,7 +75,10 @@ impl<P: Platform> Driver<'_, P> {
     fn host_access_alone(&mut self, index: usize, access: HostAccess) -> Result<(), Violation> {
         let length = LENGTHS[usize::from(access.length) % LENGTHS.len()];
         let offset = OFFSETS[usize::from(access.offset) % OFFSETS.len()];
-        let part = self.part(index, access.page, offset, length);
+        let mut part = self.part(index, access.page, offset, length);
+        if access.kind == HostAccessKind::Exchange {
+            part = Part { gpa: part.gpa & !7, size: 8, ..part };
+        }
         if !self.is_plain(part, access.kind) {
             return Ok(());
         }
@@ -83,10 +86,7 @@ impl<P: Platform> Driver<'_, P> {
             HostAccessKind::Read => self.host_read(part),
             HostAccessKind::Write | HostAccessKind::Fill => self.host_write(part, access),
             HostAccessKind::Copy => self.host_copy(part, access),
-            HostAccessKind::Exchange => {
-                let part = Part { gpa: part.gpa & !7, size: 8, ..part };
-                self.host_exchange(part, u64::from(access.other))
-            }
+            HostAccessKind::Exchange => self.host_exchange(part, u64::from(access.other)),
             HostAccessKind::Pieces => self.host_pieces(part, access.other),
         }
     }
