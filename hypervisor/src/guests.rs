@@ -45,6 +45,9 @@ struct Guest<'a, H: Host, F: Format, V> {
     vcpus: Vec<Mutex<V>>,
 }
 
+/// A guest, and the place for another one.
+type Both<'g, 'a, H, F, V> = [&'g Guest<'a, H, F, V>; 2];
+
 /// All guests.
 pub struct Guests<'a, H: Host, F: Format, V> {
     guests: Vec<Guest<'a, H, F, V>>,
@@ -152,7 +155,7 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         H: Clone,
         V: Replica,
     {
-        let (number, parent, child) = self.next_place(index)?;
+        let (number, [parent, child]) = self.next_place(index)?;
         let took = parent.machine.fork_into(&child.machine, clock)?;
         self.begin(number, parent, child);
         Ok((number, took))
@@ -167,18 +170,17 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
     where
         V: Replica,
     {
-        let (number, parent, child) = self.next_place(index)?;
+        let (number, [parent, child]) = self.next_place(index)?;
         parent.machine.end_move(&child.machine);
         self.begin(number, parent, child);
         Ok(number)
     }
 
-    /// The next place that is free, for guest `index`.
-    #[expect(clippy::type_complexity, reason = "two guests and a number")]
-    fn next_place(&self, index: usize) -> Result<(usize, &Guest<'a, H, F, V>, &Guest<'a, H, F, V>), String> {
+    /// Guest `index` and the next place that is free, with its number.
+    fn next_place(&self, index: usize) -> Result<(usize, Both<'_, 'a, H, F, V>), String> {
         let number = self.begun.load(Ordering::Acquire);
         match (self.guests.get(index), self.guests.get(number)) {
-            (Some(parent), Some(child)) => Ok((number, parent, child)),
+            (Some(parent), Some(child)) => Ok((number, [parent, child])),
             _ => Err("there is no place for another guest".to_string()),
         }
     }

@@ -13,6 +13,7 @@ mod books;
 mod buffers;
 mod debug;
 mod fork;
+mod job;
 mod migrate;
 mod screen;
 mod slice;
@@ -22,13 +23,14 @@ mod uart;
 
 pub use books::Outcome;
 pub use buffers::LENGTH_MAX;
+pub use job::Job;
 pub use screen::Screen;
 pub use slice::{Reclaim, Slice};
 pub use uart::Port;
 
 use crate::churn::Churn;
 use crate::cpus::Cpus;
-use crate::guest::{Content, Device};
+use crate::guest::Device;
 use crate::pool::Host;
 use crate::vcpu::{BufferCall, Event, Exit, Request, Vcpu};
 use alloc::format;
@@ -36,15 +38,16 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use books::Books;
 use buffers::Calls;
+use job::map;
 use slat::format::Format;
 use slat::guest::GuestPageWalkInfo;
 use slat::{
-    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, GuestVirtAddr, HostPhysAddr, LeafSize,
-    MapError, MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
+    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, GuestVirtAddr, LeafSize, MapError,
+    MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
 };
 use slat_hv_protocol::{End, FaultPolicy, Faults, Leaf};
 use spin::{Mutex, RwLock};
-use uart::{UART, Uart};
+use uart::Uart;
 
 /// Faults in a row for which nothing was to be done: at this many the guest makes no progress.
 const IDLE_FAULTS_LIMIT: u32 = 1000;
@@ -57,33 +60,6 @@ const RAM: MappingFlags =
     MappingFlags::READ.union(MappingFlags::WRITE).union(MappingFlags::EXECUTE).union(MappingFlags::USER);
 /// What the registers of a device allow.
 const DEVICE: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE).union(MappingFlags::DEVICE);
-
-/// What is to be run.
-#[derive(Clone, Debug)]
-pub struct Job<'a> {
-    /// Guest-physical address of RAM.
-    pub ram: u64,
-    /// Bytes of guest RAM.
-    pub memory: u64,
-    /// What lies in it at the beginning.
-    pub content: Content<'a>,
-    /// The devices that the guest drives.
-    pub devices: &'a [Device],
-    /// The largest leaf of guest RAM.
-    pub leaf: Leaf,
-    /// Whether [`Leaf::Auto`] is a large leaf where one fits: not on an emulator whose TLB is the worse for it.
-    pub large_leaves_suit: bool,
-    /// The answer to accesses that are nobody's.
-    pub on_fault: FaultPolicy,
-    /// Churn, if wanted.
-    pub churn: Option<slat_hv_protocol::Churn>,
-    /// Where the emulated serial port lies, if there is to be one.
-    pub uart: Option<Device>,
-    /// The guest's text screen, if it has one.
-    pub screen: Option<Screen>,
-    /// A mistake on purpose: of the pages that churn moves, one in 50 loses its contents.
-    pub skip_copies: bool,
-}
 
 /// Why a CPU left the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -519,22 +495,6 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             }
         })
     }
-}
-
-/// Maps the RAM and the devices of `job` into `space`.
-fn map<H: Host, F: Format>(
-    space: &mut AddrSpace<H, F>,
-    job: &Job<'_>,
-    ram_options: AllocOptions,
-) -> Result<(), MapError> {
-    space.map_alloc_with(GuestPhysAddr::new(job.ram), job.memory, RAM, ram_options)?;
-    for &Device { address, size, .. } in job.devices {
-        space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
-    }
-    if let Some(Device { address, size, .. }) = job.uart {
-        space.map_trap(GuestPhysAddr::new(address), size, UART)?;
-    }
-    Ok(())
 }
 
 fn line<V: Vcpu>(vcpu: &V, what: &str) -> String {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::guest::Content;
 use crate::pool::Pool;
 use crate::pool::tests::{Nothing, pool};
 use crate::vcpu::{BufferAnswer, BufferCall, BufferError};

@@ -2,10 +2,12 @@
 //!
 //! Invariant: when [`watch`] returns, on whatever path, the emulator is gone.
 
-use super::console::{Console, Piece};
+mod observer;
+
+use super::console::Console;
 use super::layout::Layout;
 use super::machine::{Files, Machine, Pace, Prepared};
-use super::printed::{Printed, numbered};
+use super::printed::Printed;
 use super::screen;
 use crate::guests::commands;
 use crate::process::{self, Guard};
@@ -13,11 +15,11 @@ use crate::random;
 use crate::recording::Recording;
 use crate::task_run::PAYLOAD_SEED;
 use anyhow::{Context, Result};
+use observer::Observer;
 use slat_hv_protocol::pause::{Forked, Moved, Pause, Then};
 use slat_hv_protocol::snapshot::{self, Saved};
 use slat_hv_protocol::{
-    Churn, FaultPolicy, GuestReport, Leaf, Message, Mistake, Params, Report, Span, Started, UnitOutcome,
-    encode_params,
+    Churn, FaultPolicy, GuestReport, Leaf, Mistake, Params, Report, Span, Started, UnitOutcome, encode_params,
 };
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -414,87 +416,6 @@ fn read_in_background(mut output: impl Read + Send + 'static) -> Receiver<Vec<u8
         }
     });
     receiver
-}
-
-struct Observer {
-    begin: Instant,
-    /// Whether the user space is ours, with our markers.
-    own: bool,
-    seen: Observed,
-}
-
-impl Observer {
-    fn take(&mut self, pieces: Vec<Piece>, screen: &mut dyn Write) -> Result<()> {
-        for piece in pieces {
-            match piece {
-                Piece::Console(bytes) => {
-                    screen
-                        .write_all(&bytes)
-                        .and_then(|()| screen.flush())
-                        .context("cannot show the console")?;
-                    let room = CONSOLE_MAX.saturating_sub(self.seen.console.len());
-                    self.seen.console.extend(bytes.iter().take(room));
-                }
-                Piece::Line(line) => self.line(&line),
-                Piece::Message(message) => match *message {
-                    Message::Started(started) => self.seen.started = Some(started),
-                    Message::Ended(report) => self.seen.report = Some(*report),
-                    Message::Failed { reason } => self.seen.failed = Some(reason),
-                    Message::Unit(outcome) => {
-                        self.seen.units.push((self.begin.elapsed().as_secs_f64(), outcome));
-                    }
-                    Message::Forked(forked) => self.forked(forked),
-                    Message::Moved(moved) => self.moved(moved),
-                    Message::Saved(saved) => self.seen.saved = Some(saved),
-                    Message::GuestEnded(guest) => self.seen.guests.push(*guest),
-                    Message::UnitsEnded => self.seen.units_ended = true,
-                },
-                Piece::Garbled(line) => {
-                    self.seen.failed = Some(format!("it sent an unreadable message: {line}"))
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What the guest had printed before, its forks had printed too.
-    fn forked(&mut self, forked: Forked) {
-        let printed = &mut self.seen.printed;
-        let before = printed.first().cloned().unwrap_or_default();
-        for fork in &forked.forks {
-            if let Some(printed) = printed.get_mut(fork.guest as usize) {
-                printed.clone_from(&before);
-            }
-        }
-        self.seen.forked = Some(forked);
-    }
-
-    /// It is another one now, and has printed what it had printed.
-    fn moved(&mut self, moved: Moved) {
-        let printed = &mut self.seen.printed;
-        let before = printed.first().cloned().unwrap_or_default();
-        if let Some(printed) = printed.get_mut(moved.guest as usize) {
-            *printed = before;
-        }
-        self.seen.moved = Some(moved);
-    }
-
-    fn line(&mut self, line: &str) {
-        let seen = &mut self.seen;
-        if !line.trim().is_empty() {
-            line.trim_end().clone_into(&mut seen.last_line);
-        }
-        let (guest, line) = match seen.printed.len() {
-            1 => (0, line),
-            _ => match numbered(line) {
-                Some(numbered) => numbered,
-                None => return,
-            },
-        };
-        if let Some(printed) = seen.printed.get_mut(guest) {
-            printed.take(line, self.own, self.begin.elapsed());
-        }
-    }
 }
 
 impl Observed {

@@ -17,7 +17,8 @@ const FILES: (&str, &str, &str) = ("/p", "/k,1", "/i");
 
 fn files() -> Files<'static> {
     let (params, kernel, initrd) = FILES;
-    Files { params: Path::new(params), kernel: Some(Path::new(kernel)), initrd: Some(Path::new(initrd)) }
+    let [params, kernel, initrd] = [params, kernel, initrd].map(Path::new);
+    Files { params, kernel: Some(kernel), initrd: Some(initrd), snapshot: None }
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn everything_lies_where_the_layout_says() {
     std::fs::write(&initrd, b"disk").unwrap();
     let map = MemoryMap::X86_64;
     let layout = Layout::new(&map, 0x2_0001, 4, 2 << 20);
-    let files = Files { params: &params, kernel: Some(&kernel), initrd: Some(&initrd) };
+    let files = Files { params: &params, kernel: Some(&kernel), initrd: Some(&initrd), snapshot: None };
     write(&payload, &files, &layout, &map).unwrap();
     let bytes = std::fs::read(&payload).unwrap();
     let at = |address: u64, length: usize| {
@@ -38,7 +38,7 @@ fn files_that_do_not_fit_are_refused() {
     std::fs::write(&params, vec![1; 0x1_0001]).unwrap();
     let map = MemoryMap::X86_64;
     let layout = Layout::new(&map, 1, 0, 2 << 20);
-    let files = Files { params: &params, kernel: Some(&params), initrd: None };
+    let files = Files { params: &params, kernel: Some(&params), initrd: None, snapshot: None };
     let error = write(&payload, &files, &layout, &map).unwrap_err().to_string();
     assert!(error.contains("lie on what is before it"), "{error}");
 }

@@ -1,0 +1,52 @@
+//! What is to be run, and the regions that it has.
+
+use super::uart::UART;
+use super::{DEVICE, RAM, Screen};
+use crate::guest::{Content, Device};
+use crate::pool::Host;
+use slat::format::Format;
+use slat::{AddrSpace, AllocOptions, GuestPhysAddr, HostPhysAddr, MapError};
+use slat_hv_protocol::{FaultPolicy, Leaf};
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Job<'a> {
+    /// Guest-physical address of RAM.
+    pub ram: u64,
+    /// Bytes of guest RAM.
+    pub memory: u64,
+    /// What lies in it at the beginning.
+    pub content: Content<'a>,
+    /// The devices that the guest drives.
+    pub devices: &'a [Device],
+    /// The largest leaf of guest RAM.
+    pub leaf: Leaf,
+    /// Whether [`Leaf::Auto`] is a large leaf where one fits: not on an emulator whose TLB is the worse for it.
+    pub large_leaves_suit: bool,
+    /// The answer to accesses that are nobody's.
+    pub on_fault: FaultPolicy,
+    /// Churn, if wanted.
+    pub churn: Option<slat_hv_protocol::Churn>,
+    /// Where the emulated serial port lies, if there is to be one.
+    pub uart: Option<Device>,
+    /// The guest's text screen, if it has one.
+    pub screen: Option<Screen>,
+    /// A mistake on purpose: of the pages that churn moves, one in 50 loses its contents.
+    pub skip_copies: bool,
+}
+
+/// Maps the RAM and the devices of `job` into `space`.
+pub(super) fn map<H: Host, F: Format>(
+    space: &mut AddrSpace<H, F>,
+    job: &Job<'_>,
+    ram_options: AllocOptions,
+) -> Result<(), MapError> {
+    space.map_alloc_with(GuestPhysAddr::new(job.ram), job.memory, RAM, ram_options)?;
+    for &Device { address, size, .. } in job.devices {
+        space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
+    }
+    if let Some(Device { address, size, .. }) = job.uart {
+        space.map_trap(GuestPhysAddr::new(address), size, UART)?;
+    }
+    Ok(())
+}
