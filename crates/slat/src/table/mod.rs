@@ -366,7 +366,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         let Some(slot) = self.page_slot(gpa) else { return self.translate_large(gpa) };
         let entry = slot.load();
         if self.format.kind(0, entry) != Kind::Leaf {
-            return if entry == 0 { None } else { self.translate_large(gpa) };
+            return self.translate_large(gpa);
         }
         let page = self.format.address(self.format.single(slot.index, entry)).as_u64();
         Some(HostPhysAddr::new(page | gpa.as_u64() & (crate::PAGE_SIZE - 1)))
