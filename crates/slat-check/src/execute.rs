@@ -571,32 +571,6 @@ impl<P: Platform> Driver<'_, P> {
         }
         Ok(())
     }
-
-    /// What everything in the frames amounts to, where an error is to be seen to leave it alone: looked at where that
-    /// is cheap, and not while a debt is pending, which any operation may discharge.
-    pub(crate) fn fingerprint(&self, index: usize) -> Option<(usize, u64)> {
-        let small = self.host.taken() < 200;
-        let look = small && self.subjects[index].owed.is_none() && self.settings.failing;
-        // Tables that were copied for a change stay when it fails: the guest sees no difference.
-        (look && !self.subjects[index].shares).then(|| (self.host.taken(), self.host.fingerprint()))
-    }
-
-    /// As [`fingerprint`](Self::fingerprint), before what copies no table.
-    pub(crate) fn fingerprint_exactly(&self, index: usize) -> Option<(usize, u64)> {
-        let look = self.host.taken() < 200 && self.subjects[index].owed.is_none() && self.settings.failing;
-        look.then(|| (self.host.taken(), self.host.fingerprint()))
-    }
-
-    /// An operation failed: everything is as before. The guest may have written meanwhile.
-    pub(crate) fn untouched(&self, before: Option<(usize, u64)>) -> Result<(), Violation> {
-        let watch = self.host.watch.borrow();
-        let others = self.host.bystanders.borrow();
-        let mut watches = others.iter().map(|(_, watch)| watch).chain([&*watch]);
-        let written = watches.any(|watch| (0..watch.pages()).any(|page| watch.word(page).is_some()));
-        let Some(before) = before.filter(|_| !written && !self.host.rules().marks) else { return Ok(()) };
-        let after = (self.host.taken(), self.host.fingerprint());
-        ensure(before == after, Check::Untouched, || format!("{before:x?} became {after:x?}"))
-    }
 }
 
 fn fits(spec: &Page, size: LeafSize) -> bool {

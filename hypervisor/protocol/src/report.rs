@@ -14,14 +14,14 @@ pub enum End {
     PowerOff,
     /// The guest asked for a reset, which is how Linux ends after a panic with `panic=-1`.
     Reset,
-    /// An access that is nobody's, under [`FaultPolicy::Stop`].
+    /// An access that is nobody's, under [`FaultPolicy::Stop`](crate::FaultPolicy::Stop).
     Fault {
         /// One line: PC, GPA, access, region.
         description: String,
     },
-    /// The guest's text screen shows [`Params::until_screen`].
+    /// The guest's text screen shows [`Params::until_screen`](crate::Params::until_screen).
     ScreenShows,
-    /// The guest has printed [`Params::until_console`].
+    /// The guest has printed [`Params::until_console`](crate::Params::until_console).
     ConsoleShows,
     /// The guest was written away, to go on in another run.
     Saved,

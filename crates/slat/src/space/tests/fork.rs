@@ -320,3 +320,31 @@ fn failing<F: Format>(format: F) {
 fn every_single_allocation_of_a_fork_may_fail() {
     on_all_formats!(failing);
 }
+
+/// With frames kept ready, a first write below tables that are shared takes the guest's own frame from the host and nothing
+/// else, also where a large leaf is split for it.
+fn topped_up<F: Format>(format: F) {
+    for options in [SMALL, AllocOptions { largest_leaf: LeafSize::Size2M, ..SMALL }] {
+        let hal = HeapHal::new();
+        let mut parent = filled(&hal, format, MIB2, options);
+        let child = parent.fork(2).expect("memory");
+        hal.fail_after(Some(1));
+        let unprepared = child.handle_page_fault(gpa(0x3000), WRITE);
+        hal.fail_after(None);
+        let mut other = parent.fork(3).expect("memory");
+        other.top_up(1).expect("memory");
+        hal.fail_after(Some(1));
+        let prepared = other.handle_page_fault(gpa(0x3000), WRITE);
+        hal.fail_after(None);
+        assert_eq!(prepared, Ok(FaultOutcome::Copied(LeafSize::Size4K)));
+        assert_eq!(unprepared, Err(crate::FaultError::OutOfMemory(gpa(0x3000))), "tables take frames, too");
+        other.clear().expect("nothing is pinned");
+        drop((parent, child, other));
+        assert_eq!(hal.in_use(), 0);
+    }
+}
+
+#[test]
+fn a_first_write_takes_one_frame_from_the_host_if_tables_are_kept_ready() {
+    on_all_formats!(topped_up);
+}
