@@ -384,6 +384,10 @@ fn random_operations<F: Format>(formats: impl IntoIterator<Item = F>) {
             drop(run);
             assert_eq!(hal.in_use(), 0);
         }
+        // A tenth of the cases is not enough for everything to happen.
+        if cases(100) < 100 {
+            continue;
+        }
         assert!(copied > 0 && idle > cases(1000), "{copied} copied, {idle} idle pages: {format:?}");
         assert!(
             told > cases(100) && large > 0,
