@@ -128,7 +128,7 @@ pub(crate) fn test_changes(workspace: &Workspace, record: &Record, most: usize) 
     if count == 0 {
         return Ok(Changes::None);
     }
-    let batches = if count > most { sample(batches, count.div_ceil(most)) } else { batches };
+    let batches = if count > most { sample(batches, count.div_ceil(SAMPLE)) } else { batches };
     let tested = test(workspace, first, batches, 1, Record::default(), |_| Ok(()))?;
     let survivors = tested.missed().map(|(file, function, key, _)| format!("{file}: {function}: {key}"));
     let (score, survivors) = (tested.scores().1, survivors.collect());
@@ -138,6 +138,9 @@ pub(crate) fn test_changes(workspace: &Workspace, record: &Record, most: usize) 
         Changes::Tested(score, survivors)
     })
 }
+
+/// Of more mutants than a test run can bear, so many are tested in it.
+const SAMPLE: usize = 20;
 
 /// Every `each`th mutant, whatever function it is of: the same ones each time.
 fn sample(batches: Vec<Batch>, each: usize) -> Vec<Batch> {

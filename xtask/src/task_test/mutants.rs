@@ -9,7 +9,7 @@ use crate::task_audit::record::{LEAST, Record, Score};
 use crate::task_audit::tools::{self, MUTANTS, NEXTEST};
 use anyhow::Result;
 
-/// So many mutants are tested here; of more it is every second, third and so on, and all of them are for the audit.
+/// So many mutants are tested here; of more it is a sample, and all of them are for the audit.
 const MOST: usize = 40;
 
 /// Of a sample so many percent must be caught: less than of all, for it says less.
