@@ -136,16 +136,27 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Takes over regions and shared memories of a parent, without pins and logs; the table comes
     /// [later](Self::begin). On an error the space is to be dropped.
     fn copy_regions(&mut self, parent: &Self) -> Result<(), OutOfMemory> {
-        for region in parent.regions() {
-            self.regions.reserve(self.table.hal(), 1)?;
-            self.regions.insert(self.table.hal(), Region { pins: 0, log: None, ..region });
-        }
-        if parent.shared.frames() > 0 {
-            self.shared.reserve(self.table.hal())?;
-            self.shared.copy_from(&parent.shared);
-        }
+        (self.regions, self.shared) = parent.copies_of_regions(self.table.hal())?;
         self.lent = parent.lent;
         Ok(())
+    }
+
+    /// The regions, without pins and logs, and the shared memories, each held once more, in frames of `hal`.
+    fn copies_of_regions(&self, hal: &H) -> Result<(Regions, Attached<H>), OutOfMemory> {
+        let (mut regions, mut shared) = (Regions::new(), Attached::new());
+        let filled = self.regions().try_for_each(|region| {
+            regions.reserve(hal, 1)?;
+            regions.insert(hal, Region { pins: 0, log: None, ..region });
+            Ok(())
+        });
+        let filled =
+            filled.and_then(|()| if self.shared.frames() > 0 { shared.reserve(hal) } else { Ok(()) });
+        if let Err(error) = filled {
+            regions.clear(hal);
+            return Err(error);
+        }
+        shared.copy_from(&self.shared);
+        Ok((regions, shared))
     }
 
     /// Takes the frames that [`begin`](Self::begin) of a child needs at the most, whose parent this is.
@@ -246,22 +257,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         if self.format() != from.format() || self.range != from.range {
             return Err(ResetError::OtherShape);
         }
-        let out_of_memory = |OutOfMemory| ResetError::OutOfMemory;
-        let (mut regions, mut shared) = (Regions::new(), Attached::new());
-        let filled = from.regions().try_for_each(|region| {
-            regions.reserve(self.table.hal(), 1)?;
-            regions.insert(self.table.hal(), region);
-            Ok(())
-        });
-        let filled = filled.and_then(|()| match from.shared.frames() {
-            0 => Ok(()),
-            _ => shared.reserve(self.table.hal()),
-        });
-        if let Err(error) = filled {
-            regions.clear(self.table.hal());
-            return Err(out_of_memory(error));
-        }
-        shared.copy_from(&from.shared);
+        let copies = from.copies_of_regions(self.table.hal());
+        let (regions, shared) = copies.map_err(|OutOfMemory| ResetError::OutOfMemory)?;
 
         self.take_back_all();
         self.table.retire(&mut self.pending, self.range, Ownership::Owned);

@@ -36,47 +36,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         flags: MappingFlags,
         populate: bool,
     ) -> Result<(), MapError> {
-        let range = self.check_map(gpa, size, flags)?;
-        check_offset(offset, size, memory.size())?;
-        if !self.table.hal().is_same_host(memory.host()) {
-            return Err(MapError::OtherHost);
-        }
-        let result = self.map_shared_checked(range, memory, offset, flags, populate);
-        self.shared.trim(self.table.hal());
-        if result.is_ok() {
-            debug!("map_shared {range} {flags} + {offset:#x}");
-        }
-        result
-    }
-
-    fn map_shared_checked(
-        &mut self,
-        range: GuestPhysRange,
-        memory: &SharedMemory<H>,
-        offset: u64,
-        flags: MappingFlags,
-        populate: bool,
-    ) -> Result<(), MapError> {
-        let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
-        self.shared.reserve(self.table.hal()).map_err(out_of_memory)?;
-        let too_many = MapError::TooManyShared { most: MOST_SHARED };
-        let id = self.shared.number(memory).ok_or(too_many)?;
-        if populate {
-            self.table.unshare(range, Extent::Edges).map_err(out_of_memory)?;
-            memory.inner().populate(offset, range.size()).map_err(out_of_memory)?;
-            let mut run = SharedRun { table: &self.table, memory: memory.inner(), range, offset, flags };
-            let tables = self.table.plan(range, &mut run).map_err(out_of_memory)?;
-            let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
-            self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
-            self.table.fill(range, flags, &mut run, &mut tables);
-        } else {
-            self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
-        }
-        self.shared.add(id, memory, range.size() / PAGE_SIZE);
-        let backend = Backend::Shared { memory: id, offset };
-        self.regions.insert(self.table.hal(), Region::new(range, flags, backend));
-        self.lent = true;
-        Ok(())
+        self.map_memory(gpa, memory, (offset, size), flags, Mapped::Shared { populate })
     }
 
     /// Maps `size` bytes at `gpa` to those of `memory` from `offset` on, all three multiples of 4 KiB, as a copy of its own:
@@ -117,33 +77,58 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         size: u64,
         flags: MappingFlags,
     ) -> Result<(), MapError> {
+        self.map_memory(gpa, memory, (offset, size), flags, Mapped::Private)
+    }
+
+    fn map_memory(
+        &mut self,
+        gpa: GuestPhysAddr,
+        memory: &SharedMemory<H>,
+        (offset, size): (u64, u64),
+        flags: MappingFlags,
+        mapped: Mapped,
+    ) -> Result<(), MapError> {
         let range = self.check_map(gpa, size, flags)?;
         check_offset(offset, size, memory.size())?;
         if !self.table.hal().is_same_host(memory.host()) {
             return Err(MapError::OtherHost);
         }
-        let result = self.map_private_checked(range, memory, offset, flags);
+        let result = self.map_memory_checked(range, memory, offset, flags, mapped);
         self.shared.trim(self.table.hal());
         if result.is_ok() {
-            debug!("map_private {range} {flags} + {offset:#x}");
+            debug!("map {mapped:?} {range} {flags} + {offset:#x}");
         }
         result
     }
 
-    fn map_private_checked(
+    fn map_memory_checked(
         &mut self,
         range: GuestPhysRange,
         memory: &SharedMemory<H>,
         offset: u64,
         flags: MappingFlags,
+        mapped: Mapped,
     ) -> Result<(), MapError> {
         let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
         self.shared.reserve(self.table.hal()).map_err(out_of_memory)?;
         let too_many = MapError::TooManyShared { most: MOST_SHARED };
         let id = self.shared.number(memory).ok_or(too_many)?;
-        self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+        if let Mapped::Shared { populate: true } = mapped {
+            self.table.unshare(range, Extent::Edges).map_err(out_of_memory)?;
+            memory.inner().populate(offset, range.size()).map_err(out_of_memory)?;
+            let mut run = SharedRun { table: &self.table, memory: memory.inner(), range, offset, flags };
+            let tables = self.table.plan(range, &mut run).map_err(out_of_memory)?;
+            let mut tables = FrameStack::with(self.table.hal(), 0, tables).ok_or(MapError::OutOfMemory)?;
+            self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+            self.table.fill(range, flags, &mut run, &mut tables);
+        } else {
+            self.regions.reserve(self.table.hal(), 1).map_err(out_of_memory)?;
+        }
         self.shared.add(id, memory, range.size() / PAGE_SIZE);
-        let backend = Backend::Private { memory: id, offset };
+        let backend = match mapped {
+            Mapped::Shared { .. } => Backend::Shared { memory: id, offset },
+            Mapped::Private => Backend::Private { memory: id, offset },
+        };
         self.regions.insert(self.table.hal(), Region::new(range, flags, backend));
         self.lent = true;
         Ok(())
@@ -225,6 +210,18 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             self.lent = false;
         }
     }
+}
+
+/// How shared memory is mapped.
+#[derive(Clone, Copy, Debug)]
+enum Mapped {
+    /// As what it is.
+    Shared {
+        /// Now, and not each page on the first access.
+        populate: bool,
+    },
+    /// To be copied when it is written to.
+    Private,
 }
 
 pub(super) fn check_offset(offset: u64, size: u64, most: u64) -> Result<(), MapError> {
