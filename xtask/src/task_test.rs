@@ -5,6 +5,7 @@
 //! as skipped, in CI as failed.
 
 mod command_line;
+mod commands;
 mod documents;
 mod emulator;
 mod examples;
@@ -66,6 +67,8 @@ struct Plan {
     /// longest come first.
     busy: Vec<Step>,
     command_line: Vec<Step>,
+    /// Commands of the documents that need an emulator.
+    emulated: Vec<Step>,
 }
 
 impl Plan {
@@ -77,18 +80,21 @@ impl Plan {
             mutants::steps(),
             instructions::steps(),
             examples::steps(root),
+            commands::steps(),
         ];
         let busy = busy.into_iter().flatten().collect();
         let (looks, lints) = (tidy::steps(), workspace_steps::lints());
-        let mut plan = Self { looks, lints, busy, command_line: command_line::steps() };
+        let (command_line, emulated) = (command_line::steps(), commands::emulated());
+        let mut plan = Self { looks, lints, busy, command_line, emulated };
         let names = plan.names();
+        plan.looks.push(commands::list(names.clone()));
         plan.looks.extend(documents::steps(names));
         plan
     }
 
     /// What all steps are called, those with an emulator among them.
     fn names(&self) -> BTreeSet<String> {
-        let groups = [&self.looks, &self.lints, &self.busy, &self.command_line];
+        let groups = [&self.looks, &self.lints, &self.busy, &self.command_line, &self.emulated];
         let here = groups.into_iter().flatten().map(|step| step.name().to_owned());
         let emulated = [emulator::suite("").names(), riscv::suite("").names(), x86::suite("").names()];
         here.chain(emulated.into_iter().flatten()).collect()
@@ -113,6 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
         riscv::run(&mut board, &context, riscv::suite(&options.filter));
         x86::run(&mut board, &context, x86::suite(&options.filter));
+        board.run(wanted(plan.emulated), &context, 2);
     }
     let nothing_failed = board.finish();
     if process::interrupted() {

@@ -59,14 +59,15 @@ fn outcome(complaints: &[String], note: String) -> Outcome {
     if complaints.is_empty() { Outcome::Passed(note) } else { Outcome::Failed(complaints.join("\n")) }
 }
 
-/// Links of a document, each with its text: those to elsewhere on the web and within the page left out.
+/// Links of a document to files, each with its line and text.
 fn links_of(text: &str) -> impl Iterator<Item = (usize, &str, &str)> {
     text.lines().enumerate().flat_map(|(index, line)| {
         line.match_indices("](").filter_map(move |(middle, _)| {
             let target = line[middle + 2..].split(')').next()?;
             let label = &line[..middle];
             let label = &label[label.rfind('[')? + 1..];
-            let elsewhere = target.contains("://") || target.starts_with('#');
+            // Rustdoc itself looks up what is named by a path of Rust's.
+            let elsewhere = target.contains("::") || target.contains("://") || target.starts_with('#');
             (!elsewhere).then_some((index + 1, label, target.split('#').next().unwrap_or(target)))
         })
     })
