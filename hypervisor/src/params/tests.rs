@@ -27,6 +27,7 @@ fn params() -> Params {
         until_screen: None,
         until_console: None,
         pause: None,
+        paging: None,
     }
 }
 
