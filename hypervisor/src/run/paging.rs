@@ -22,8 +22,8 @@ const EVICTED: u64 = 64;
 /// The most runs of idle pages that go out after one scan: each is an invalidation.
 const RUNS_MAX: usize = 64;
 
-/// Ends of slices between scans: a tenth of a second where slices are a hundredth.
-const SLICES: u32 = 10;
+/// Ends of slices between scans: half a second where slices are a hundredth.
+const SLICES: u32 = 50;
 
 /// Exits between scans where the guest has its CPUs for itself.
 const EXITS: u64 = 4096;

@@ -202,4 +202,4 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

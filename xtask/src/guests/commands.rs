@@ -69,18 +69,21 @@ pattern() {
     read -r digits rest < /tmp/sum
     result "$wrong wrong, then $digits"
 }
+look() {
+    sha256sum < /pages/all > /pages/sum || { echo "there is no sum"; return 1; }
+    read -r digits rest < /pages/sum
+    result "$digits"
+}
 pages() {
-    awk "BEGIN { for (i = 0; i < $1; i++) printf \"%-4095s\\n\", \"PATTERN \" i }" > /pages
+    mkdir /pages
+    mount -t tmpfs -o size=75% tmpfs /pages || { echo "there is no tmpfs"; return 1; }
+    awk "BEGIN { for (i = 0; i < $1; i++) printf \"%-4095s\\n\", \"PATTERN \" i }" > /pages/all || return 1
     i=0
-    while [ $i -lt IDLE ]; do cat /payload; i=$((i + 1)); done | sha256sum > /sum
-    sha256sum < /pages > /sum
-    read -r digits rest < /sum
-    result "$digits"
-    awk "BEGIN { for (i = 0; i < $1; i++) printf \"%-4095s\\n\", \"PATTERN again \" i }" 1<> /pages
-    sha256sum < /pages > /sum
-    read -r digits rest < /sum
-    result "$digits"
-    rm /pages
+    while [ $i -lt IDLE ]; do cat /payload; i=$((i + 1)); done | sha256sum > /pages/sum
+    look || return 1
+    awk "BEGIN { for (i = 0; i < $1; i++) printf \"%-4095s\\n\", \"PATTERN again \" i }" 1<> /pages/all || return 1
+    look || return 1
+    umount /pages
 }
 commands() {
     mkdir -p /tmp /proc

@@ -1,6 +1,6 @@
 //! The command line of `cargo xtask run`, and all checks that can be made before anything is installed or started.
 
-mod paging;
+pub(crate) mod paging;
 mod parsers;
 mod pause;
 
