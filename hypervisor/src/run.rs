@@ -146,7 +146,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         let ram_options = AllocOptions { populate: false, largest_leaf, fault_around };
         map(&mut space, &job, ram_options)?;
         let churn = job.churn.map(|settings| Mutex::new(Churn::new(settings)));
-        let paging = job.paging.map(|_| Ageing::new(job.memory)).transpose()?.map(Mutex::new);
+        let paging = job.paging.map(|_| Ageing::new(job.memory, cpus.count())).transpose()?.map(Mutex::new);
         let books = Books::new(cpus.count());
         let space = RwLock::new(Some(space));
         let (uart, calls) = (Mutex::default(), Mutex::default());

@@ -22,7 +22,7 @@ const EVICTED: u64 = 64;
 /// The most runs of idle pages that go out after one scan: each is an invalidation.
 const RUNS_MAX: usize = 64;
 
-/// Ends of slices between scans: half a second where slices are a hundredth.
+/// Ends of slices of each CPU between scans: half a second where slices are a hundredth.
 const SLICES: u32 = 50;
 
 /// Exits between scans where the guest has its CPUs for itself.
@@ -43,23 +43,26 @@ pub(super) struct Ageing {
     ages: Vec<u8>,
     /// Slices that have ended since the last scan.
     slices: u32,
+    /// So many have to, of all CPUs.
+    slices_wanted: u32,
     report: PagingReport,
 }
 
 impl Ageing {
-    /// For a guest with so much memory.
-    pub(super) fn new(memory: u64) -> Result<Self, MapError> {
+    /// For a guest with so much memory and so many CPUs.
+    pub(super) fn new(memory: u64, cpus: usize) -> Result<Self, MapError> {
         let pages = usize::try_from(memory / PAGE_SIZE).map_err(|_| MapError::OutOfMemory)?;
         let mut ages = Vec::new();
         ages.try_reserve_exact(pages).map_err(|_| MapError::OutOfMemory)?;
         ages.resize(pages, 0);
-        Ok(Self { ages, slices: 0, report: PagingReport::default() })
+        let slices_wanted = SLICES.saturating_mul(cpus as u32);
+        Ok(Self { ages, slices: 0, slices_wanted, report: PagingReport::default() })
     }
 
     /// Whether it is time for a scan, after `exits` exits of a CPU, the last of which ended its slice or not.
     fn is_due(&mut self, exits: u64, slice_ended: bool) -> bool {
         self.slices += u32::from(slice_ended);
-        let due = self.slices >= SLICES || exits % EXITS == 0;
+        let due = self.slices >= self.slices_wanted || exits % EXITS == 0;
         if due {
             self.slices = 0;
         }

@@ -26,7 +26,7 @@ const FRACTIONS: u32 = 40_000;
 const PAGES: &str = "SLAT_PAGES";
 
 /// How often the guest reads its payload while its pages are idle.
-const IDLE: u32 = 16;
+const IDLE: u32 = 8;
 
 /// The part of the guest's script. It computes, writes, and looks at the system.
 pub(crate) const SCRIPT: &str = r#"

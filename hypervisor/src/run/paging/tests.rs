@@ -259,8 +259,8 @@ fn idle_pages_are_taken_in_runs_and_no_more_than_wanted() {
 
 #[test]
 fn a_scan_is_due_after_so_many_slices_or_exits() {
-    let mut ageing = Ageing::new(16 * PAGE_SIZE).expect("a few bytes");
-    let due: Vec<_> = (1..=2 * SLICES).filter(|_| ageing.is_due(1, true)).collect();
-    assert_eq!(due.len(), 2);
+    let mut ageing = Ageing::new(16 * PAGE_SIZE, 2).expect("a few bytes");
+    let due: Vec<_> = (1..=5 * SLICES).filter(|_| ageing.is_due(1, true)).collect();
+    assert_eq!(due, [2 * SLICES, 4 * SLICES]);
     assert!(ageing.is_due(3 * EXITS, false) && !ageing.is_due(3 * EXITS + 1, false));
 }

@@ -88,7 +88,10 @@ fn a_store_lies_behind_the_pool_and_the_recording() {
             [(plain, plain.pool), (plain.with_recording(), plain.with_recording().recording)]
         {
             let layout = layout.with_store(BLOCK + 1);
-            assert_eq!(layout.store, Span { address: last.address + last.size, size: 2 * BLOCK });
+            assert_eq!(
+                layout.store,
+                slat_hv_protocol::Span { address: last.address + last.size, size: 2 * BLOCK }
+            );
             assert_eq!(
                 layout.store.address + layout.store.size + room(&map),
                 map.ram + layout.machine_memory

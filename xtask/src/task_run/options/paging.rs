@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 pub(crate) const IDLE_SCANS: u8 = 3;
 
 /// Of all pages of a guest our own user space fills one of so many, and looks at them later.
-const FILLED: u64 = 8;
+const FILLED: u64 = 16;
 
 /// Bytes that the store takes for each page of a guest to know where it is.
 const ENTRY: u64 = 24;

@@ -172,7 +172,7 @@ fn paged_memory_has_a_smaller_pool_and_a_store_for_all_of_it() {
     let paged = choices.paging.unwrap();
     assert_eq!(choices.sharing.pool, Some(48 << 20));
     assert!((128 << 20..130 << 20).contains(&paged.store) && paged.idle_scans > 0, "{paged:?}");
-    assert_eq!(options.filled_pages(), Some(4096));
+    assert_eq!(options.filled_pages(), Some(2048));
     let given = riscv(&["--page-out", "--pool", "64M", "--store", "32M", "--guests", "2"]);
     let choices = given.check().unwrap().choices;
     assert_eq!((choices.sharing.pool, choices.paging.unwrap().store), (Some(64 << 20), 32 << 20));
