@@ -14,7 +14,7 @@ use slat_check::platform::{Platform, memory};
 use slat_hv::cpus::{Cpus, Entry};
 use slat_hv::guest::Content;
 use slat_hv::pool::Pool;
-use slat_hv::run::{self, Job, Left, Machine, Space};
+use slat_hv::run::{Job, Left, Machine, Space};
 use slat_hv::store::Swap;
 use slat_hv::vcpu::Vcpu;
 use slat_hv_protocol::{Churn, End, FaultPolicy, GUESTS_MAX, Leaf, Mistake, Report, Started};
@@ -212,7 +212,8 @@ impl<'a, P: Platform> Scene<'a, P> {
     /// A space under this tag, in which nothing is mapped.
     pub(crate) fn space(&self, tag: u16) -> Result<Space<'a, &'a Pool<Hardware<P>>, P>, String> {
         let size = 1 << self.platform.geometry().gpa_bits;
-        run::space(self.host, self.platform, size, tag, Swap::default()).map_err(|error| error.to_string())
+        slat_hv::run::space(self.host, self.platform, size, tag, Swap::default())
+            .map_err(|error| error.to_string())
     }
 
     /// What guest `number` is.

@@ -48,7 +48,7 @@ impl Options {
     }
 
     /// Bytes of the pool, where that is not as large as can be needed.
-    pub(super) fn pool(&self) -> Option<u64> {
+    pub(crate) fn pool(&self) -> Option<u64> {
         let all = self.memory * u64::from(self.guests);
         let less = (all / 8 * 3).next_multiple_of(BLOCK);
         self.pool.or(self.paging.page_out.then_some(less))
