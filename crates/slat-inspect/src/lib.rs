@@ -1,0 +1,32 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod access;
+mod decode;
+mod entry;
+mod format;
+mod memory;
+mod problem;
+mod root;
+mod visit;
+mod walk;
+
+pub use access::{Access, AccessKind, Denial};
+pub use decode::Decoder;
+pub use entry::{
+    Cache, Cacheability, Entry, Leaf, LeafFlags, MemoryType, Pbmt, Permissions, Shareability, Stage2Type,
+    Table, X86MemoryType,
+};
+pub use format::{Cpu, Format, UnknownFormat};
+pub use memory::{PhysicalMemory, Words};
+pub use problem::{Effect, Problem, ProblemKind};
+pub use root::{Register, Root, RootError};
+pub use visit::{Descend, End, EntryAt, Mapping, Pointer, Summary, Trouble, TroubleKind, Visitor};
+pub use walk::{Step, Tables, Walk, WalkEnd};
+
+#[cfg(test)]
+mod tests;
