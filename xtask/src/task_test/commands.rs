@@ -66,7 +66,7 @@ const COMMANDS: [(&str, Shown); 35] = [
     ("cargo xtask run --arch riscv64 --migrate", Shown::By("RISC-V: a guest moves while it works")),
     (
         "cargo xtask run --arch riscv64 --page-out --pool 40M",
-        Shown::By("paging: a guest that uses more than there is goes on"),
+        Shown::By("RISC-V: paging: a guest that uses more than there is goes on"),
     ),
     (
         "cargo xtask run --arch riscv64 --snapshot linux.slat && cargo xtask run --arch riscv64 --restore linux.slat",
