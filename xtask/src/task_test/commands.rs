@@ -31,7 +31,7 @@ enum Shown {
 const BENCH: Shown = Shown::Long("instruction counts have not grown");
 
 /// Every command of the documents, without what is behind `#`; those between `&&` are one.
-const COMMANDS: [(&str, Shown); 35] = [
+const COMMANDS: [(&str, Shown); 36] = [
     ("cargo run --release -p slat-check -- --hostile", Shown::By("a million hostile accesses")),
     (
         "cargo run --release -p slat-check -- --hostile --accesses 5000000",
@@ -47,6 +47,7 @@ const COMMANDS: [(&str, Shown); 35] = [
     ),
     ("cargo test", Shown::By("host tests")),
     ("cargo xtask audit", Shown::Short("cargo xtask audit --licences")),
+    ("cargo xtask audit --advisories --licences --msrv --semver", Shown::Here),
     ("cargo xtask audit --coverage", Shown::Long("host tests")),
     ("cargo xtask audit --mutants", Shown::Long("mutants of what has changed")),
     ("cargo xtask bench", BENCH),
@@ -64,6 +65,10 @@ const COMMANDS: [(&str, Shown); 35] = [
     ("cargo xtask run --arch riscv64 --guest u-boot", Shown::By("RISC-V: U-Boot")),
     ("cargo xtask run --arch riscv64 --guests 3", Shown::By("RISC-V: three guests at once")),
     ("cargo xtask run --arch riscv64 --migrate", Shown::By("RISC-V: a guest moves while it works")),
+    (
+        "cargo xtask run --arch riscv64 --page-out --pool 40M",
+        Shown::By("RISC-V: paging: a guest that uses more than there is goes on"),
+    ),
     (
         "cargo xtask run --arch riscv64 --snapshot linux.slat && cargo xtask run --arch riscv64 --restore linux.slat",
         Shown::Emulated,

@@ -2,6 +2,7 @@
 //! U-Boot.
 
 mod boots;
+mod paged;
 mod several;
 mod stopped;
 mod test_guest;
@@ -67,6 +68,7 @@ pub(crate) fn suite(filter: &str) -> Suite {
     steps.extend(boots::steps(&slot));
     steps.extend(several::steps(&slot));
     steps.extend(stopped::steps(&slot));
+    steps.extend(paged::steps(&slot));
     steps.extend(test_guest::steps(&slot));
     steps.retain(|step| step.name().contains(filter));
     Suite { slot, steps }
