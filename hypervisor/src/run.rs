@@ -5,17 +5,19 @@
 //! [`Machine::close`], after which every frame is back in the host's pool. Where vCPUs share harts, [`Machine::slice`] runs one
 //! for a while instead.
 //!
-//! **Locks,** in the order in which they are taken: churn, space, what comes back from other guests, the end, the CPUs' states,
+//! **Locks,** in the order in which they are taken: the monitor, churn, space, what comes back from other guests, the end, the CPUs' states,
 //! counters; the emulated port and what the guest has printed are locked while no other lock is taken. Faults share the space, for the library
 //! answers them beside each other; what changes its structure has it alone.
 
 mod books;
 mod buffers;
-mod debug;
 mod fork;
 mod job;
+mod look;
 mod migrate;
+mod monitor;
 mod screen;
+mod shared_port;
 mod slice;
 mod snapshot;
 mod stir;
@@ -25,12 +27,14 @@ pub use books::Outcome;
 pub use buffers::LENGTH_MAX;
 pub use job::Job;
 pub use screen::Screen;
+pub use shared_port::{SharedPort, SharedRegisters};
 pub use slice::{Reclaim, Slice};
 pub use uart::Port;
 
 use crate::churn::Churn;
 use crate::cpus::Cpus;
 use crate::guest::Device;
+use crate::monitor::faults::{Answered, LastFaults};
 use crate::pool::Host;
 use crate::vcpu::{BufferCall, Event, Exit, Request, Vcpu};
 use alloc::format;
@@ -106,6 +110,10 @@ pub struct Machine<'a, H: Host, F: Format> {
     number: Option<u32>,
     /// How it ended, until it is closed: for guests whose vCPUs run in slices.
     end: Mutex<Option<End>>,
+    /// The last faults.
+    faults: Mutex<LastFaults>,
+    /// Held while the monitor is open.
+    monitor: Mutex<()>,
 }
 
 impl<'a, H: Host, F: Format> Machine<'a, H, F> {
@@ -140,6 +148,8 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             reclaim: None,
             number: None,
             end,
+            faults: Mutex::default(),
+            monitor: Mutex::default(),
         })
     }
 
@@ -189,7 +199,8 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 Err(stop) => return stop,
             };
             let stirred = if stirs { self.stir(Some(vcpu.program_counter())) } else { Ok(()) };
-            if let Err(stop) = stirred.and_then(|()| self.watch(exits)) {
+            let watched = stirred.and_then(|()| self.watch(exits));
+            if let Err(stop) = watched.and_then(|()| self.attend(cpu, vcpu)) {
                 return stop;
             }
             if let Some(pause) = pause {
@@ -286,7 +297,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             Exit::Paused => return Err(Stop::Paused),
             Exit::Refused | Exit::Answered | Exit::Kicked => {}
             Exit::Debug(command) => {
-                let text = self.debug(command)?;
+                let text = self.debug(vcpu, command)?;
                 vcpu.answer_debug(text);
             }
             Exit::UnlocatedFault(_, gva, _) => {
@@ -340,12 +351,16 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         let outcome = match self.handle(info)? {
             Err(FaultError::Permission { .. }) if self.churn.is_some() => {
                 match self.give_back(cpu, vcpu, info)? {
-                    None => return Ok(()),
+                    None => {
+                        self.note_fault(cpu, vcpu, info, Answered::Restored);
+                        return Ok(());
+                    }
                     Some(outcome) => outcome,
                 }
             }
             outcome => outcome,
         };
+        self.note_fault(cpu, vcpu, info, Answered::Library(outcome));
         if !matches!(outcome, Ok(FaultOutcome::Spurious | FaultOutcome::Retry | FaultOutcome::Wait)) {
             self.books.of(cpu, |counts| counts.idle_faults = 0);
         }

@@ -9,6 +9,7 @@ mod emulator;
 mod flat;
 mod instructions;
 mod linux;
+mod monitor;
 mod mutants;
 mod on_model;
 mod oracle;

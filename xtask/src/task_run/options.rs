@@ -1,5 +1,6 @@
 //! The command line of `cargo xtask run`, and all checks that can be made before anything is installed or started.
 
+mod monitor;
 mod parsers;
 mod pause;
 
@@ -12,6 +13,7 @@ use crate::guests::image::{self, Image, Program};
 use crate::platform::Platform;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
+use monitor::MonitorOptions;
 use parsers::{one_of, parse_format, parse_size};
 use pause::PauseOptions;
 use slat_hv_model::Cpu;
@@ -167,6 +169,9 @@ pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) pause: PauseOptions,
 
+    #[command(flatten)]
+    pub(crate) monitor: MonitorOptions,
+
     /// Print the report as one JSON object on stdout, and everything else on stderr
     #[arg(long)]
     pub(crate) json: bool,
@@ -259,6 +264,7 @@ impl Options {
         );
         self.check_sharing(platform)?;
         self.check_pause(platform)?;
+        self.check_monitor()?;
         let widest = if platform == Platform::Riscv { 59 } else { 48 };
         ensure!(
             self.gpa_bits.is_none_or(|bits| bits <= widest),
@@ -313,6 +319,7 @@ impl Options {
     /// Checks the options for the model.
     pub(crate) fn check_model(&self) -> Result<ModelChoices> {
         refuse("--machine model", &self.pause.given())?;
+        refuse("--machine model", &self.monitor.given())?;
         refuse(
             "--machine model",
             &[
@@ -437,6 +444,7 @@ impl Options {
                 pool: self.pool,
             },
             pause: self.pause.then(),
+            monitor: self.monitor.asking(),
             silence: None,
         }
     }
