@@ -52,6 +52,8 @@ pub trait Host: Hal {
     fn word(&self, address: u64) -> Option<u64>;
     /// Invalidations until now, by kind.
     fn invalidations(&self) -> BTreeMap<String, u64>;
+    /// Frames of 4 KiB that there are in all.
+    fn frames(&self) -> u64;
 }
 
 impl<M: Maintenance> Host for &Pool<M> {
@@ -74,6 +76,10 @@ impl<M: Maintenance> Host for &Pool<M> {
 
     fn invalidations(&self) -> BTreeMap<String, u64> {
         self.maintenance.invalidations()
+    }
+
+    fn frames(&self) -> u64 {
+        self.frames
     }
 }
 

@@ -26,6 +26,7 @@ fn params() -> Params {
         until_console: None,
         pause: None,
         monitor: false,
+        paging: None,
     }
 }
 

@@ -5,7 +5,7 @@ use core::cell::RefCell;
 use core::fmt;
 use core::ops::ControlFlow;
 use slat::format::{Format, Geometry};
-use slat::{AddrSpace, GuestPhysAddr, HostPhysAddr, MappingFlags, TableKind};
+use slat::{AddrSpace, CustomBackend, GuestPhysAddr, HostPhysAddr, MappingFlags, TableKind};
 use slat_inspect::{
     Cpu, Descend, End, Format as TableFormat, LeafFlags, Letters, Mapping, PhysicalMemory, Pointer, Root,
     RootError, Run, RunLine, Runs, Tables, Trouble, Visitor,
@@ -27,7 +27,7 @@ impl<H: Host> PhysicalMemory for HostMemory<'_, H> {
 ///
 /// # Errors
 /// That the root is none, by the manual: then slat has made a mistake.
-pub fn tables<H: Host, F: Format>(space: &AddrSpace<H, F>) -> Result<Tables, RootError> {
+pub fn tables<H: Host, F: Format, B: CustomBackend>(space: &AddrSpace<H, F, B>) -> Result<Tables, RootError> {
     let format = space.format();
     let geometry = format.geometry();
     let name = table_format(F::TABLE, geometry);
@@ -63,8 +63,8 @@ fn forces_write_back<F: Format>(format: &F) -> bool {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_query<H: Host, F: Format>(
-    space: &AddrSpace<H, F>,
+pub fn write_query<H: Host, F: Format, B: CustomBackend>(
+    space: &AddrSpace<H, F, B>,
     gpa: GuestPhysAddr,
     out: &mut dyn fmt::Write,
 ) -> fmt::Result {
@@ -78,7 +78,10 @@ pub fn write_query<H: Host, F: Format>(
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_tables<H: Host, F: Format>(space: &AddrSpace<H, F>, out: &mut dyn fmt::Write) -> fmt::Result {
+pub fn write_tables<H: Host, F: Format, B: CustomBackend>(
+    space: &AddrSpace<H, F, B>,
+    out: &mut dyn fmt::Write,
+) -> fmt::Result {
     let tables = match tables(space) {
         Ok(tables) => tables,
         Err(error) => return writeln!(out, "{error}"),

@@ -1,11 +1,9 @@
 //! What is looked up in a guest's memory and table beside its faults: an instruction, and what hardware marks tell.
 
-use super::Machine;
+use super::{Machine, Space};
 use crate::pool::Host;
 use slat::format::Format;
-use slat::{
-    AddrSpace, GuestPageWalkInfo, GuestPhysAddr, GuestPhysRange, GuestVirtAddr, InstructionBytes, PAGE_SIZE,
-};
+use slat::{GuestPageWalkInfo, GuestPhysAddr, GuestPhysRange, GuestVirtAddr, InstructionBytes, PAGE_SIZE};
 
 impl<H: Host, F: Format> Machine<'_, H, F> {
     /// The bytes of the guest's instruction at `address`, under its paging registers; `user` says that it runs in user mode.
@@ -20,7 +18,7 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
     }
 
     /// Pages of guest RAM in leaves that the guest has written to, where the hardware tells.
-    pub(super) fn pages_written(&self, space: &AddrSpace<H, F>) -> Option<u64> {
+    pub(super) fn pages_written(&self, space: &Space<'_, H, F>) -> Option<u64> {
         if space.format().dirty_bit() == 0 {
             return None;
         }

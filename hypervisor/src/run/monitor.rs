@@ -4,7 +4,7 @@
 //! there; they take no lock of this one's meanwhile. While the monitor is open nothing changes the space but faults and the guests'
 //! vCPUs that have not left yet.
 
-use super::{Machine, Stop};
+use super::{Machine, Space, Stop};
 use crate::monitor::faults::{Answered, Fault};
 use crate::monitor::terminal::{ESCAPE, Line, Terminal};
 use crate::monitor::{Answer, Command, tables, write_help, write_names};
@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::hint::spin_loop;
 use slat::format::Format;
-use slat::{AddrSpace, Audit, AuditRecord, AuditedSpace, FaultOutcome, NestedPageFaultInfo};
+use slat::{Audit, AuditRecord, AuditedSpace, FaultOutcome, NestedPageFaultInfo};
 use slat_hv_protocol::End;
 
 /// Violations that are listed; the others are counted.
@@ -126,7 +126,7 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
 }
 
 /// The library's audit of one space; that guests write where they execute is the rule here, and no violation.
-fn write_audit<H: Host, F: Format>(space: &AddrSpace<H, F>, out: &mut dyn fmt::Write) -> fmt::Result {
+fn write_audit<H: Host, F: Format>(space: &Space<'_, H, F>, out: &mut dyn fmt::Write) -> fmt::Result {
     let spaces = [AuditedSpace { space, write_xor_execute: false }];
     let audit = Audit { spaces: &spaces, reserved: &[], shared: &[] };
     // Faults of other vCPUs may add some between the two passes.

@@ -23,7 +23,8 @@ use observer::Observer;
 use slat_hv_protocol::pause::{Forked, Moved, Pause, Then};
 use slat_hv_protocol::snapshot::{self, Saved};
 use slat_hv_protocol::{
-    Churn, FaultPolicy, GuestReport, Leaf, Mistake, Params, Report, Span, Started, UnitOutcome, encode_params,
+    Churn, FaultPolicy, GuestReport, Leaf, Mistake, Paging, Params, Report, Span, Started, UnitOutcome,
+    encode_params,
 };
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -113,8 +114,19 @@ pub(crate) struct Choices {
     pub(crate) pause: Option<Then>,
     /// Who asks the monitor, if the guest is to be stopped for it.
     pub(crate) monitor: Option<Asking>,
+    /// How RAM is paged, if it is.
+    pub(crate) paging: Option<Paged>,
     /// How long nothing may be printed before the run counts as one that has no end.
     pub(crate) silence: Option<Duration>,
+}
+
+/// How RAM is paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Paged {
+    /// Bytes of the store that pages go to.
+    pub(crate) store: u64,
+    /// For so many scans a page is idle that goes out before there is need.
+    pub(crate) idle_scans: u8,
 }
 
 /// How the emulator ended.
@@ -199,6 +211,7 @@ pub(crate) fn under_slat(
         Some(Then::Restore) => layout.with_image(size(snapshot)?),
         _ => layout,
     };
+    let layout = choices.paging.map_or(layout, |paged| layout.with_store(paged.store));
     let pause = choices.pause.map(|then| {
         let pause = commands::pause(then, PAYLOAD_SEED).0;
         Pause { image: layout.image, ..pause }
@@ -225,6 +238,7 @@ pub(crate) fn under_slat(
         until_console: (guest.goal == Goal::Prompt).then(|| PROMPT.to_owned()),
         pause,
         monitor: choices.monitor.is_some(),
+        paging: choices.paging.map(|Paged { idle_scans, .. }| Paging { store: layout.store, idle_scans }),
     };
     let what = Watched {
         guests: most_guests,
@@ -272,6 +286,7 @@ pub(crate) fn unit_guests(
         until_console: None,
         pause: None,
         monitor: false,
+        paging: None,
     };
     let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None, monitor: None };
     hypervisor_run(machine, hypervisor, &params, &layout, [None; 3], &what, screen)
