@@ -13,6 +13,7 @@ mod flat;
 mod instructions;
 mod linux;
 mod matrix;
+mod monitor;
 mod mutants;
 mod on_model;
 mod oracle;

@@ -66,6 +66,10 @@ const COMMANDS: [(&str, Shown); 36] = [
     ("cargo xtask run --arch riscv64 --guests 3", Shown::By("RISC-V: three guests at once")),
     ("cargo xtask run --arch riscv64 --migrate", Shown::By("RISC-V: a guest moves while it works")),
     (
+        "cargo xtask run --arch riscv64 --monitor-commands 'regs; map; query 0x80200000; stats; faults; audit'",
+        Shown::By("RISC-V: Linux with 4k leaves, stopped for the monitor"),
+    ),
+    (
         "cargo xtask run --arch riscv64 --page-out --pool 40M",
         Shown::By("RISC-V: paging: a guest that uses more than there is goes on"),
     ),
