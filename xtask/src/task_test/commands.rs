@@ -31,7 +31,7 @@ enum Shown {
 const BENCH: Shown = Shown::Long("instruction counts have not grown");
 
 /// Every command of the documents, without what is behind `#`; those between `&&` are one.
-const COMMANDS: [(&str, Shown); 36] = [
+const COMMANDS: &[(&str, Shown)] = &[
     ("cargo run --release -p slat-check -- --hostile", Shown::By("a million hostile accesses")),
     (
         "cargo run --release -p slat-check -- --hostile --accesses 5000000",
@@ -100,7 +100,7 @@ pub(crate) const LIST: &str = "documents: every command is executed";
 pub(crate) fn list(names: BTreeSet<String>) -> Step {
     Step::new(LIST, move |context, _| {
         Outcome::of(documented(context).and_then(|shown| {
-            let complaints = judge(&COMMANDS, &shown, &names);
+            let complaints = judge(COMMANDS, &shown, &names);
             ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
             Ok(format!("{} commands", shown.len()))
         }))
@@ -118,7 +118,7 @@ pub(crate) fn emulated() -> Vec<Step> {
 }
 
 fn executed(wanted: impl Fn(Shown) -> bool) -> Vec<Step> {
-    let commands = COMMANDS.into_iter().filter(|(_, shown)| wanted(*shown));
+    let commands = COMMANDS.iter().copied().filter(|(_, shown)| wanted(*shown));
     let step = |(command, shown)| {
         let line = if let Shown::Short(line) = shown { line } else { command };
         Step::new(format!("{PREFIX}{line}"), move |context, output| {
