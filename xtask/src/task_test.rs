@@ -7,6 +7,7 @@
 mod command_line;
 mod emulator;
 mod flat;
+mod inspect;
 mod instructions;
 mod linux;
 mod mutants;
@@ -76,6 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     ];
     board.run(wanted(busy.into_iter().flatten().collect()), &context, 2);
     board.run(wanted(command_line::steps()), &context, 1);
+    inspect::run(&mut board, &context, inspect::suite(&options.filter, !options.no_emulator));
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
         riscv::run(&mut board, &context, riscv::suite(&options.filter));
