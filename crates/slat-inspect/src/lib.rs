@@ -11,10 +11,14 @@ mod access;
 pub mod cli;
 mod decode;
 mod entry;
+mod fault;
+mod fields;
 mod format;
 mod memory;
 mod problem;
+mod ranges;
 mod root;
+mod text;
 mod visit;
 mod walk;
 
@@ -24,10 +28,14 @@ pub use entry::{
     Cache, Cacheability, Entry, Leaf, LeafFlags, MemoryType, Pbmt, Permissions, Shareability, Stage2Type,
     Table, X86MemoryType,
 };
+pub use fault::FaultRegisters;
+pub use fields::{Field, Fields, Meaning};
 pub use format::{Cpu, Format, UnknownFormat};
 pub use memory::{PhysicalMemory, Words};
-pub use problem::{Effect, Problem, ProblemKind};
+pub use problem::{Bits, Effect, Problem, ProblemKind};
+pub use ranges::{Run, Runs};
 pub use root::{Register, Root, RootError};
+pub use text::{Bytes, Letters, RunLine};
 pub use visit::{Descend, End, EntryAt, Mapping, Pointer, Summary, Trouble, TroubleKind, Visitor};
 pub use walk::{Step, Tables, Walk, WalkEnd};
 

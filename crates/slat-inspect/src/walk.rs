@@ -3,7 +3,7 @@
 use crate::access::{Access, Denial};
 use crate::decode::{Decoder, LEVELS, shift};
 use crate::entry::{Entry, Leaf, LeafFlags, Permissions};
-use crate::format::Cpu;
+use crate::format::{Cpu, Format};
 use crate::memory::PhysicalMemory;
 use crate::problem::Problem;
 use crate::root::Root;
@@ -58,9 +58,25 @@ pub struct Step {
     pub permissions: Permissions,
 }
 
-/// A walk for one address.
+/// A walk for one address. `Display` gives a line for each level, and one for how it ended, without a line break behind it.
+///
+/// ```
+/// use slat_inspect::{Cpu, Format, Root, Tables, Words};
+///
+/// let mut words = vec![0; 512];
+/// words[2] = 0x4000_0004;
+/// let tables = Tables::new(Root::with_level(Format::Ept, 0x1000, 3)?, Cpu::permissive(Format::Ept));
+/// let walk = tables.walk(&Words { base: 0x1000, words: &words }, 0x100_1234_5678);
+/// assert_eq!(
+///     walk.to_string(),
+///     "PML4E 2 at 0x1010 = 0x40000004: --xu table at 0x40000000\n\
+///      GPA 0x10012345678: the PDPTE at 0x40000000 is not in the memory"
+/// );
+/// # Ok::<(), slat_inspect::RootError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
+    pub(crate) format: Format,
     address: u64,
     steps: [Option<Step>; LEVELS],
     end: WalkEnd,
@@ -87,6 +103,8 @@ pub enum WalkEnd {
     OutOfRange,
     /// The entry is not in the memory.
     Unreadable {
+        /// Its level, counted from the leaf.
+        level: u8,
         /// The physical address of the entry.
         address: u64,
     },
@@ -148,7 +166,8 @@ impl Tables {
 
     /// Walks for `address`. At most five entries are read.
     pub fn walk(&self, memory: &impl PhysicalMemory, address: u64) -> Walk {
-        let mut walk = Walk { address, steps: [None; LEVELS], end: WalkEnd::OutOfRange };
+        let format = self.root.format();
+        let mut walk = Walk { format, address, steps: [None; LEVELS], end: WalkEnd::OutOfRange };
         let Some(offset) = self.root.offset(address) else { return walk };
         let (mut table, mut level) = (self.root.table(), self.root.level());
         let mut index = offset >> shift(level);
@@ -156,7 +175,7 @@ impl Tables {
         for step in 0..LEVELS {
             let entry_address = table.wrapping_add(8 * index);
             let Some(raw) = memory.read(entry_address) else {
-                walk.end = WalkEnd::Unreadable { address: entry_address };
+                walk.end = WalkEnd::Unreadable { level, address: entry_address };
                 return walk;
             };
             let at = EntryAt { table, index: index as u16, level, raw };

@@ -3,6 +3,7 @@
 
 mod ept;
 mod long;
+mod names;
 mod riscv;
 mod stage2;
 
