@@ -4,8 +4,11 @@
 //! colours and the progress bar are for terminals. Whatever the dump says, time is bounded by the entries that may be read
 //! (`--limit`) and memory by [`runs::MOST_KEPT`].
 
+mod decode;
 mod diff;
+mod draw;
 mod dump;
+mod fuzz;
 mod input;
 mod list;
 mod number;
@@ -22,6 +25,7 @@ mod words;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 pub use dump::{Bytes, Opener};
+pub use fuzz::fuzz;
 use output::Output;
 use std::ffi::OsString;
 use std::io;
@@ -52,7 +56,9 @@ enum Command {
     Reverse(reverse::Options),
     Diff(diff::Options),
     Stats(stats::Options),
+    Draw(draw::Options),
     Root(root::Options),
+    Decode(decode::Options),
 }
 
 /// What a command found, for the exit code.
@@ -97,7 +103,9 @@ fn execute(command: Command, opener: Opener, output: &mut Output<'_>) -> Result<
         Command::Reverse(options) => reverse::run(&options, opener, output),
         Command::Diff(options) => diff::run(&options, opener, output),
         Command::Stats(options) => stats::run(&options, opener, output),
+        Command::Draw(options) => draw::run(&options, opener, output),
         Command::Root(options) => root::run(&options, output),
+        Command::Decode(options) => decode::run(&options, output),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tests of `slat-inspect` as a user has it: installed by `cargo install`, beside QEMU's own listings of a Linux that was
 //! stopped in the middle of its work, on a dump of 64 GiB, and its page in a browser.
 
+mod browser;
 mod listings;
 mod sparse;
 
@@ -40,6 +41,7 @@ pub(crate) fn suite(filter: &str, emulator: bool) -> Suite {
         Ok(version.stdout.trim().to_owned())
     })];
     steps.push(step(&slot, "a sparse dump of 64 GiB", sparse::listed));
+    steps.extend(browser::steps(&slot));
     if emulator {
         steps.extend(listings::steps(&slot));
     }

@@ -109,6 +109,7 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
         let head = Head { a: super::list::Head::of(&tables_a), b: super::list::Head::of(&tables_b) };
         output.begin_list(&head, "changes")?;
     }
+    let format = tables_a.root().format();
     let how = How { marks: options.marks, frames: !options.ignore_frames };
     for (a, b) in differences(&runs_a, &runs_b, how) {
         tail.differences += 1;
@@ -120,16 +121,16 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
         };
         *bytes += size;
         if output.json {
-            let change = Change { kind, a: a.map(|run| run.row()), b: b.map(|run| run.row()) };
+            let change = Change { kind, a: a.map(|run| run.row(format)), b: b.map(|run| run.row(format)) };
             output.item(&change, tail.differences == 1)?;
             continue;
         }
         if let Some(run) = a {
-            let line = output.emphasised(Emphasis::Alarm, format_args!("- {run}"));
+            let line = output.emphasised(Emphasis::Alarm, format_args!("- {}", run.line(format)));
             output.line(line)?;
         }
         if let Some(run) = b {
-            let line = output.emphasised(Emphasis::Heading, format_args!("+ {run}"));
+            let line = output.emphasised(Emphasis::Heading, format_args!("+ {}", run.line(format)));
             output.line(line)?;
         }
     }
@@ -200,7 +201,7 @@ fn join(before: Option<Run>, next: Option<Run>) -> Option<Option<Run>> {
             let continues = before.last.wrapping_add(1) == next.address
                 && before.output.wrapping_add(before.size()) == next.output;
             (continues && same_marks && before.is_alike(&next))
-                .then(|| Some(Run { last: next.last, ..before }))
+                .then_some(Some(Run { last: next.last, ..before }))
         }
         _ => None,
     }

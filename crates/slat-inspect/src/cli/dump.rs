@@ -179,4 +179,4 @@ fn open(path: &Path, opener: Opener) -> Result<Bytes> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -87,7 +87,7 @@ pub(crate) struct TableOptions {
 }
 
 /// What else decides about the meaning of entries, and how many of them are read.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "The CPU")]
 pub(crate) struct CpuOptions {
     /// Width of physical addresses
@@ -170,11 +170,6 @@ impl TableOptions {
         Ok(register)
     }
 
-    /// Whether anything says where tables begin.
-    pub(crate) fn is_given(&self) -> Result<bool> {
-        Ok(self.register()?.is_some() || self.root.is_some() || self.cpu.is_some())
-    }
-
     /// The tables of `dump`, as `cpu` walks them.
     pub(crate) fn tables(&self, dump: &Dump, options: &CpuOptions) -> Result<Tables> {
         let register = match (self.register()?, self.root) {
@@ -249,7 +244,7 @@ impl TableOptions {
 }
 
 impl CpuOptions {
-    fn apply_to(&self, cpu: &mut Cpu) {
+    pub(crate) fn apply_to(&self, cpu: &mut Cpu) {
         if let Some(bits) = self.physical_bits {
             cpu.physical_bits = bits;
         }

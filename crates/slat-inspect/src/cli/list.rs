@@ -6,7 +6,7 @@ use super::output::{Emphasis, Hex, Output, Text};
 use super::qemu::{Listing, Printer};
 use super::runs::{self, Row, Run, Sink, TroubleRow, Troubles};
 use super::{Finding, progress, words};
-use crate::{End, Mapping, Summary, Tables, Trouble, Visitor};
+use crate::{End, Format, Mapping, Summary, Tables, Trouble, Visitor};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::io;
@@ -46,7 +46,7 @@ enum Style {
 /// The beginning of the JSON object.
 #[derive(Serialize)]
 pub(crate) struct Head {
-    pub(crate) format: Text<crate::Format>,
+    pub(crate) format: Text<Format>,
     pub(crate) root: Hex,
     pub(crate) levels: u8,
     pub(crate) input_bits: u32,
@@ -123,6 +123,7 @@ fn tail(summary: &Summary, troubles: &Troubles) -> Tail {
 
 /// Prints runs as they come.
 struct Printed<'a, 'o> {
+    format: Format,
     output: &'a mut Output<'o>,
     count: u64,
     troubles: Troubles,
@@ -132,10 +133,10 @@ impl Sink for Printed<'_, '_> {
     fn run(&mut self, run: &Run) -> io::Result<()> {
         self.count += 1;
         if self.output.json {
-            let row: Row = run.row();
+            let row: Row = run.row(self.format);
             return self.output.item(&row, self.count == 1).map_err(io::Error::other);
         }
-        self.output.line(run)
+        self.output.line(run.line(self.format))
     }
 
     fn trouble(&mut self, trouble: &Trouble) -> io::Result<()> {
@@ -143,7 +144,7 @@ impl Sink for Printed<'_, '_> {
         if self.output.json || self.troubles.count > self.troubles.first.len() as u64 {
             return Ok(());
         }
-        let line = self.output.emphasised(Emphasis::Alarm, words::trouble(trouble));
+        let line = self.output.emphasised(Emphasis::Alarm, trouble);
         self.output.line(line)
     }
 }
@@ -152,10 +153,11 @@ fn ranges(options: &Options, dump: &Dump, tables: &Tables, output: &mut Output<'
     if output.json {
         output.begin_list(&Head::of(tables), "ranges")?;
     }
-    let mut printed = Printed { output, count: 0, troubles: Troubles::default() };
+    let format = tables.root().format();
+    let mut printed = Printed { format, output, count: 0, troubles: Troubles::default() };
     let bounds = (options.bounds.range()?, options.bounds.limit);
     let summary = runs::visit((dump, tables), bounds.0, bounds.1, options.marks, &mut printed)?;
-    let Printed { output, count, troubles } = printed;
+    let Printed { output, count, troubles, .. } = printed;
     if output.json {
         output.end_list(&tail(&summary, &troubles))?;
     } else {
@@ -205,7 +207,7 @@ impl Leaves<'_, '_> {
                 first: Hex(mapping.address),
                 size: mapping.length,
                 output: Hex(mapping.output),
-                permissions: words::permissions(mapping.permissions),
+                permissions: words::permissions(self.tables.root().format(), mapping.permissions),
                 memory: words::memory(mapping.leaf.memory),
                 flags: words::flags(mapping.flags),
                 entry: Hex(mapping.at.address()),
@@ -213,7 +215,7 @@ impl Leaves<'_, '_> {
             };
             return self.output.item(&row, self.count == 1);
         }
-        Ok(self.output.line(words::mapping(mapping))?)
+        Ok(self.output.line(words::mapping(self.tables.root().format(), mapping))?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is printed: text, with colours on a terminal, or one JSON object.
 
+use crate::Field;
 use serde::Serialize;
 use serde::ser::Serializer;
 use std::fmt;
@@ -109,5 +110,23 @@ pub(crate) struct Text<T>(pub(crate) T);
 impl<T: fmt::Display> Serialize for Text<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
+    }
+}
+
+/// A field of an entry or a register, in JSON.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FieldRow {
+    name: &'static str,
+    high: u32,
+    low: u32,
+    value: Hex,
+    /// All of it, in words.
+    pub(crate) text: String,
+}
+
+impl FieldRow {
+    pub(crate) fn of(field: &Field) -> Self {
+        let Field { name, high, low, value, .. } = *field;
+        Self { name, high, low, value: Hex(value), text: field.to_string() }
     }
 }

@@ -5,6 +5,7 @@
 //! - `info mem` (x86): runs of addresses with the same U/S and R/W of all levels together, whatever they map to and whether they
 //!   can be executed. The end of a run is sign-extended as an address, so that one at the very end of the address space ends at
 //!   `0001000000000000`; so is its size.
+//!   On five levels QEMU's own (7.2 and later) lists nothing, because it takes entries that are present for those that are not.
 //! - `info mem` (RISC-V): runs of leaves with the same low eight bits whose addresses and outputs go on. A run ends with its table:
 //!   QEMU 7.1 and later keep the address of the last leaf for each table. The output is all of the entry from bit 10 up.
 //!

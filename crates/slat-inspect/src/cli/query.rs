@@ -2,12 +2,11 @@
 
 use super::dump::Opener;
 use super::input::Input;
-use super::output::{Emphasis, Hex, Output};
+use super::output::{Emphasis, FieldRow, Hex, Output, Text};
 use super::{Finding, number, words};
-use crate::{Access, AccessKind, Entry, PhysicalMemory as _, Step, Tables, Walk, WalkEnd};
+use crate::{Access, AccessKind, Mapping, PhysicalMemory as _, Step, Tables, Walk, WalkEnd};
 use anyhow::Result;
 use serde::Serialize;
-use std::io;
 
 /// Show each level of the walk for an address, decoded, and why it fails
 #[derive(Clone, Debug, clap::Args)]
@@ -18,6 +17,17 @@ pub(crate) struct Options {
     /// Addresses
     #[arg(value_name = "ADDRESS", value_parser = number::parse, required = true)]
     addresses: Vec<u64>,
+
+    /// Show each entry field by field
+    #[arg(long)]
+    fields: bool,
+}
+
+#[derive(Serialize)]
+struct Answers {
+    #[serde(flatten)]
+    head: super::list::Head,
+    queries: Vec<Answer>,
 }
 
 #[derive(Serialize)]
@@ -25,6 +35,7 @@ struct Answer {
     address: Hex,
     steps: Vec<StepRow>,
     result: &'static str,
+    /// The walk in words, its last line.
     text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<Hex>,
@@ -32,6 +43,9 @@ struct Answer {
     permissions: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<String>,
+    /// What is in memory there: the 8 bytes around the address, little-endian.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<Hex>,
     /// Accesses that are refused, and why.
     refused: Vec<String>,
 }
@@ -44,116 +58,82 @@ struct StepRow {
     index: u16,
     entry: Hex,
     value: Hex,
-    meaning: String,
-}
-
-#[derive(Serialize)]
-struct Answers {
-    #[serde(flatten)]
-    head: super::list::Head,
-    queries: Vec<Answer>,
+    meaning: Text<crate::Entry>,
+    fields: Vec<FieldRow>,
 }
 
 pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) -> Result<Finding> {
     let (dump, tables) = options.input.open(opener)?;
-    let walks: Vec<_> = options.addresses.iter().map(|&address| tables.walk(&dump, address)).collect();
-    let all_mapped = walks.iter().all(|walk| walk.output().is_some());
-    let queries: Vec<_> = walks.iter().map(|walk| answer(&tables, walk)).collect();
-    if output.json {
-        output.json(&Answers { head: super::list::Head::of(&tables), queries })?;
-    } else {
-        for (index, (query, walk)) in queries.iter().zip(&walks).enumerate() {
-            if index > 0 {
-                output.line("")?;
-            }
-            print(query, output)?;
-            if let Some(word) = walk.output().and_then(|address| dump.read(address & !7)) {
-                let address = walk.output().unwrap_or_default() & !7;
-                output.line(format_args!("  memory at {address:#x}: {word:#018x}"))?;
-            }
+    let mut answers = Answers { head: super::list::Head::of(&tables), queries: Vec::new() };
+    let mut all_mapped = true;
+    for (index, &address) in options.addresses.iter().enumerate() {
+        let walk = tables.walk(&dump, address);
+        all_mapped &= walk.mapping().is_some();
+        let content = walk.output().and_then(|address| dump.read(address & !7));
+        let answer = answer(&tables, &walk, content);
+        if output.json {
+            answers.queries.push(answer);
+            continue;
         }
+        if index > 0 {
+            output.line("")?;
+        }
+        print(&answer, &walk, options.fields, output)?;
+    }
+    if output.json {
+        output.json(&answers)?;
     }
     Ok(if all_mapped { Finding::Usual } else { Finding::Noteworthy })
 }
 
-fn print(query: &Answer, output: &mut Output<'_>) -> io::Result<()> {
-    let heading = output.emphasised(Emphasis::Heading, query.address);
-    output.line(heading)?;
-    for step in &query.steps {
-        output.line(format_args!(
-            "  {:<18} {:>4} of {}: {:#018x}  {}",
-            step.name, step.index, step.table, step.value.0, step.meaning
-        ))?;
+fn print(answer: &Answer, walk: &Walk, fields: bool, output: &mut Output<'_>) -> Result<()> {
+    let text = walk.to_string();
+    let lines: Vec<_> = text.lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        if index + 1 < lines.len() {
+            output.line(format_args!("  {line}"))?;
+        }
+        for field in answer.steps.get(index).filter(|_| fields).map_or(&[][..], |step| &step.fields) {
+            let line = output.emphasised(Emphasis::Dim, format_args!("      {}", field.text));
+            output.line(line)?;
+        }
     }
-    let emphasis = if query.result == "mapped" { Emphasis::Heading } else { Emphasis::Alarm };
-    let line = output.emphasised(emphasis, format_args!("  {}", query.text));
+    let emphasis = if walk.mapping().is_some() { Emphasis::Heading } else { Emphasis::Alarm };
+    let line = output.emphasised(emphasis, &answer.text);
     output.line(line)?;
-    for refused in &query.refused {
+    for refused in &answer.refused {
         output.line(format_args!("  {refused}"))?;
+    }
+    if let (Some(content), Some(address)) = (answer.content, answer.output) {
+        output.line(format_args!("  in memory at {:#x}: {:#018x}", address.0 & !7, content.0))?;
     }
     Ok(())
 }
 
-fn answer(tables: &Tables, walk: &Walk) -> Answer {
-    let root = tables.root();
-    let format = root.format();
-    let (result, text) = match walk.end() {
-        WalkEnd::Mapped(mapping) => {
-            let target = walk.output().unwrap_or(mapping.output);
-            let what = format!(
-                "{} {:#x} -> {target:#x}: {} {}, a leaf of {}",
-                format.address_name(),
-                walk.address(),
-                words::permissions(mapping.permissions),
-                words::memory(mapping.leaf.memory),
-                words::size(mapping.leaf.size)
-            );
-            ("mapped", what)
-        }
-        WalkEnd::Absent { level } => {
-            ("absent", format!("not mapped: the {} is not present", format.entry_name(*level)))
-        }
-        WalkEnd::Malformed { level, problem } => {
-            ("malformed", format!("not translated: the {}: {problem}", format.entry_name(*level)))
-        }
-        WalkEnd::OutOfRange => {
-            let kind = if format.is_sign_extended() { "sign-extended " } else { "" };
-            ("out of range", format!("not translated: it is no {kind}address of {} bits", root.input_bits()))
-        }
-        WalkEnd::Unreadable { address } => {
-            ("unreadable", format!("unknown: the entry at {address:#x} is not in the dump"))
-        }
-    };
+fn answer(tables: &Tables, walk: &Walk, content: Option<u64>) -> Answer {
+    let format = tables.root().format();
     let mapping = walk.mapping();
     Answer {
         address: Hex(walk.address()),
         steps: walk.steps().map(|step| row(tables, step)).collect(),
-        result,
-        text,
+        result: match walk.end() {
+            WalkEnd::Mapped(_) => "mapped",
+            WalkEnd::Absent { .. } => "absent",
+            WalkEnd::Malformed { .. } => "malformed",
+            WalkEnd::OutOfRange => "out of range",
+            WalkEnd::Unreadable { .. } => "unreadable",
+        },
+        text: walk.to_string().lines().last().unwrap_or_default().to_owned(),
         output: walk.output().map(Hex),
-        permissions: mapping.map(|mapping| words::permissions(mapping.permissions)),
+        permissions: mapping.map(|mapping| words::permissions(format, mapping.permissions)),
         memory: mapping.map(|mapping| words::memory(mapping.leaf.memory)),
+        content: content.map(Hex),
         refused: mapping.map(|mapping| refused(tables, mapping)).unwrap_or_default(),
     }
 }
 
 fn row(tables: &Tables, step: &Step) -> StepRow {
     let at = step.at;
-    let meaning = match step.entry {
-        Entry::Absent => "not present".to_owned(),
-        Entry::Table(table) => {
-            format!("table at {:#x}, at most {}", table.address, words::permissions(step.permissions))
-        }
-        Entry::Leaf(leaf) => format!(
-            "leaf of {} at {:#x}, {} {} {}",
-            words::size(leaf.size),
-            leaf.address,
-            words::permissions(leaf.permissions),
-            words::memory(leaf.memory),
-            words::flags(leaf.flags).join(" ")
-        ),
-        Entry::Malformed(problem) => format!("malformed: {problem}"),
-    };
     StepRow {
         level: at.level,
         name: tables.root().format().entry_name(at.level),
@@ -161,28 +141,21 @@ fn row(tables: &Tables, step: &Step) -> StepRow {
         index: at.index,
         entry: Hex(at.address()),
         value: Hex(at.raw),
-        meaning,
+        meaning: Text(step.entry),
+        fields: tables.decoder().fields(at.level, at.raw).map(|field| FieldRow::of(&field)).collect(),
     }
 }
 
-/// Which accesses the mapping refuses.
-fn refused(tables: &Tables, mapping: &crate::Mapping) -> Vec<String> {
+/// Which accesses the mapping refuses, and why.
+fn refused(tables: &Tables, mapping: &Mapping) -> Vec<String> {
     let mut refused = Vec::new();
-    for (kind, name) in
-        [(AccessKind::Read, "read"), (AccessKind::Write, "write"), (AccessKind::Execute, "fetch")]
-    {
-        let mut why = [false, true].map(|user| tables.check(mapping, Access { kind, user }).err());
-        let who = match &mut why {
-            [None, None] => continue,
-            [Some(_), None] => "by the supervisor",
-            [None, Some(_)] => "by user mode",
-            [Some(supervisor), Some(user)] if supervisor == user => "",
-            [Some(_), Some(_)] => "by anybody",
-        };
-        let why: Vec<_> = why.into_iter().flatten().map(|denial| format!("{denial:?}")).collect();
-        refused.push(
-            format!("a {name} {who} faults: {}", why.first().map_or("", String::as_str)).replace("  ", " "),
-        );
+    for kind in [AccessKind::Read, AccessKind::Write, AccessKind::Execute] {
+        for user in [false, true] {
+            let access = Access { kind, user };
+            if let Err(denial) = tables.check(mapping, access) {
+                refused.push(format!("refused: {access}: {denial}"));
+            }
+        }
     }
     refused
 }

@@ -5,7 +5,7 @@ use super::input::{Bounds, Input};
 use super::output::{Hex, Output};
 use super::runs;
 use super::{Finding, number, progress, words};
-use crate::{Descend, Mapping, Pointer, Visitor};
+use crate::{Bytes, Descend, Format, Mapping, Pointer, Visitor};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -72,7 +72,15 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
         output.begin_list(&head, "mappings")?;
     }
     let root = tables.root();
-    let mut search = Search { first: options.address, last, output, is_table: false, count: 0, failed: None };
+    let mut search = Search {
+        format: root.format(),
+        first: options.address,
+        last,
+        output,
+        is_table: false,
+        count: 0,
+        failed: None,
+    };
     if root.table() <= last && root.table() + (root.bytes() - 1) >= options.address {
         search.is_table = true;
         if !search.output.json {
@@ -94,6 +102,7 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
 }
 
 struct Search<'a, 'o> {
+    format: Format,
     first: u64,
     last: u64,
     output: &'a mut Output<'o>,
@@ -113,10 +122,10 @@ impl Search<'_, '_> {
                 _ => "is a table".to_owned(),
             };
             let line = format!(
-                "{:016x} -> {:012x} {:>7} {what} (level {}, entry at {}: {:#x})",
+                "{:#018x} -> {:#014x} {:>7} {what} (level {}, entry at {}: {:#x})",
                 found.address.0,
                 found.output.0,
-                words::size(found.size),
+                Bytes(found.size).to_string(),
                 found.level,
                 found.entry,
                 found.value.0
@@ -145,7 +154,7 @@ impl Visitor for Search<'_, '_> {
             address: Hex(mapping.address.wrapping_add(output - mapping.output)),
             output: Hex(output),
             size: end.min(self.last) - output + 1,
-            permissions: Some(words::permissions(mapping.permissions)),
+            permissions: Some(words::permissions(self.format, mapping.permissions)),
             memory: Some(words::memory(mapping.leaf.memory)),
             entry: Hex(mapping.at.address()),
             value: Hex(mapping.at.raw),

@@ -4,7 +4,8 @@ use super::dump::Dump;
 use super::output::{Hex, Output};
 use super::{progress, words};
 use crate::{
-    End, LeafFlags, Mapping, MemoryType, Permissions, Summary, Tables, Trouble, TroubleKind, Visitor,
+    Bytes, End, Format, LeafFlags, Letters, Mapping, MemoryType, Permissions, Summary, Tables, Trouble,
+    TroubleKind, Visitor,
 };
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
@@ -107,18 +108,28 @@ impl Run {
 
     fn extend(&mut self, next: &Self) {
         self.last = next.last;
-        self.accessed = self.accessed.with(next.accessed);
-        self.dirty = self.dirty.with(next.dirty);
+        self.join_marks(next);
+    }
+
+    /// Takes in what marks another one has.
+    pub(crate) fn join_marks(&mut self, other: &Self) {
+        self.accessed = self.accessed.with(other.accessed);
+        self.dirty = self.dirty.with(other.dirty);
+    }
+
+    /// As a line of a listing.
+    pub(crate) fn line(&self, format: Format) -> impl fmt::Display + use<> {
+        Line(format, *self)
     }
 
     /// As JSON.
-    pub(crate) fn row(&self) -> Row {
+    pub(crate) fn row(&self, format: Format) -> Row {
         Row {
             first: Hex(self.address),
             last: Hex(self.last),
             size: self.size(),
             output: Hex(self.output),
-            permissions: words::permissions(self.permissions),
+            permissions: words::permissions(format, self.permissions),
             memory: words::memory(self.memory),
             leaf_size: self.leaf_size,
             accessed: self.accessed,
@@ -143,22 +154,26 @@ pub(crate) struct Row {
     flags: Vec<&'static str>,
 }
 
-impl fmt::Display for Run {
+/// A run as a line: addresses, size, output, permissions, memory type, leaf size, marks, flags.
+struct Line(Format, Run);
+
+impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(format, run) = self;
         write!(
             f,
-            "{:016x}-{:016x} {:>9} -> {:012x} {} {:<8} {:>7} {}{}{}",
-            self.address,
-            self.last,
-            words::size(self.size()),
-            self.output,
-            words::permissions(self.permissions),
-            words::memory(self.memory),
-            words::size(self.leaf_size),
-            self.accessed.letter('A'),
-            self.dirty.letter('D'),
-            words::flags(self.flags).iter().map(|flag| format!(" {flag}")).collect::<String>()
-        )
+            "{:#018x}-{:#018x} {:>11} -> {:#014x} {} {:<6} {:>7} {}{}",
+            run.address,
+            run.last,
+            Bytes(run.size()).to_string(),
+            run.output,
+            Letters(*format, run.permissions),
+            words::memory(run.memory),
+            Bytes(run.leaf_size).to_string(),
+            run.accessed.letter('A'),
+            run.dirty.letter('D')
+        )?;
+        words::flags(run.flags).iter().try_for_each(|flag| write!(f, " {flag}"))
     }
 }
 
@@ -196,7 +211,7 @@ impl Troubles {
     pub(crate) fn print(&self, output: &mut Output<'_>) -> io::Result<()> {
         use super::output::Emphasis::Alarm;
         for trouble in &self.first {
-            let line = output.emphasised(Alarm, words::trouble(trouble));
+            let line = output.emphasised(Alarm, trouble);
             output.line(line)?;
         }
         let more = self.count - self.first.len() as u64;
@@ -234,7 +249,7 @@ impl TroubleRow {
             size: trouble.length,
             entry: trouble.at.map(|at| Hex(at.address())),
             value: trouble.at.map(|at| Hex(at.raw)),
-            text: words::trouble(trouble),
+            text: trouble.to_string(),
         }
     }
 }

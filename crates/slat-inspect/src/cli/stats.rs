@@ -6,7 +6,7 @@ use super::number::Size;
 use super::output::{Emphasis, Output};
 use super::runs::{self, TroubleRow, Troubles};
 use super::{Finding, progress, words};
-use crate::{Descend, End, LeafFlags, Mapping, MemoryType, Permissions, Pointer, Trouble, Visitor};
+use crate::{Bytes, Descend, End, LeafFlags, Mapping, MemoryType, Permissions, Pointer, Trouble, Visitor};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
@@ -133,7 +133,7 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
         by_permissions: counted
             .permissions
             .iter()
-            .map(|(&permissions, &amount)| (words::permissions(permissions), amount))
+            .map(|(&permissions, &amount)| (words::permissions(root.format(), permissions), amount))
             .collect(),
         by_memory_type: sum(counted.memory.iter().map(|(&memory, &amount)| (words::memory(memory), amount))),
         accessed: counted.accessed,
@@ -159,7 +159,7 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
 fn dump_line(dump: &super::dump::Dump) -> String {
     let count = dump.ranges().count();
     let cpus = if dump.cpus.is_empty() { String::new() } else { format!(", {} CPUs", dump.cpus.len()) };
-    format!("{} in {count} ranges{cpus}", words::size(dump.size()))
+    format!("{} in {count} ranges{cpus}", Bytes(dump.size()))
 }
 
 /// Several keys may have the same name.

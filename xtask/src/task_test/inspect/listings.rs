@@ -12,7 +12,6 @@ use crate::missing::MissingThings;
 use crate::platform::Platform;
 use crate::setup::{self, Needs};
 use crate::task_run;
-use crate::task_test::Context;
 use crate::task_test::linux::{MEMORY, PATIENCE};
 use crate::task_test::step::{Outcome, Step};
 use anyhow::{Context as _, Result, ensure};
@@ -35,6 +34,9 @@ struct Case {
     listings: &'static [(&'static str, &'static str)],
 }
 
+/// On five levels QEMU's `info mem` takes entries that are not present for those that are (`mem_info_la57` of 7.2 and later): there
+/// is nothing to compare with.
+const X86_FIVE_LEVELS: [(&str, &str); 1] = [("info tlb", "qemu-tlb")];
 const X86: [(&str, &str); 2] = [("info tlb", "qemu-tlb"), ("info mem", "qemu-mem")];
 const RISCV: [(&str, &str); 1] = [("info mem", "qemu-mem")];
 
@@ -53,7 +55,7 @@ const CASES: [Case; 4] = [
         cpu: "max",
         bootargs: "",
         format: ("x86-64", 57),
-        listings: &X86,
+        listings: &X86_FIVE_LEVELS,
     },
     Case {
         name: "RISC-V Linux with Sv57 as QEMU lists it",
@@ -204,7 +206,7 @@ fn hex_after(text: &str, name: &str) -> Result<u64> {
 
 /// Whether both are the same, line by line.
 fn same_lines(ours: &str, theirs: &str) -> Result<()> {
-    ensure!(theirs.lines().count() > 100, "QEMU lists too little to be a Linux: {theirs}");
+    ensure!(theirs.lines().count() > 15, "QEMU lists too little to be a Linux: {theirs}");
     for (number, (ours, theirs)) in ours.lines().zip(theirs.lines()).enumerate() {
         ensure!(ours == theirs, "line {}: `{ours}` instead of `{theirs}`", number + 1);
     }

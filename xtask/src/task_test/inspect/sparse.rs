@@ -14,7 +14,7 @@ const PAGE: u64 = 4096;
 const TABLES: u64 = 1 << 30;
 /// EPT: readable, writable, executable; write-back.
 const POINTER: u64 = 7;
-const LEAF: u64 = 7 | 6 << 3;
+const LEAF: u64 = 7 | (6 << 3);
 const WRITE: u64 = 2;
 /// Every so many leaves there is a hole, and one that is read-only half-way to it.
 const EVERY: u64 = 1000;
@@ -35,7 +35,7 @@ pub(super) fn listed(tool: &Tool, _: &Context, output: &mut String) -> Result<St
     let holes = (0..leaves).filter(|leaf| leaf % EVERY == 0).count() as u64;
     let lines: Vec<_> = listed.stdout.lines().collect();
     ensure!(lines.len() as u64 == holes + 2 * read_only, "{} ranges are listed", lines.len());
-    let third = "00000000001f5000-00000000003e7fff";
+    let third = "0x00000000001f5000-0x00000000003e7fff";
     ensure!(lines[2].starts_with(third), "the third range is {}", lines[2]);
     Ok(format!("{} ranges of {} leaves in {seconds:.2} s", lines.len(), leaves - holes))
 }
@@ -54,10 +54,10 @@ fn write(dump: &Path) -> std::io::Result<()> {
         for index in 0..count * 512 {
             let entry = match index {
                 _ if index >= used => 0,
-                _ if depth < 3 => below + index * PAGE | POINTER,
+                _ if depth < 3 => (below + index * PAGE) | POINTER,
                 _ if index % EVERY == 0 => 0,
-                _ if index % EVERY == EVERY / 2 => index * PAGE | LEAF & !WRITE,
-                _ => index * PAGE | LEAF,
+                _ if index % EVERY == EVERY / 2 => (index * PAGE) | (LEAF & !WRITE),
+                _ => (index * PAGE) | LEAF,
             };
             file.write_all(&entry.to_le_bytes())?;
         }

@@ -473,7 +473,7 @@ window.addEventListener('hashchange', () => go(location.hash.slice(1)));
 
 $('title').textContent = data.title;
 $('summary').textContent = data.summary;
-if (data.troubles.length) $('summary').insertAdjacentHTML('beforeend', ` · <span style="color:var(--wrong)">${data.troubles.length} entries are wrong</span>`);
+if (data.wrong) $('summary').insertAdjacentHTML('beforeend', ` · <span style="color:var(--wrong)">${data.wrong.toLocaleString('en')} ${data.wrong === 1 ? 'entry is' : 'entries are'} wrong</span>`);
 layOut();
 draw();
 if (location.hash.length > 1 && go(location.hash.slice(1))) drawView();
