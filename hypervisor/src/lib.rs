@@ -27,6 +27,7 @@ pub mod pool;
 pub mod requests;
 pub mod run;
 pub mod schedule;
+pub mod store;
 pub mod transcript;
 pub mod uart16550;
 pub mod vcpu;

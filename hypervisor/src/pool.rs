@@ -40,11 +40,17 @@ pub trait Maintenance {
 pub trait Host: Hal {
     /// Frames of 4 KiB that nobody has taken. Others may take them at any time.
     fn frames_left(&self) -> u64;
+    /// Frames of 4 KiB that there are in all.
+    fn frames(&self) -> u64;
 }
 
 impl<M: Maintenance> Host for &Pool<M> {
     fn frames_left(&self) -> u64 {
         self.frames.saturating_sub(self.state.lock().in_use)
+    }
+
+    fn frames(&self) -> u64 {
+        self.frames
     }
 }
 

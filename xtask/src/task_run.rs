@@ -146,9 +146,11 @@ fn guest(
         (Program::Linux, None, None) => bail!("there is no user space for the guest"),
     };
     let then = options.pause.then();
-    let append = match then {
-        Some(_) => format!("{} {}", commands::VARIABLE, options.append),
-        None => options.append.clone(),
+    let pages = options.filled_pages().filter(|_| image.program == Program::Linux);
+    let append = match (then, pages) {
+        (Some(_), _) => format!("{} {}", commands::VARIABLE, options.append),
+        (None, Some(pages)) => format!("{} {}", commands::pages_variable(pages), options.append),
+        (None, None) => options.append.clone(),
     };
     let bootargs = bootargs::of(platform, image, options.memory, options.cpus, &append)?;
     Ok(Guest {
@@ -157,7 +159,11 @@ fn guest(
         bootargs,
         memory: options.memory,
         sha256,
-        results: then.map(|then| commands::pause(then, PAYLOAD_SEED).1).unwrap_or_default(),
+        results: match (then, pages) {
+            (Some(then), _) => commands::pause(then, PAYLOAD_SEED).1,
+            (None, Some(pages)) => vec![commands::pages_results(pages); options.guests as usize],
+            (None, None) => Vec::new(),
+        },
         goal: match then {
             Some(Then::Snapshot) => Goal::Saved,
             Some(Then::Migrate) => Goal::Moved,

@@ -10,6 +10,7 @@ mod draw;
 mod dump;
 mod fuzz;
 mod input;
+mod lint;
 mod list;
 mod number;
 mod output;
@@ -56,6 +57,7 @@ enum Command {
     Reverse(reverse::Options),
     Diff(diff::Options),
     Stats(stats::Options),
+    Lint(lint::Options),
     Draw(draw::Options),
     Root(root::Options),
     Decode(decode::Options),
@@ -103,6 +105,7 @@ fn execute(command: Command, opener: Opener, output: &mut Output<'_>) -> Result<
         Command::Reverse(options) => reverse::run(&options, opener, output),
         Command::Diff(options) => diff::run(&options, opener, output),
         Command::Stats(options) => stats::run(&options, opener, output),
+        Command::Lint(options) => lint::run(&options, opener, output),
         Command::Draw(options) => draw::run(&options, opener, output),
         Command::Root(options) => root::run(&options, output),
         Command::Decode(options) => decode::run(&options, output),

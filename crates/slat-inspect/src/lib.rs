@@ -14,6 +14,7 @@ mod entry;
 mod fault;
 mod fields;
 mod format;
+mod lint;
 mod memory;
 mod problem;
 mod ranges;
@@ -31,6 +32,7 @@ pub use entry::{
 pub use fault::FaultRegisters;
 pub use fields::{Field, Fields, Meaning};
 pub use format::{Cpu, Format, UnknownFormat};
+pub use lint::{Finding, FindingKind, Lint, LintOptions, Severity};
 pub use memory::{PhysicalMemory, Words};
 pub use problem::{Bits, Effect, Problem, ProblemKind};
 pub use ranges::{Run, Runs};

@@ -3,8 +3,9 @@
 use crate::access::{Access, AccessKind, Denial};
 use crate::entry::{Cache, Entry, LeafFlags, MemoryType, Pbmt, Permissions, Shareability, Stage2Type, Table};
 use crate::format::Format;
+use crate::lint::{Finding, FindingKind, Severity};
 use crate::ranges::Run;
-use crate::visit::{Trouble, TroubleKind};
+use crate::visit::{EntryAt, Trouble, TroubleKind};
 use crate::walk::{Walk, WalkEnd};
 use core::fmt;
 
@@ -220,19 +221,68 @@ fn fmt_end(f: &mut fmt::Formatter<'_>, format: Format, end: &WalkEnd) -> fmt::Re
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.address.wrapping_add(self.length.wrapping_sub(1));
-        write!(f, "{:#018x}-{last:#018x}: ", self.address)?;
-        if let Some(at) = self.at {
-            write!(f, "entry {} of level {} at {:#x} = {:#x}: ", at.index, at.level, at.address(), at.raw)?;
+        fmt_place(f, self.address, self.length, self.at)?;
+        self.kind.fmt(f)
+    }
+}
+
+/// `first-last: entry 5 of level 0 at 0x1028 = 0x7: `.
+fn fmt_place(f: &mut fmt::Formatter<'_>, address: u64, length: u64, at: Option<EntryAt>) -> fmt::Result {
+    let last = address.wrapping_add(length.wrapping_sub(1));
+    write!(f, "{address:#018x}-{last:#018x}: ")?;
+    match at {
+        Some(at) => {
+            write!(f, "entry {} of level {} at {:#x} = {:#x}: ", at.index, at.level, at.address(), at.raw)
         }
-        match self.kind {
-            TroubleKind::Malformed(problem) => write!(f, "{problem}"),
-            TroubleKind::Unreadable { missing } => {
+        None => Ok(()),
+    }
+}
+
+impl fmt::Display for TroubleKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(problem) => write!(f, "{problem}"),
+            Self::Unreadable { missing } => {
                 write!(f, "the table is not all in the memory: nothing at {missing:#x}")
             }
-            TroubleKind::Cycle { ancestor } => {
+            Self::Cycle { ancestor } => {
                 write!(f, "the table is the one of level {ancestor} that led here; not entered")
             }
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.severity)?;
+        fmt_place(f, self.address, self.length, self.at)?;
+        self.kind.fmt(f)
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+impl fmt::Display for FindingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trouble(kind) => kind.fmt(f),
+            Self::Unusable => f.write_str("present, but no access passes"),
+            Self::WriteOnly => f.write_str("writable, but not readable"),
+            Self::WritableAndExecutable => f.write_str("writable and executable"),
+            Self::CacheableDevice(memory) => write!(f, "a device is mapped as {memory}"),
+            Self::MapsTables { first, count, writable } => {
+                let how = if *writable { "writable" } else { "not writable" };
+                write!(f, "maps {count} of these tables ({how}), the first at {first:#x}")
+            }
+            Self::SmallLeaves(size) => write!(f, "512 leaves that one of {} could replace", Bytes(*size)),
         }
     }
 }

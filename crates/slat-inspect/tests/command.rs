@@ -127,6 +127,7 @@ fn every_command_speaks_json() {
     assert_eq!(json(&["reverse"], &["0x4000"])["mappings"][0]["kind"], "table");
     assert_eq!(json(&["stats"], &[])["mapped"]["leaves"], 10);
     assert_eq!(json(&["diff", &dump], &[])["differences"], 0);
+    assert_eq!(json(&["lint"], &[])["notes"], 1);
     let root: serde_json::Value =
         serde_json::from_str(&printed(&["root", "--hgatp", "0x8000000000080000", "--json"])).unwrap();
     assert_eq!(root["root"], "0x80000000");
@@ -199,12 +200,13 @@ fn a_reader_that_goes_away_ends_it_quietly() {
 /// Each command on a dump whose tables are hostile ends with an answer, or with one line.
 fn answered(dump: &str, tables: &[&str], place: &Place) -> Vec<String> {
     let (page, svg) = (place.path("page.html"), place.path("picture.svg"));
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 9] = [
         &["list", dump],
         &["list", dump, "--style", "leaves", "--json"],
         &["query", dump, "0", "0x1000", "0xffff_ffff_ffff_f000"],
         &["reverse", dump, "0x1000"],
         &["stats", dump],
+        &["lint", dump],
         &["diff", dump, dump],
         &["draw", dump, "-o", page.to_str().unwrap()],
         &["draw", dump, "-o", svg.to_str().unwrap()],
@@ -326,4 +328,53 @@ fn a_dump_in_several_files_is_one() {
     let list = |dump: &str| printed(&[&["list", dump][..], &EPT].concat());
     assert_eq!(list(&format!("{high}@0x4000,{low}@0")), list(&whole));
     assert_ne!(list(&format!("{high}@0x5000,{low}@0")), list(&whole));
+}
+
+/// The kinds of what `lint` finds, in order.
+fn lint(dump: &str, tables: &[&str]) -> Vec<String> {
+    let output = run(&[&["lint", dump, "--json"][..], tables].concat());
+    assert_eq!(text(&output.stderr), "");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = json["findings"].as_array().unwrap();
+    assert_eq!(output.status.code(), Some(i32::from(!findings.is_empty())));
+    findings.iter().map(|finding| finding["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn lint_names_what_is_wrong() {
+    let place = Place::new();
+    let good = [(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007), (0x4000, 0x10_0033)];
+    assert!(lint(&place.raw("good", 0x8000, &good), &EPT).is_empty());
+    // What stands at the second page, and what it is.
+    let pages: [(u64, &str); 8] = [
+        (0x10_0033, "aliases"),
+        (0x20_0032, "malformed"),
+        (0x20_0003 | 2 << 3, "malformed"),
+        (1 << 51 | 0x20_0033, "malformed"),
+        (0x20_0037, "writable-and-executable"),
+        (0x4033, "maps-tables"),
+        (0x2031, "maps-tables"),
+        (0xfec0_0033, "cacheable-device"),
+    ];
+    for (entry, kind) in pages {
+        let dump = place.raw("page", 0x8000, &[&good[..], &[(0x4008, entry)]].concat());
+        let options = [&EPT[..], &["--device", "0xfec0_0000+4K", "--physical-bits", "48"]].concat();
+        assert_eq!(lint(&dump, &options), [kind], "{entry:#x}");
+    }
+    // The same frames by two large leaves that overlap in part.
+    let overlapping = [&good[..], &[(0x3008, 0x0040_00b3), (0x2008, 0x00b3)]].concat();
+    assert_eq!(
+        lint(&place.raw("large", 0x8000, &overlapping), &EPT).last().map(String::as_str),
+        Some("aliases")
+    );
+    // A whole table of pages that one large page could be.
+    let mut small = good[..3].to_vec();
+    small.extend(all(0x4000, |page| 0x20_0000 + page * 0x1000 | 0x33));
+    assert_eq!(lint(&place.raw("small", 0x8000, &small), &EPT), ["small-leaves"]);
+    small.pop();
+    assert!(lint(&place.raw("small", 0x8000, &small), &EPT).is_empty());
+    // Arm may say that a page is writable and not readable.
+    let stage2 = [(0x1000, 0x2003), (0x2000, 0x3003), (0x3000, 0x0040_0000_0010_073f | 2 << 6)];
+    let dump = place.raw("stage2", 0x8000, &stage2);
+    assert_eq!(lint(&dump, &["--format", "stage2", "--root", "0x1000"]), ["write-only"]);
 }

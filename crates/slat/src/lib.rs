@@ -13,6 +13,9 @@
 //! [`translate_virt`](AddrSpace::translate_virt) walks the guest's own tables; [`pin`](AddrSpace::pin) keeps pages where they are,
 //! [`discard`](AddrSpace::discard) gives them up; [`Audit`] says what a set of guests can reach, and [`Counted`] counts.
 //!
+//! The guide tells what second-level address translation is, how to bring this crate into a hypervisor in five minutes, what each ISA asks
+//! for, what may run beside what, what operations cost, and how to come from `axaddrspace`: [`guide`].
+//!
 //! What holds throughout:
 //! - An operation that returns an error has changed nothing, also when the host ran out of frames half way.
 //! - Frames are zeroed before a guest can see them, and go back to the host only after every CPU was told to forget
@@ -42,6 +45,8 @@ mod flags;
 pub mod format;
 mod frame;
 pub mod guest;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod hal;
 pub mod isa;
 mod space;

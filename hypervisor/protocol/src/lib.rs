@@ -157,6 +157,10 @@ pub enum Mistake {
     SharedFrame,
     /// Of the pages that a guest that moves wrote to at last, one is not copied.
     LostDirtyPage,
+    /// Of the pages that are paged out, one is not kept.
+    LostPageOut,
+    /// Of the pages that are paged out, one changes by a bit while it is out.
+    DamagedPageOut,
 }
 
 /// Random unmapping, moving and write-protecting of guest pages while the guest runs.
@@ -223,6 +227,18 @@ pub struct Params {
     /// serial port then. RISC-V only.
     #[serde(default)]
     pub pause: Option<Pause>,
+    /// Whether RAM is paged, and where to; the pool may then be smaller than what the guests use. RISC-V only.
+    #[serde(default)]
+    pub paging: Option<Paging>,
+}
+
+/// How the RAM of guests is paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paging {
+    /// Memory of the machine that takes what is paged out; 4 KiB aligned.
+    pub store: Span,
+    /// For so many scans, above 0, a page has to have been idle that goes out before there is need.
+    pub idle_scans: u8,
 }
 
 /// The number of guests where nothing else is said.

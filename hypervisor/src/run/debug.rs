@@ -1,15 +1,13 @@
 //! What a guest is told through the debug port, and what hardware marks tell about it.
 
-use super::{Machine, Stop};
+use super::{Machine, Space, Stop};
 use crate::pool::Host;
 use crate::vcpu::DebugCommand;
 use alloc::format;
 use alloc::string::String;
 use core::fmt::{self, Write as _};
 use slat::format::Format;
-use slat::{
-    AddrSpace, GuestPageWalkInfo, GuestPhysAddr, GuestPhysRange, GuestVirtAddr, InstructionBytes, PAGE_SIZE,
-};
+use slat::{GuestPageWalkInfo, GuestPhysAddr, GuestPhysRange, GuestVirtAddr, InstructionBytes, PAGE_SIZE};
 
 /// Most bytes of an answer: a guest chooses how many leaves there are to tell of.
 const ANSWER_MAX: usize = 64 << 10;
@@ -61,7 +59,7 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
     }
 
     /// Pages of guest RAM in leaves that the guest has written to, where the hardware tells.
-    pub(super) fn pages_written(&self, space: &AddrSpace<H, F>) -> Option<u64> {
+    pub(super) fn pages_written(&self, space: &Space<'_, H, F>) -> Option<u64> {
         if space.format().dirty_bit() == 0 {
             return None;
         }

@@ -20,6 +20,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             job: self.job.clone(),
             ram_options: self.ram_options,
             churn: None,
+            paging: None,
             books: Books::new(cpus.count()),
             uart: Mutex::default(),
             calls: Mutex::default(),

@@ -1,11 +1,12 @@
 //! What is to be run, and the regions that it has.
 
+use super::paging::Paging;
 use super::uart::UART;
-use super::{DEVICE, RAM, Screen};
+use super::{DEVICE, RAM, Screen, Space};
 use crate::guest::{Content, Device};
 use crate::pool::Host;
 use slat::format::Format;
-use slat::{AddrSpace, AllocOptions, GuestPhysAddr, HostPhysAddr, MapError};
+use slat::{AllocOptions, GuestPhysAddr, HostPhysAddr, MapError};
 use slat_hv_protocol::{FaultPolicy, Leaf};
 
 /// What is to be run.
@@ -33,15 +34,21 @@ pub struct Job<'a> {
     pub screen: Option<Screen>,
     /// A mistake on purpose: of the pages that churn moves, one in 50 loses its contents.
     pub skip_copies: bool,
+    /// How its RAM is paged, if it is: its space has a pager then.
+    pub paging: Option<Paging>,
 }
 
 /// Maps the RAM and the devices of `job` into `space`.
 pub(super) fn map<H: Host, F: Format>(
-    space: &mut AddrSpace<H, F>,
+    space: &mut Space<'_, H, F>,
     job: &Job<'_>,
     ram_options: AllocOptions,
 ) -> Result<(), MapError> {
-    space.map_alloc_with(GuestPhysAddr::new(job.ram), job.memory, RAM, ram_options)?;
+    let ram = GuestPhysAddr::new(job.ram);
+    match job.paging {
+        Some(Paging { guest, .. }) => space.map_paged(ram, guest, 0, job.memory, RAM)?,
+        None => space.map_alloc_with(ram, job.memory, RAM, ram_options)?,
+    }
     for &Device { address, size, .. } in job.devices {
         space.map_linear(GuestPhysAddr::new(address), HostPhysAddr::new(address), size, DEVICE)?;
     }

@@ -45,6 +45,8 @@ pub(crate) struct Layout {
     pub(crate) recording: Span,
     /// A snapshot of the guest; empty for none.
     pub(crate) image: Span,
+    /// The store of what is paged out; empty for none.
+    pub(crate) store: Span,
     /// RAM of the emulated machine in bytes.
     pub(crate) machine_memory: u64,
 }
@@ -67,8 +69,9 @@ impl Layout {
         let first = (initrd.address + initrd.size).next_multiple_of(BLOCK);
         let size = pool_size.next_multiple_of(BLOCK);
         let pool = Span { address: if tree_at_end { beside_tree(first, size) } else { first }, size };
-        let (recording, image) = (Span::default(), Span::default());
-        Self { ram, tree_at_end, kernel, initrd, pool, recording, image, machine_memory: 0 }.ending_with(pool)
+        let (recording, image, store) = (Span::default(), Span::default(), Span::default());
+        Self { ram, tree_at_end, kernel, initrd, pool, recording, image, store, machine_memory: 0 }
+            .ending_with(pool)
     }
 
     /// The same in a machine whose RAM ends with `last`, but for what has to follow it.
@@ -92,6 +95,15 @@ impl Layout {
         let room = size.next_multiple_of(BLOCK);
         let address = if self.tree_at_end { beside_tree(first, room) } else { first };
         Self { image: Span { address, size }, ..self }.ending_with(Span { address, size: room })
+    }
+
+    /// The same with a store of so many bytes for what is paged out, behind the pool and the recording, and no snapshot.
+    pub(crate) fn with_store(self, size: u64) -> Self {
+        let last = if self.recording.size > 0 { self.recording } else { self.pool };
+        let (first, size) = (last.address + last.size, size.next_multiple_of(BLOCK));
+        let address = if self.tree_at_end { beside_tree(first, size) } else { first };
+        let store = Span { address, size };
+        Self { store, ..self }.ending_with(store)
     }
 
     /// Where `span` lies in a file that holds the machine's RAM.

@@ -19,7 +19,8 @@ use observer::Observer;
 use slat_hv_protocol::pause::{Forked, Moved, Pause, Then};
 use slat_hv_protocol::snapshot::{self, Saved};
 use slat_hv_protocol::{
-    Churn, FaultPolicy, GuestReport, Leaf, Mistake, Params, Report, Span, Started, UnitOutcome, encode_params,
+    Churn, FaultPolicy, GuestReport, Leaf, Mistake, Paging, Params, Report, Span, Started, UnitOutcome,
+    encode_params,
 };
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -107,8 +108,19 @@ pub(crate) struct Choices {
     pub(crate) sharing: Sharing,
     /// What is done with the guest in the middle of its work, if anything is.
     pub(crate) pause: Option<Then>,
+    /// How RAM is paged, if it is.
+    pub(crate) paging: Option<Paged>,
     /// How long nothing may be printed before the run counts as one that has no end.
     pub(crate) silence: Option<Duration>,
+}
+
+/// How RAM is paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Paged {
+    /// Bytes of the store that pages go to.
+    pub(crate) store: u64,
+    /// For so many scans a page is idle that goes out before there is need.
+    pub(crate) idle_scans: u8,
 }
 
 /// How the emulator ended.
@@ -190,6 +202,7 @@ pub(crate) fn under_slat(
         Some(Then::Restore) => layout.with_image(size(snapshot)?),
         _ => layout,
     };
+    let layout = choices.paging.map_or(layout, |paged| layout.with_store(paged.store));
     let pause = choices.pause.map(|then| {
         let pause = commands::pause(then, PAYLOAD_SEED).0;
         Pause { image: layout.image, ..pause }
@@ -215,6 +228,7 @@ pub(crate) fn under_slat(
         until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
         until_console: (guest.goal == Goal::Prompt).then(|| PROMPT.to_owned()),
         pause,
+        paging: choices.paging.map(|Paged { idle_scans, .. }| Paging { store: layout.store, idle_scans }),
     };
     let what = Watched {
         guests: most_guests,
@@ -260,6 +274,7 @@ pub(crate) fn unit_guests(
         until_screen: None,
         until_console: None,
         pause: None,
+        paging: None,
     };
     let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None };
     hypervisor_run(machine, hypervisor, &params, &layout, [None; 3], &what, screen)

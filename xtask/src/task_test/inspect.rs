@@ -2,6 +2,7 @@
 //! stopped in the middle of its work, on a dump of 64 GiB, and its page in a browser.
 
 mod browser;
+mod documented;
 mod listings;
 mod sparse;
 
@@ -15,6 +16,9 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use tempfile::TempDir;
+
+/// The step that executes the commands of the documents.
+pub(crate) const README: &str = "slat-inspect: what the documents show";
 
 /// The installed tool.
 struct Tool {
@@ -32,6 +36,13 @@ pub(crate) struct Suite {
     steps: Vec<Step>,
 }
 
+impl Suite {
+    /// What its steps are called.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.steps.iter().map(|step| step.name().to_owned()).collect()
+    }
+}
+
 /// All steps whose name contains `filter`; those that need an emulator only if they are wanted.
 pub(crate) fn suite(filter: &str, emulator: bool) -> Suite {
     let slot = Slot::default();
@@ -41,6 +52,7 @@ pub(crate) fn suite(filter: &str, emulator: bool) -> Suite {
         Ok(version.stdout.trim().to_owned())
     })];
     steps.push(step(&slot, "a sparse dump of 64 GiB", sparse::listed));
+    steps.push(step(&slot, "what the documents show", documented::executed));
     steps.extend(browser::steps(&slot));
     if emulator {
         steps.extend(listings::steps(&slot));

@@ -1,5 +1,8 @@
 //! Tests of more than one module.
 
+mod agreement;
+mod model;
+
 use crate::{Cpu, End, Format, Mapping, Root, Tables, Visitor, Words};
 use core::ops::ControlFlow;
 use std::vec;

@@ -144,7 +144,7 @@ fn written_pages_are_counted_where_the_hardware_marks_them() {
         accessed_dirty: true,
     };
     let format = Ept::new(capabilities, 4).expect("a format");
-    let space = AddrSpace::with_format(&pool, format, GuestPhysAddr::new(0), 1 << 48, 0).expect("a root");
+    let space = crate::run::space(&pool, format, 1 << 48, 0, Swap::default()).expect("a root");
     let machine = Machine::new(space, &cpus, job()).expect("regions");
     let statistics = |gpa, length| Exit::Buffer(BufferCall::Statistics, GuestPhysAddr::new(gpa), length);
     // Three pages are there; the host writes to two of them on the guest's behalf, as the hardware would.

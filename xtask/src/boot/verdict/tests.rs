@@ -49,6 +49,7 @@ fn good() -> Observed {
             exits_by_kind: BTreeMap::new(),
             pages_written: None,
             fault_cost: None,
+            paging: None,
             screen: None,
             guests: Vec::new(),
         }),

@@ -17,7 +17,7 @@ pub(super) fn sharing(options: &Options) -> Option<String> {
     if options.host_cpus.is_some() {
         words.push(format!("{} CPUs in each guest", options.cpus));
     }
-    if let Some(pool) = options.pool {
+    if let Some(pool) = options.pool() {
         words.push(format!("{} MiB for their memory and tables", pool >> 20));
     }
     (!words.is_empty()).then(|| words.join(", "))

@@ -25,7 +25,8 @@ use crate::cpus::{Cpus, Entry};
 use crate::guest::Content;
 use crate::params;
 use crate::pool::Pool;
-use crate::run::{Job, Left, Machine};
+use crate::run::{self, Job, Left, Machine};
+use crate::store::Swap;
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
 use alloc::format;
@@ -35,9 +36,9 @@ use buddy_system_allocator::LockedHeap;
 use console::Console;
 use core::fmt::Write as _;
 use maintenance::Counted;
+use slat::GuestPhysAddr;
 use slat::format::stage2::{Features, Stage2};
 use slat::format::{Format as _, Geometry};
-use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{
     End, MemoryMap, Message, PARAMS_MAX, Params, Span, Started, decode_params, encode_message,
 };
@@ -135,8 +136,7 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
     let features = Features::from_id_registers(&slat::isa::aarch64::id_registers());
     let format = Stage2::new(features, params.gpa_bits).map_err(|error| error.to_string())?;
     let size = 1 << format.geometry().gpa_bits;
-    let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, VMID)
-        .map_err(|error| error.to_string())?;
+    let space = run::space(pool, format, size, VMID, Swap::default()).map_err(|error| error.to_string())?;
     let root = Root { vttbr: space.root_register(), vtcr: format.vtcr_el2(), hcr: format.hcr_el2() };
 
     let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
@@ -154,6 +154,7 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
         uart: Some(platform::EMULATED_UART),
         screen: None,
         skip_copies: false,
+        paging: None,
     };
     let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
     // With several CPUs none may sleep inside the guest: the run could end without it.

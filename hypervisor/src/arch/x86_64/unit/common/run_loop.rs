@@ -12,13 +12,14 @@ use crate::arch::x86_64::vcpu::{Config, X86Vcpu};
 use crate::cpus::Cpus;
 use crate::guest::Content;
 use crate::run::{Job, Left, Machine, Outcome, Screen};
+use crate::store::Swap;
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
 use alloc::string::String;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
+use slat::GuestPhysAddr;
 use slat::format::Format as _;
-use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{Churn, End, FaultPolicy, Leaf};
 use slat_x86::cpuid::Policy;
 
@@ -301,6 +302,7 @@ fn job(code: &'static [u8], until: Option<&str>) -> Job<'static> {
         uart: None,
         screen: Some(Screen { address: 0xb_8000, until: until.map(Into::into) }),
         skip_copies: false,
+        paging: None,
     }
 }
 
@@ -314,7 +316,7 @@ fn run<V: Vendor>(
     ensure!(code.len() < 4096, "{} bytes of code", code.len());
     let format = context.vendor.format(None)?;
     let size = 1 << format.geometry().gpa_bits;
-    let space = AddrSpace::with_format(context.host, format, GuestPhysAddr::new(0), size, 0);
+    let space = crate::run::space(context.host, format, size, 0, Swap::default());
     let space = space.map_err(|error| failed("a space", error))?;
     let root = space.root_register();
     let spaces_cpus = context.host.maintenance().register(root);
