@@ -18,5 +18,5 @@ fn map(file: &File) -> io::Result<cli::Bytes> {
     // changes the file meanwhile cannot be made sure of: bytes that change are only ever read as integers, by copies; a file that
     // gets shorter ends the program by a signal.
     let bytes = unsafe { Mmap::map(file) }?;
-    Ok(Box::new(bytes))
+    Ok(cli::Bytes::Mapped(bytes))
 }

@@ -16,7 +16,24 @@ use std::ops::Deref;
 use std::path::Path;
 
 /// The bytes of a file, wherever they are.
-pub type Bytes = Box<dyn Deref<Target = [u8]> + Send + Sync>;
+pub enum Bytes {
+    /// Mapped into memory.
+    Mapped(memmap2::Mmap),
+    /// Read.
+    Owned(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
 
 /// Makes the bytes of a file readable. The program maps it; a test need not.
 pub type Opener = fn(&File) -> io::Result<Bytes>;
@@ -85,7 +102,7 @@ impl Dump {
     /// A dump that is these bytes, as a file is one.
     pub(crate) fn of_bytes(bytes: Vec<u8>, base: Option<u64>, tolerance: Tolerance) -> Result<Self> {
         let mut dump = Self { files: Vec::new(), pieces: Vec::new(), cpus: Vec::new() };
-        dump.add(Box::new(bytes), base, tolerance)?;
+        dump.add(Bytes::Owned(bytes), base, tolerance)?;
         dump.put_in_order()?;
         Ok(dump)
     }
@@ -156,6 +173,7 @@ impl Dump {
 }
 
 impl PhysicalMemory for Dump {
+    #[inline]
     fn read(&self, address: u64) -> Option<u64> {
         let index = self.pieces.partition_point(|piece| piece.base <= address).checked_sub(1)?;
         let piece = self.pieces.get(index)?;
