@@ -1,5 +1,6 @@
 //! The program itself: what it prints, its exit codes, and what it makes of hostile dumps.
 #![cfg(feature = "cli")]
+#![expect(clippy::unwrap_used, reason = "the lint takes the helpers of tests for something else")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -237,11 +238,14 @@ fn all(table: u64, entry: impl Fn(u64) -> u64) -> Vec<(u64, u64)> {
     (0..512).map(|index| (table + 8 * index, entry(index))).collect()
 }
 
+/// What is hostile about some words of memory, the words, and what is to be said of them.
+type Hostile = (&'static str, Vec<(u64, u64)>, &'static str);
+
 #[test]
 fn hostile_tables_are_answered() {
     let place = Place::new();
     let size = 0x10_0000_u64;
-    let cases: [(&str, Vec<(u64, u64)>, &str); 8] = [
+    let cases: [Hostile; 8] = [
         ("a table that is its own", all(0x1000, |_| 0x1007), "led here"),
         (
             "a cycle over levels",
@@ -369,7 +373,7 @@ fn lint_names_what_is_wrong() {
     );
     // A whole table of pages that one large page could be.
     let mut small = good[..3].to_vec();
-    small.extend(all(0x4000, |page| 0x20_0000 + page * 0x1000 | 0x33));
+    small.extend(all(0x4000, |page| (0x20_0000 + page * 0x1000) | 0x33));
     assert_eq!(lint(&place.raw("small", 0x8000, &small), &EPT), ["small-leaves"]);
     small.pop();
     assert!(lint(&place.raw("small", 0x8000, &small), &EPT).is_empty());

@@ -31,7 +31,7 @@ enum Shown {
 const BENCH: Shown = Shown::Long("instruction counts have not grown");
 
 /// Every command of the documents, without what is behind `#`; those between `&&` are one.
-const COMMANDS: [(&str, Shown); 36] = [
+const COMMANDS: [(&str, Shown); 37] = [
     ("cargo install --path crates/slat-inspect", Shown::By("slat-inspect: cargo install")),
     ("cargo run --release -p slat-check -- --hostile", Shown::By("a million hostile accesses")),
     (

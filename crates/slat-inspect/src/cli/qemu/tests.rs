@@ -24,14 +24,18 @@ fn list(format: Format, listing: Listing, entries: &[(usize, usize, u64)]) -> Ve
     }
     let tables = Tables::new(Root::new(format, 0x1000).unwrap(), Cpu::permissive(format));
     let mut text = Vec::new();
-    let mut output = Output::new(&mut text, false, false);
-    let printer = Printer::new(listing, &tables, &mut output).unwrap();
+    print(&tables, listing, &words, &mut text);
+    String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn print(tables: &Tables, listing: Listing, words: &[u64], text: &mut Vec<u8>) {
+    let mut output = Output::new(text, false, false);
+    let printer = Printer::new(listing, tables, &mut output).unwrap();
     let mut printed = Printed { root: tables.root(), printer, output };
-    tables.visit(&Words { base: 0x1000, words: &words }, 0..=u64::MAX, 1 << 20, &mut printed);
+    tables.visit(&Words { base: 0x1000, words }, 0..=u64::MAX, 1 << 20, &mut printed);
     let Printed { mut printer, mut output, .. } = printed;
     printer.finish(&mut output).unwrap();
     output.finish().unwrap();
-    String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
 }
 
 /// x86-64: two pages in the lowest 2 MiB, a page of 2 MiB behind them, and the last page of all.
