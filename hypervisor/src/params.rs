@@ -69,6 +69,9 @@ pub enum ParamsError {
     /// A guest that is to be stopped is not the only one, or has several CPUs.
     #[error("a guest that is stopped in its work is alone at first, and has one CPU")]
     NotAlone,
+    /// The monitor's guest is not the only one, or is stopped by something else.
+    #[error("the monitor has one guest, which is not stopped for anything else")]
+    Monitor,
     /// There is no text at which it is to be stopped.
     #[error("there is no text at which the guest is to be stopped")]
     NoText,
@@ -162,6 +165,9 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     }
     if let Some(pause) = &params.pause {
         check_pause(pause, params, map)?;
+    }
+    if params.monitor && (*guests > 1 || params.pause.is_some()) {
+        return Err(ParamsError::Monitor);
     }
     if let Some(paging) = params.paging {
         check_paging(paging, params, map)?;

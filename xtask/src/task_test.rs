@@ -13,6 +13,8 @@ mod flat;
 mod inspect;
 mod instructions;
 mod linux;
+mod matrix;
+mod monitor;
 mod mutants;
 mod on_model;
 mod oracle;
@@ -21,7 +23,7 @@ mod riscv;
 mod scenarios;
 mod step;
 mod tidy;
-mod workspace_steps;
+pub(crate) mod workspace_steps;
 mod x86;
 
 use crate::host::Host;
@@ -31,6 +33,7 @@ use anyhow::{Result, bail};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
+pub(crate) use step::Tally;
 use step::{Board, Step};
 
 /// Runs every test: style, lints, documentation, host tests, slat beside a model of the hardware, guests on that
@@ -84,7 +87,8 @@ impl Plan {
             commands::steps(),
         ];
         let busy = busy.into_iter().flatten().collect();
-        let (looks, lints) = (tidy::steps(), workspace_steps::lints());
+        let (looks, mut lints) = (tidy::steps(), workspace_steps::lints());
+        lints.extend(matrix::steps(&workspace_steps::PUBLISHED));
         let (command_line, emulated) = (command_line::steps(), commands::emulated());
         let mut plan = Self { looks, lints, busy, command_line, emulated };
         let names = plan.names();

@@ -231,6 +231,8 @@ impl<'a, P: Platform> Scene<'a, P> {
             churn: self.settings.churn,
             uart: Some(EMULATED),
             screen: None,
+            shared_port: None,
+            terminal: None,
             skip_copies: false,
             paging: None,
         }

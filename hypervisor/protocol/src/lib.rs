@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+pub mod monitor;
 pub mod pause;
 pub mod recording;
 mod report;
@@ -19,6 +20,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
+use monitor::Told;
 use pause::{Forked, Moved, Pause};
 pub use report::*;
 use serde::{Deserialize, Serialize};
@@ -227,6 +229,10 @@ pub struct Params {
     /// serial port then. RISC-V only.
     #[serde(default)]
     pub pause: Option<Pause>,
+    /// Whether [`ESCAPE`](monitor::ESCAPE) on the console stops the guest and opens the monitor; one guest, which is not stopped for
+    /// anything else.
+    #[serde(default)]
+    pub monitor: bool,
     /// Whether RAM is paged, and where to; the pool may then be smaller than what the guests use. RISC-V only.
     #[serde(default)]
     pub paging: Option<Paging>,
@@ -260,6 +266,8 @@ pub enum Message {
     Moved(Moved),
     /// One of several guests has ended and its memory was given back; the others go on.
     GuestEnded(Box<GuestReport>),
+    /// What the monitor says.
+    Monitor(Told),
     /// The run is over and everything was given back (or was not: see the counts).
     Ended(Box<Report>),
     /// A unit guest has been run, or could not be.

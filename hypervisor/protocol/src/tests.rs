@@ -25,6 +25,7 @@ fn params() -> Params {
         until_screen: None,
         until_console: None,
         pause: None,
+        monitor: false,
         paging: None,
     }
 }

@@ -27,6 +27,7 @@ fn params() -> Params {
         until_screen: None,
         until_console: None,
         pause: None,
+        monitor: false,
         paging: None,
     }
 }
@@ -106,6 +107,10 @@ fn several_guests_and_other_numbers_of_cpus_are_for_riscv() {
     };
     // More guest memory than there is in the pool.
     assert_eq!(check(&several, &MemoryMap::RISCV64), Ok(()));
+    // The monitor is for one.
+    assert_eq!(check(&Params { monitor: true, ..params() }, &MAP), Ok(()));
+    let monitored = Params { monitor: true, ..several };
+    assert_eq!(check(&monitored, &MemoryMap::RISCV64), Err(ParamsError::Monitor));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::layout::Layout;
 use super::session::Guest;
 use crate::platform::Platform;
 use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -59,8 +60,10 @@ pub(crate) struct Files<'a> {
 /// A machine that can be started.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// Starts it; its serial port is the standard output.
+    /// Starts it; its serial port is the standard output, and the standard input where something is to be typed.
     pub(crate) command: Command,
+    /// Where the machine connects to for its serial port instead of that.
+    pub(crate) listener: Option<TcpListener>,
     /// The file in which memory is found afterwards, and at which offset there the recording begins; if it was wanted.
     pub(crate) recording: Option<(PathBuf, u64)>,
     /// The same of the snapshot that the run is to make.
@@ -71,21 +74,26 @@ pub(crate) struct Prepared {
 
 impl Machine {
     /// The hypervisor, with the files of a run in memory where `layout` says. Files that are made go into `directory`, as
-    /// does the memory that is to be kept for its recording.
+    /// does the memory that is to be kept for its recording. `typed` says that something is to be typed on the serial port.
     pub(crate) fn with_hypervisor(
         &self,
         hypervisor: &Path,
         files: &Files<'_>,
         layout: &Layout,
         directory: &Path,
+        typed: bool,
     ) -> Result<Prepared> {
         let record = layout.recording.size > 0;
         if self.platform == Platform::Intel {
             payload::write(&directory.join(bochs::PAYLOAD), files, layout, &self.platform.map())?;
-            bochs::write_files(self, hypervisor, layout, directory)?;
+            let listen =
+                || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no socket for the serial port");
+            let listener = typed.then(listen).transpose()?;
+            bochs::write_files(self, hypervisor, layout, directory, listener.as_ref())?;
             let recording = record.then(|| (directory.join(bochs::RECORDING), 0));
             let command = bochs::command(self, directory);
-            return Ok(Prepared { command, recording, snapshot: None, complaint: bochs::complaint });
+            let complaint = bochs::complaint;
+            return Ok(Prepared { command, listener, recording, snapshot: None, complaint });
         }
         let snapshots = layout.image.size > 0 && files.snapshot.is_none();
         let memory = (record || snapshots).then(|| directory.join("memory"));
@@ -103,7 +111,7 @@ impl Machine {
             memory.clone().filter(|_| wanted).map(|memory| (memory, layout.offset(span)))
         };
         let (recording, snapshot) = (at(record, layout.recording), at(snapshots, layout.image));
-        Ok(Prepared { command, recording, snapshot, complaint: qemu::complaint })
+        Ok(Prepared { command, listener: None, recording, snapshot, complaint: qemu::complaint })
     }
 
     /// The guest's kernel with nothing below it, where that can be.
@@ -115,7 +123,8 @@ impl Machine {
             self.platform.emulator_title()
         );
         let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
-        Ok(Prepared { command, recording: None, snapshot: None, complaint: qemu::complaint })
+        let complaint = qemu::complaint;
+        Ok(Prepared { command, listener: None, recording: None, snapshot: None, complaint })
     }
 
     /// As [`Machine::native`], with QEMU's monitor on the socket `monitor`, which is made.

@@ -1,5 +1,6 @@
 //! The command line of `cargo xtask run`, and all checks that can be made before anything is installed or started.
 
+mod monitor;
 pub(crate) mod paging;
 mod parsers;
 mod pause;
@@ -13,6 +14,7 @@ use crate::guests::image::{self, Image, Program};
 use crate::platform::Platform;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
+use monitor::MonitorOptions;
 use paging::PagingOptions;
 use parsers::{one_of, parse_format, parse_size};
 use pause::PauseOptions;
@@ -172,6 +174,9 @@ pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) pause: PauseOptions,
 
+    #[command(flatten)]
+    pub(crate) monitor: MonitorOptions,
+
     /// Print the report as one JSON object on stdout, and everything else on stderr
     #[arg(long)]
     pub(crate) json: bool,
@@ -266,6 +271,7 @@ impl Options {
         );
         self.check_sharing(platform)?;
         self.check_pause(platform)?;
+        self.check_monitor()?;
         self.check_paging(platform)?;
         let widest = if platform == Platform::Riscv { 59 } else { 48 };
         ensure!(
@@ -321,6 +327,7 @@ impl Options {
     /// Checks the options for the model.
     pub(crate) fn check_model(&self) -> Result<ModelChoices> {
         refuse("--machine model", &self.pause.given())?;
+        refuse("--machine model", &self.monitor.given())?;
         refuse("--machine model", &self.paging.given())?;
         refuse(
             "--machine model",
@@ -448,6 +455,7 @@ impl Options {
                 pool: self.pool(),
             },
             pause: self.pause.then(),
+            monitor: self.monitor.asking(),
             paging: self.paged(),
             silence: None,
         }

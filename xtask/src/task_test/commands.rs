@@ -31,7 +31,7 @@ enum Shown {
 const BENCH: Shown = Shown::Long("instruction counts have not grown");
 
 /// Every command of the documents, without what is behind `#`; those between `&&` are one.
-const COMMANDS: [(&str, Shown); 37] = [
+const COMMANDS: [(&str, Shown); 39] = [
     ("cargo install --path crates/slat-inspect", Shown::By("slat-inspect: cargo install")),
     ("cargo run --release -p slat-check -- --hostile", Shown::By("a million hostile accesses")),
     (
@@ -48,6 +48,7 @@ const COMMANDS: [(&str, Shown); 37] = [
     ),
     ("cargo test", Shown::By("host tests")),
     ("cargo xtask audit", Shown::Short("cargo xtask audit --licences")),
+    ("cargo xtask audit --advisories --licences --msrv --semver", Shown::Here),
     ("cargo xtask audit --coverage", Shown::Long("host tests")),
     ("cargo xtask audit --mutants", Shown::Long("mutants of what has changed")),
     ("cargo xtask bench", BENCH),
@@ -65,6 +66,10 @@ const COMMANDS: [(&str, Shown); 37] = [
     ("cargo xtask run --arch riscv64 --guest u-boot", Shown::By("RISC-V: U-Boot")),
     ("cargo xtask run --arch riscv64 --guests 3", Shown::By("RISC-V: three guests at once")),
     ("cargo xtask run --arch riscv64 --migrate", Shown::By("RISC-V: a guest moves while it works")),
+    (
+        "cargo xtask run --arch riscv64 --monitor-commands 'regs; map; query 0x80200000; stats; faults; audit'",
+        Shown::By("RISC-V: Linux with 4k leaves, stopped for the monitor"),
+    ),
     (
         "cargo xtask run --arch riscv64 --page-out --pool 40M",
         Shown::By("RISC-V: paging: a guest that uses more than there is goes on"),

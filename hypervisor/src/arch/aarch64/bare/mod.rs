@@ -22,10 +22,10 @@ use super::device_tree::{self, Description};
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
 use super::platform;
 use crate::cpus::{Cpus, Entry};
-use crate::guest::Content;
+use crate::guest::{Content, Device};
 use crate::params;
 use crate::pool::Pool;
-use crate::run::{self, Job, Left, Machine};
+use crate::run::{self, Job, Left, Machine, SharedPort};
 use crate::store::Swap;
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
@@ -33,7 +33,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use buddy_system_allocator::LockedHeap;
-use console::Console;
+use console::{Console, Keys};
 use core::fmt::Write as _;
 use maintenance::Counted;
 use slat::GuestPhysAddr;
@@ -141,18 +141,27 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
 
     let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
     let cpus: &Cpus = Box::leak(Box::new(Cpus::new(params.cpus as usize, ram, firmware::power_on)));
-    let devices = Box::leak(Box::new(platform::devices(cpus.count())));
+    let devices: Vec<Device> = platform::devices(cpus.count()).into();
+    let (devices, shared_port) = match params.monitor {
+        true => {
+            let others = devices.into_iter().filter(|device| *device != platform::UART).collect::<Vec<_>>();
+            (others, Some(SharedPort { device: platform::UART, registers: &Keys }))
+        }
+        false => (devices, None),
+    };
     let job = Job {
         ram: MEMORY_MAP.guest_ram,
         memory: params.guest_memory,
         content,
-        devices,
+        devices: devices.leak(),
         leaf: params.leaf,
         large_leaves_suit: false,
         on_fault: params.on_fault,
         churn: params.churn,
         uart: Some(platform::EMULATED_UART),
         screen: None,
+        shared_port,
+        terminal: params.monitor.then_some(&Keys),
         skip_copies: false,
         paging: None,
     };

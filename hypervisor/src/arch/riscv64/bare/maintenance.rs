@@ -122,6 +122,10 @@ impl Maintenance for Counted {
         record(Event::Invalidated);
     }
 
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.counts()
+    }
+
     fn is_memory(&self, range: HostPhysRange) -> bool {
         range.end().as_u64() > RAM_ADDRESS
     }

@@ -176,6 +176,10 @@ impl Maintenance for Shootdown {
         self.record(Event::Invalidated);
     }
 
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.counts()
+    }
+
     fn is_memory(&self, range: HostPhysRange) -> bool {
         range.start().as_u64() < MEMORY_END
     }
