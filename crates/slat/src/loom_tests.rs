@@ -6,6 +6,8 @@
 #![expect(unsafe_code, reason = "a host with memory for loom's atomics")]
 
 mod fork;
+#[cfg(feature = "tracing")]
+mod trace;
 
 use crate::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
 use crate::fault::FaultOutcome;
