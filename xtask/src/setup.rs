@@ -24,6 +24,17 @@ const COUNTER: &str = "valgrind";
 const COUNTER_PACKAGE: Package =
     Package { debian: "valgrind", fedora: "valgrind", arch: "valgrind", suse: "valgrind", brew: "valgrind" };
 
+/// Names of the browser that draws pages without a screen, the smallest first.
+const BROWSERS: [&str; 4] = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"];
+
+const BROWSER_PACKAGE: Package = Package {
+    debian: "chromium-headless-shell",
+    fedora: "chromium-headless",
+    arch: "chromium",
+    suse: "chromium",
+    brew: "chromium",
+};
+
 /// What is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
@@ -146,15 +157,24 @@ pub(crate) fn toolchain(host: &Host, target: &str) -> Result<Toolchain> {
 
 /// Gets the program that counts instructions.
 pub(crate) fn counter(host: &Host) -> Result<PathBuf> {
-    let missing = || Missing::new(COUNTER, host.install_command(&COUNTER_PACKAGE));
-    if host.find(COUNTER).is_none() && !host.can_install() {
+    alone(host, COUNTER, "the counter of instructions", &[COUNTER], &COUNTER_PACKAGE)
+}
+
+/// Gets a browser that draws pages without a screen.
+pub(crate) fn browser(host: &Host) -> Result<PathBuf> {
+    alone(host, "chromium", "a browser", &BROWSERS, &BROWSER_PACKAGE)
+}
+
+/// Gets one program, the first of `names` that there is, and nothing else.
+fn alone(host: &Host, title: &str, what: &str, names: &[&str], package: &Package) -> Result<PathBuf> {
+    let missing = || Missing::new(title, host.install_command(package));
+    if names.iter().all(|name| host.find(name).is_none()) && !host.can_install() {
         MissingThings::check(vec![missing()])?;
     }
     let mut things = Vec::new();
-    let counter = program(host, "the counter of instructions", &[COUNTER], &COUNTER_PACKAGE);
-    let counter = keep(&mut things, counter, missing())?;
+    let program = keep(&mut things, program(host, what, names, package), missing())?;
     MissingThings::check(things)?;
-    counter.context("the set-up is incomplete")
+    program.context("the set-up is incomplete")
 }
 
 fn missing_emulator(host: &Host, emulator: &Emulator) -> Missing {

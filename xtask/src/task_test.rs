@@ -17,6 +17,7 @@ mod riscv;
 mod scenarios;
 mod step;
 mod tidy;
+mod traced;
 mod workspace_steps;
 mod x86;
 
@@ -71,6 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         workspace_steps::tests(),
         oracle::steps(),
         on_model::steps(),
+        traced::steps(),
         mutants::steps(),
         instructions::steps(),
     ];

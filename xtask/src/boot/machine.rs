@@ -62,6 +62,8 @@ pub(crate) struct Prepared {
     pub(crate) command: Command,
     /// The file in which memory is found afterwards, and at which offset there the recording begins; if it was wanted.
     pub(crate) recording: Option<(PathBuf, u64)>,
+    /// The same of its trace.
+    pub(crate) trace: Option<(PathBuf, u64)>,
     /// The same of the snapshot that the run is to make.
     pub(crate) snapshot: Option<(PathBuf, u64)>,
     /// Finds what the emulator complained about in what it wrote to its standard error.
@@ -70,7 +72,7 @@ pub(crate) struct Prepared {
 
 impl Machine {
     /// The hypervisor, with the files of a run in memory where `layout` says. Files that are made go into `directory`, as
-    /// does the memory that is to be kept for its recording.
+    /// does the memory that is to be kept for its recording or its trace.
     pub(crate) fn with_hypervisor(
         &self,
         hypervisor: &Path,
@@ -78,16 +80,17 @@ impl Machine {
         layout: &Layout,
         directory: &Path,
     ) -> Result<Prepared> {
-        let record = layout.recording.size > 0;
+        let (record, traced) = (layout.recording.size > 0, layout.trace.size > 0);
         if self.platform == Platform::Intel {
             payload::write(&directory.join(bochs::PAYLOAD), files, layout, &self.platform.map())?;
             bochs::write_files(self, hypervisor, layout, directory)?;
             let recording = record.then(|| (directory.join(bochs::RECORDING), 0));
+            let trace = traced.then(|| (directory.join(bochs::TRACE), 0));
             let command = bochs::command(self, directory);
-            return Ok(Prepared { command, recording, snapshot: None, complaint: bochs::complaint });
+            return Ok(Prepared { command, recording, trace, snapshot: None, complaint: bochs::complaint });
         }
         let snapshots = layout.image.size > 0 && files.snapshot.is_none();
-        let memory = (record || snapshots).then(|| directory.join("memory"));
+        let memory = (record || traced || snapshots).then(|| directory.join("memory"));
         let kept = memory.as_deref();
         let command = match self.platform {
             Platform::Arm => qemu::arm(self, hypervisor, files, layout, kept),
@@ -102,7 +105,8 @@ impl Machine {
             memory.clone().filter(|_| wanted).map(|memory| (memory, layout.offset(span)))
         };
         let (recording, snapshot) = (at(record, layout.recording), at(snapshots, layout.image));
-        Ok(Prepared { command, recording, snapshot, complaint: qemu::complaint })
+        let trace = at(traced, layout.trace);
+        Ok(Prepared { command, recording, trace, snapshot, complaint: qemu::complaint })
     }
 
     /// The guest's kernel with nothing below it, where that can be.
@@ -114,7 +118,7 @@ impl Machine {
             self.platform.emulator_title()
         );
         let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
-        Ok(Prepared { command, recording: None, snapshot: None, complaint: qemu::complaint })
+        Ok(Prepared { command, recording: None, trace: None, snapshot: None, complaint: qemu::complaint })
     }
 }
 

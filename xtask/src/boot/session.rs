@@ -14,6 +14,7 @@ use crate::process::{self, Guard};
 use crate::random;
 use crate::recording::Recording;
 use crate::task_run::PAYLOAD_SEED;
+use crate::trace::{self, Trace};
 use anyhow::{Context, Result};
 use observer::Observer;
 use slat_hv_protocol::pause::{Forked, Moved, Pause, Then};
@@ -104,6 +105,8 @@ pub(crate) struct Choices {
     pub(crate) page_requests: bool,
     /// Whether the run is recorded.
     pub(crate) record: bool,
+    /// Whether the run is traced.
+    pub(crate) trace: bool,
     pub(crate) sharing: Sharing,
     /// What is done with the guest in the middle of its work, if anything is.
     pub(crate) pause: Option<Then>,
@@ -147,6 +150,10 @@ pub(crate) struct Observed {
     pub(crate) emulator_error: String,
     /// The recording, if there was to be one and the guest was started.
     pub(crate) recording: Option<Recording>,
+    /// The trace, likewise.
+    pub(crate) trace: Option<Trace>,
+    /// When the hypervisor said that it begins, and when its last word came, in seconds since the emulator's start.
+    pub(crate) ran: [Option<f64>; 2],
     /// The unit guests that were run, each with the seconds since the emulator's start at its end, and whether all of them
     /// were.
     pub(crate) units: Vec<(f64, UnitOutcome)>,
@@ -190,6 +197,7 @@ pub(crate) fn under_slat(
         Some(Then::Restore) => layout.with_image(size(snapshot)?),
         _ => layout,
     };
+    let layout = if choices.trace { layout.with_trace() } else { layout };
     let pause = choices.pause.map(|then| {
         let pause = commands::pause(then, PAYLOAD_SEED).0;
         Pause { image: layout.image, ..pause }
@@ -198,6 +206,7 @@ pub(crate) fn under_slat(
         nonce: nonce(machine.pace),
         pool: layout.pool,
         recording: layout.recording,
+        trace: layout.trace,
         kernel: layout.kernel,
         initrd: layout.initrd,
         guest_memory: guest.memory,
@@ -243,6 +252,7 @@ pub(crate) fn unit_guests(
         nonce: nonce(machine.pace),
         pool: layout.pool,
         recording: layout.recording,
+        trace: layout.trace,
         kernel: Span::default(),
         initrd: Span::default(),
         guest_memory: MEMORY,
@@ -290,6 +300,14 @@ fn hypervisor_run(
         memory.seek(SeekFrom::Start(*offset)).with_context(cannot)?;
         memory.take(saved.bytes).read_to_end(&mut bytes).with_context(cannot)?;
         seen.snapshot = Some(bytes);
+    }
+    if let (Some((memory, offset)), Some(started)) = (prepared.trace, &seen.started) {
+        if let Ok(mut memory) = File::open(memory) {
+            let words = trace::words(&mut memory, offset, layout.trace.size);
+            let words = words.context("the trace cannot be read")?;
+            let seconds = seen.ran[1].zip(seen.ran[0]).map(|(end, begin)| end - begin);
+            seen.trace = Some(Trace::new(words, started.ticks_per_second, seconds));
+        }
     }
     if let (Some((memory, offset)), Some(started)) = (prepared.recording, &seen.started) {
         // An emulator that had to be killed may have left none.
@@ -436,6 +454,8 @@ impl Observed {
             failed: None,
             emulator_error: String::new(),
             recording: None,
+            trace: None,
+            ran: [None; 2],
             units: Vec::new(),
             guests: Vec::new(),
             units_ended: false,

@@ -399,8 +399,9 @@ fn a_traced_host_hands_everything_on() {
 
     // Tracers and times go through references and counters.
     let counted: Counted<_, 1> = Counted::new(&traced, cpu_3);
-    let tracer = Hal::tracer(&&counted).expect("traced");
-    assert_eq!((tracer.cpu(), tracer.ring().capacity(), Hal::trace_time(&&counted)), (9, 1, 77));
+    let reference = &counted;
+    let tracer = Hal::tracer(&reference).expect("traced");
+    assert_eq!((tracer.cpu(), tracer.ring().capacity(), Hal::trace_time(&reference)), (9, 1, 77));
     assert!(Counted::<_, 1>::new(&host, cpu_3 as fn() -> usize).tracer().is_none());
 }
 
