@@ -283,7 +283,7 @@ fn exits(report: &Report) -> Vec<(String, u64)> {
             ("calls to the firmware", report.firmware_calls),
         ];
         let rest = known.iter().fold(report.exits, |rest, (_, count)| rest.saturating_sub(*count));
-        let rest = ("waits, system registers, everything else", rest);
+        let rest = ("waits, registers, everything else", rest);
         known.into_iter().chain([rest]).map(|(name, count)| (name.to_owned(), count)).collect()
     } else {
         report.exits_by_kind.clone().into_iter().collect()

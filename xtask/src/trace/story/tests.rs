@@ -81,7 +81,7 @@ fn exits_are_named_where_the_machine_names_them() {
     let told = names(&report);
     assert_eq!(
         told,
-        ["5 second-level faults", "3 waits, system registers, everything else", "2 calls to the firmware"]
+        ["5 second-level faults", "3 waits, registers, everything else", "2 calls to the firmware"]
     );
     report.exits_by_kind =
         BTreeMap::from([("cpuid".to_owned(), 1), ("hlt".to_owned(), 9), ("none".to_owned(), 0)]);
