@@ -12,7 +12,7 @@
 //! frames back, so that no hart ever waits for another one.
 
 use crate::pool::{Host, Maintenance, Pool};
-use crate::run::{Machine, Outcome, Slice};
+use crate::run::{Machine, Outcome, Slice, Space};
 use crate::schedule::{Next, Outlook, Parked, Scheduler};
 use crate::vcpu::{Replica, Vcpu};
 use alloc::collections::BTreeMap;
@@ -20,8 +20,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::iter::Sum;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use slat::TagPool;
 use slat::format::Format;
-use slat::{AddrSpace, TagPool};
 use slat_hv_protocol::pause::OwnFrames;
 use slat_hv_protocol::{End, GuestReport, Report};
 use spin::{Mutex, RwLock};
@@ -212,7 +212,7 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         &self,
         hart: usize,
         clock: &mut impl Hart,
-        root: impl Fn(&AddrSpace<H, F>, u64) -> V::Root,
+        root: impl Fn(&Space<'a, H, F>, u64) -> V::Root,
         tell: impl Fn(GuestReport),
     ) -> Option<Result<Total, String>> {
         loop {
@@ -239,14 +239,14 @@ impl<'a, H: Host, F: Format, V: Vcpu> Guests<'a, H, F, V> {
         hart: usize,
         id: usize,
         clock: &mut impl Hart,
-        root: impl Fn(&AddrSpace<H, F>, u64) -> V::Root,
+        root: impl Fn(&Space<'a, H, F>, u64) -> V::Root,
     ) -> Option<(usize, End)> {
         let (index, cpu) = (id.checked_div(self.each)?, id.checked_rem(self.each)?);
         let guest = self.guests.get(index);
         let slice = match guest.and_then(|guest| Some((guest, guest.vcpus.get(cpu)?))) {
             Some((guest, vcpu)) => {
                 clock.preempt_at(clock.now().saturating_add(self.slice));
-                let load = |space: &AddrSpace<H, F>| {
+                let load = |space: &Space<'a, H, F>| {
                     let tags = self.tags.read();
                     let register = space.activate(tags.as_ref()?, hart).ok()?;
                     Some(root(space, register))

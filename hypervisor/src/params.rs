@@ -1,7 +1,7 @@
 //! Checking of the parameters: everything that could make the run go wrong is refused before it starts.
 
 use slat_hv_protocol::pause::{Pause, Then};
-use slat_hv_protocol::{CPUS_MAX, GUESTS_MAX, MemoryMap, Params, Span};
+use slat_hv_protocol::{CPUS_MAX, GUESTS_MAX, MemoryMap, Paging, Params, Span};
 use thiserror::Error;
 
 const TWO_MIB: u64 = 2 << 20;
@@ -45,6 +45,15 @@ pub enum ParamsError {
         /// The other.
         second: &'static str,
     },
+    /// The store's memory is not aligned.
+    #[error("the store of paged-out pages must begin at a multiple of 4 KiB")]
+    UnalignedStore,
+    /// Idle pages would never go, or all at once.
+    #[error("the number of scans for which a page has been idle must be 1 to 255")]
+    IdleScans,
+    /// Something that paged RAM does not go with.
+    #[error("RAM is not paged where {0}")]
+    Paged(&'static str),
     /// Guest memory is unusable.
     #[error("guest memory must be a multiple of 2 MiB, above 0 and at most {most} GiB", most = .0 >> 30)]
     GuestMemory(u64),
@@ -63,6 +72,9 @@ pub enum ParamsError {
     /// A guest that is to be stopped is not the only one, or has several CPUs.
     #[error("a guest that is stopped in its work is alone at first, and has one CPU")]
     NotAlone,
+    /// The monitor's guest is not the only one, or is stopped by something else.
+    #[error("the monitor has one guest, which is not stopped for anything else")]
+    Monitor,
     /// There is no text at which it is to be stopped.
     #[error("there is no text at which the guest is to be stopped")]
     NoText,
@@ -114,6 +126,10 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     if image.address % slat::PAGE_SIZE != 0 || image.size % 8 != 0 {
         return Err(ParamsError::UnalignedImage);
     }
+    let store = params.paging.map_or(Span::default(), |paging| paging.store);
+    if store.address % slat::PAGE_SIZE != 0 {
+        return Err(ParamsError::UnalignedStore);
+    }
     let spans = [
         ("pool", *pool),
         ("kernel", *kernel),
@@ -121,6 +137,7 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
         ("recording", *recording),
         ("trace", *trace),
         ("snapshot", image),
+        ("store of paged-out pages", store),
     ];
     for (name, span) in spans {
         if span.size != 0 && (span.address < map.blobs || end(span).is_none_or(|end| end > map.end)) {
@@ -157,10 +174,37 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     if let Some(pause) = &params.pause {
         check_pause(pause, params, map)?;
     }
+    if params.monitor && (*guests > 1 || params.pause.is_some()) {
+        return Err(ParamsError::Monitor);
+    }
+    if let Some(paging) = params.paging {
+        check_paging(paging, params, map)?;
+    }
     if bootargs.contains('\0') {
         return Err(ParamsError::CommandLine);
     }
     Ok(())
+}
+
+fn check_paging(paging: Paging, params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
+    if *map != MemoryMap::RISCV64 {
+        return Err(ParamsError::Pinned("RAM can be paged"));
+    }
+    if paging.store.size == 0 {
+        return Err(ParamsError::Empty("store of paged-out pages"));
+    }
+    if paging.idle_scans == 0 {
+        return Err(ParamsError::IdleScans);
+    }
+    let others = [
+        ("churn takes pages away", params.churn.is_some()),
+        ("a guest is stopped in its work", params.pause.is_some()),
+        ("the guest asks for changes of its pages", params.page_requests),
+    ];
+    match others.into_iter().find(|(_, is_so)| *is_so) {
+        Some((what, _)) => Err(ParamsError::Paged(what)),
+        None => Ok(()),
+    }
 }
 
 fn check_pause(pause: &Pause, params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {

@@ -5,8 +5,10 @@
 
 #![expect(unsafe_code, reason = "hands out memory: implements the unsafe trait Hal")]
 
+use alloc::collections::BTreeMap;
+use alloc::string::String;
 use buddy_system_allocator::FrameAllocator;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use slat::trace::{Ring, Tracer, What};
 use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, HostPhysRange, Invalidation, PAGE_SIZE};
 use slat_hv_protocol::recording::Event;
@@ -54,6 +56,10 @@ pub trait Maintenance {
     fn time(&self) -> u64 {
         slat::isa::timestamp()
     }
+    /// Instructions and messages of TLB maintenance until now, by kind. The default counts none.
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
     /// The pointer by which the pool's memory at `hpa` is reached. The default is for memory that is mapped one to one.
     fn pointer(&self, hpa: HostPhysAddr) -> *mut u8 {
         core::ptr::with_exposed_provenance_mut(hpa.as_u64() as usize)
@@ -64,11 +70,39 @@ pub trait Maintenance {
 pub trait Host: Hal {
     /// Frames of 4 KiB that nobody has taken. Others may take them at any time.
     fn frames_left(&self) -> u64;
+    /// The word at `address`, if that is a multiple of 8 in the memory from which frames are taken. One atomic load, whatever lies there
+    /// and whoever writes to it.
+    fn word(&self, address: u64) -> Option<u64>;
+    /// Invalidations until now, by kind.
+    fn invalidations(&self) -> BTreeMap<String, u64>;
+    /// Frames of 4 KiB that there are in all.
+    fn frames(&self) -> u64;
 }
 
 impl<M: Maintenance> Host for &Pool<M> {
     fn frames_left(&self) -> u64 {
         self.frames.saturating_sub(self.state.lock().in_use)
+    }
+
+    fn word(&self, address: u64) -> Option<u64> {
+        let first = self.memory.address.next_multiple_of(PAGE_SIZE);
+        let offset = address.checked_sub(first)?;
+        if address % 8 != 0 || offset >= self.frames * PAGE_SIZE {
+            return None;
+        }
+        let word = self.maintenance.pointer(HostPhysAddr::new(address)).cast::<u64>();
+        // SAFETY: by the contract of `new` the pointer is good for all of the pool's memory; it is aligned, and whoever writes to what lies
+        // there at the same time (a guest, an entry's store) does so by whole words, or to memory that no table leads to.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        Some(u64::from_le(word.load(Ordering::Relaxed)))
+    }
+
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.maintenance.invalidations()
+    }
+
+    fn frames(&self) -> u64 {
+        self.frames
     }
 }
 

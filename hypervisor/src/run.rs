@@ -5,17 +5,20 @@
 //! [`Machine::close`], after which every frame is back in the host's pool. Where vCPUs share harts, [`Machine::slice`] runs one
 //! for a while instead.
 //!
-//! **Locks,** in the order in which they are taken: churn, space, what comes back from other guests, the end, the CPUs' states,
+//! **Locks,** in the order in which they are taken: the monitor, churn, ages of pages, space, what is paged out, what comes back from other guests, the end, the CPUs' states,
 //! counters; the emulated port and what the guest has printed are locked while no other lock is taken. Faults share the space, for the library
 //! answers them beside each other; what changes its structure has it alone.
 
 mod books;
 mod buffers;
-mod debug;
 mod fork;
 mod job;
+mod look;
 mod migrate;
+mod monitor;
+mod paging;
 mod screen;
+mod shared_port;
 mod slice;
 mod snapshot;
 mod stir;
@@ -24,14 +27,18 @@ mod uart;
 pub use books::Outcome;
 pub use buffers::LENGTH_MAX;
 pub use job::Job;
+pub use paging::Paging;
 pub use screen::Screen;
+pub use shared_port::{SharedPort, SharedRegisters};
 pub use slice::{Reclaim, Slice};
 pub use uart::Port;
 
 use crate::churn::Churn;
 use crate::cpus::Cpus;
 use crate::guest::Device;
+use crate::monitor::faults::{Answered, LastFaults};
 use crate::pool::Host;
+use crate::store::Swap;
 use crate::vcpu::{BufferCall, Event, Exit, Request, Vcpu};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -39,11 +46,12 @@ use alloc::vec::Vec;
 use books::Books;
 use buffers::Calls;
 use job::map;
+use paging::Ageing;
 use slat::format::Format;
 use slat::guest::GuestPageWalkInfo;
 use slat::{
-    AddrSpace, AllocOptions, FaultError, FaultOutcome, GuestPhysAddr, GuestVirtAddr, LeafSize, MapError,
-    MappingFlags, NestedPageFaultInfo, PAGE_SIZE,
+    AddrSpace, AllocOptions, CreateError, FaultError, FaultOutcome, GuestPhysAddr, GuestVirtAddr, LeafSize,
+    MapError, MappingFlags, NestedPageFaultInfo, PAGE_SIZE, PagerBackend,
 };
 use slat_hv_protocol::{End, FaultPolicy, Faults, Leaf};
 use spin::{Mutex, RwLock};
@@ -89,14 +97,32 @@ enum Stop {
     Paused,
 }
 
+/// The space of a guest, whose RAM may be paged.
+pub type Space<'a, H, F> = AddrSpace<H, F, PagerBackend<Swap<'a>>>;
+
+/// A space of this size from address 0 on, in which nothing is mapped; `swap` is for RAM that is paged.
+///
+/// # Errors
+/// Those of the library.
+pub fn space<H: Host, F: Format>(
+    host: H,
+    format: F,
+    size: u64,
+    tag: u16,
+    swap: Swap<'_>,
+) -> Result<Space<'_, H, F>, CreateError> {
+    AddrSpace::with_backend(host, format, GuestPhysAddr::new(0), size, tag, PagerBackend(swap))
+}
+
 /// A guest and its address space, shared by its CPUs.
 pub struct Machine<'a, H: Host, F: Format> {
     /// `None` once it was given back.
-    space: RwLock<Option<AddrSpace<H, F>>>,
+    space: RwLock<Option<Space<'a, H, F>>>,
     cpus: &'a Cpus,
     job: Job<'a>,
     ram_options: AllocOptions,
     churn: Option<Mutex<Churn>>,
+    paging: Option<Mutex<Ageing>>,
     books: Books,
     uart: Mutex<Uart>,
     calls: Mutex<Calls>,
@@ -106,6 +132,10 @@ pub struct Machine<'a, H: Host, F: Format> {
     number: Option<u32>,
     /// How it ended, until it is closed: for guests whose vCPUs run in slices.
     end: Mutex<Option<End>>,
+    /// The last faults.
+    faults: Mutex<LastFaults>,
+    /// Held while the monitor is open.
+    monitor: Mutex<()>,
 }
 
 impl<'a, H: Host, F: Format> Machine<'a, H, F> {
@@ -113,7 +143,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     ///
     /// # Errors
     /// Those of the library.
-    pub fn new(mut space: AddrSpace<H, F>, cpus: &'a Cpus, job: Job<'a>) -> Result<Self, MapError> {
+    pub fn new(mut space: Space<'a, H, F>, cpus: &'a Cpus, job: Job<'a>) -> Result<Self, MapError> {
         let (largest_leaf, fault_around) = match job.leaf {
             Leaf::Size4K => (LeafSize::Size4K, LeafSize::Size4K),
             Leaf::Size2M => (LeafSize::Size2M, LeafSize::Size2M),
@@ -124,6 +154,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         let ram_options = AllocOptions { populate: false, largest_leaf, fault_around };
         map(&mut space, &job, ram_options)?;
         let churn = job.churn.map(|settings| Mutex::new(Churn::new(settings)));
+        let paging = job.paging.map(|_| Ageing::new(job.memory, cpus.count())).transpose()?.map(Mutex::new);
         let books = Books::new(cpus.count());
         let space = RwLock::new(Some(space));
         let (uart, calls) = (Mutex::default(), Mutex::default());
@@ -134,12 +165,15 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             job,
             ram_options,
             churn,
+            paging,
             books,
             uart,
             calls,
             reclaim: None,
             number: None,
             end,
+            faults: Mutex::default(),
+            monitor: Mutex::default(),
         })
     }
 
@@ -189,7 +223,9 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                 Err(stop) => return stop,
             };
             let stirred = if stirs { self.stir(Some(vcpu.program_counter())) } else { Ok(()) };
-            if let Err(stop) = stirred.and_then(|()| self.watch(exits)) {
+            let stirred = stirred.and_then(|()| self.age(exits, matches!(pause, Some(Stop::Preempted))));
+            let watched = stirred.and_then(|()| self.watch(exits));
+            if let Err(stop) = watched.and_then(|()| self.attend(cpu, vcpu)) {
                 return stop;
             }
             if let Some(pause) = pause {
@@ -215,9 +251,10 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     /// # Errors
     /// One line if a CPU did not leave; then nothing was given back.
     pub fn close(&self, end: End, wake: fn()) -> Result<Outcome, String> {
-        let (mut table, mut screen, mut dirty) = (None, None, None);
+        let (mut table, mut screen, mut dirty, mut paging) = (None, None, None, None);
         if let Some(space) = self.space.write().as_mut() {
             table = Some(space.stats().table);
+            paging = space.backend().0.store();
             screen = self.last_screen(space);
             dirty = self.pages_written(space);
             // In slices it is called when all have left.
@@ -229,10 +266,11 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             return Err("a CPU did not leave the guest".to_string());
         }
         drop(self.space.write().take());
+        let paging = paging.and_then(|store| self.paging_report(store));
         let churn = self.churn.as_ref().map(|churn| churn.lock().report());
         let outcome = self.books.close(end, table.unwrap_or_default(), churn);
         let (uart, buffer_calls) = (self.uart.lock().report(), self.calls.lock().report());
-        Ok(Outcome { uart, buffer_calls, screen, pages_written: dirty, ..outcome })
+        Ok(Outcome { uart, buffer_calls, screen, pages_written: dirty, paging, ..outcome })
     }
 
     /// Answers one exit; `Err` says why the vCPU stops.
@@ -286,7 +324,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             Exit::Paused => return Err(Stop::Paused),
             Exit::Refused | Exit::Answered | Exit::Kicked => {}
             Exit::Debug(command) => {
-                let text = self.debug(command)?;
+                let text = self.debug(vcpu, command)?;
                 vcpu.answer_debug(text);
             }
             Exit::UnlocatedFault(_, gva, _) => {
@@ -337,15 +375,19 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
 
     fn fault<V: Vcpu>(&self, cpu: usize, vcpu: &mut V, info: &NestedPageFaultInfo) -> Result<(), Stop> {
         let returns = self.returns();
-        let outcome = match self.handle(info)? {
+        let outcome = match self.handle_making_room(info)? {
             Err(FaultError::Permission { .. }) if self.churn.is_some() => {
                 match self.give_back(cpu, vcpu, info)? {
-                    None => return Ok(()),
+                    None => {
+                        self.note_fault(cpu, vcpu, info, Answered::Restored);
+                        return Ok(());
+                    }
                     Some(outcome) => outcome,
                 }
             }
             outcome => outcome,
         };
+        self.note_fault(cpu, vcpu, info, Answered::Library(outcome));
         if !matches!(outcome, Ok(FaultOutcome::Spurious | FaultOutcome::Retry | FaultOutcome::Wait)) {
             self.books.of(cpu, |counts| counts.idle_faults = 0);
         }
@@ -379,6 +421,11 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
                     _ => self.count(cpu, |faults| &mut faults.retried),
                 }
                 Err(stop)
+            }
+            Err(error @ FaultError::NoSuchPage(_)) if self.paging.is_some() => {
+                self.count(cpu, |faults| &mut faults.unanswered);
+                let description = line(vcpu, &format!("{info}: {error}{}", self.of_the_store()));
+                Err(Stop::Ended(End::Unsupported { description }))
             }
             Err(
                 error @ (FaultError::Permission { .. }
@@ -434,7 +481,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     }
 
     /// Changes the structure of the space, which nobody else uses meanwhile.
-    fn change<R>(&self, work: impl FnOnce(&mut AddrSpace<H, F>) -> R) -> Result<R, Stop> {
+    fn change<R>(&self, work: impl FnOnce(&mut Space<'a, H, F>) -> R) -> Result<R, Stop> {
         let mut space = self.space.write();
         let space = space.as_mut().filter(|_| !self.cpus.is_ending()).ok_or(Stop::Stopped)?;
         Ok(work(space))

@@ -53,6 +53,15 @@ enum Task {
     Audit(task_audit::Options),
 }
 
+/// Whether these are arguments that a task takes.
+fn parse(arguments: &[&str]) -> anyhow::Result<()> {
+    use clap::error::ErrorKind::DisplayHelp;
+    match Arguments::try_parse_from(std::iter::once(&"xtask").chain(arguments)) {
+        Err(error) if error.kind() != DisplayHelp => Err(anyhow::anyhow!(one_line(&error.to_string()))),
+        _ => Ok(()),
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -5,10 +5,15 @@
 //! as skipped, in CI as failed.
 
 mod command_line;
+mod commands;
+mod documents;
 mod emulator;
+mod examples;
 mod flat;
 mod instructions;
 mod linux;
+mod matrix;
+mod monitor;
 mod mutants;
 mod on_model;
 mod oracle;
@@ -18,14 +23,17 @@ mod scenarios;
 mod step;
 mod tidy;
 mod traced;
-mod workspace_steps;
+pub(crate) mod workspace_steps;
 mod x86;
 
 use crate::host::Host;
 use crate::process;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
+pub(crate) use step::Tally;
 use step::{Board, Step};
 
 /// Runs every test: style, lints, documentation, host tests, slat beside a model of the hardware, guests on that
@@ -55,6 +63,50 @@ pub(crate) struct Context {
     pub(crate) workspace: Workspace,
 }
 
+/// All steps that need no emulator, in the order of their groups.
+struct Plan {
+    looks: Vec<Step>,
+    lints: Vec<Step>,
+    /// None of these depends on how long it takes; while one builds or has a single thread left, another one runs. The
+    /// longest come first.
+    busy: Vec<Step>,
+    command_line: Vec<Step>,
+    /// Commands of the documents that need an emulator.
+    emulated: Vec<Step>,
+}
+
+impl Plan {
+    fn new(root: &Path) -> Self {
+        let busy = [
+            workspace_steps::tests(),
+            oracle::steps(),
+            on_model::steps(),
+            traced::steps(),
+            mutants::steps(),
+            instructions::steps(),
+            examples::steps(root),
+            commands::steps(),
+        ];
+        let busy = busy.into_iter().flatten().collect();
+        let (looks, mut lints) = (tidy::steps(), workspace_steps::lints());
+        lints.extend(matrix::steps(&workspace_steps::PUBLISHED));
+        let (command_line, emulated) = (command_line::steps(), commands::emulated());
+        let mut plan = Self { looks, lints, busy, command_line, emulated };
+        let names = plan.names();
+        plan.looks.push(commands::list(names.clone()));
+        plan.looks.extend(documents::steps(names));
+        plan
+    }
+
+    /// What all steps are called, those with an emulator among them.
+    fn names(&self) -> BTreeSet<String> {
+        let groups = [&self.looks, &self.lints, &self.busy, &self.command_line, &self.emulated];
+        let here = groups.into_iter().flatten().map(|step| step.name().to_owned());
+        let emulated = [emulator::suite("").names(), riscv::suite("").names(), x86::suite("").names()];
+        here.chain(emulated.into_iter().flatten()).collect()
+    }
+}
+
 /// Carries out `cargo xtask test`.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let ci = std::env::var_os("CI").is_some_and(|value| value == "true" || value == "1");
@@ -64,24 +116,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let wanted = |steps: Vec<Step>| -> Vec<Step> {
         steps.into_iter().filter(|step| step.name().contains(&options.filter)).collect()
     };
-    board.run(wanted(tidy::steps()), &context, 1);
-    board.run(wanted(workspace_steps::lints()), &context, 1);
-    // None of these depends on how long it takes; while one builds or has a single thread left, another one runs. The
-    // longest come first.
-    let busy = [
-        workspace_steps::tests(),
-        oracle::steps(),
-        on_model::steps(),
-        traced::steps(),
-        mutants::steps(),
-        instructions::steps(),
-    ];
-    board.run(wanted(busy.into_iter().flatten().collect()), &context, 2);
-    board.run(wanted(command_line::steps()), &context, 1);
+    let plan = Plan::new(&context.workspace.root);
+    board.run(wanted(plan.looks), &context, 1);
+    board.run(wanted(plan.lints), &context, 1);
+    board.run(wanted(plan.busy), &context, 2);
+    board.run(wanted(plan.command_line), &context, 1);
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
         riscv::run(&mut board, &context, riscv::suite(&options.filter));
         x86::run(&mut board, &context, x86::suite(&options.filter));
+        board.run(wanted(plan.emulated), &context, 2);
     }
     let nothing_failed = board.finish();
     if process::interrupted() {

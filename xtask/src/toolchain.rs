@@ -30,6 +30,9 @@ const CHOICE: &str = "SLAT_BARE_TOOLCHAIN";
 /// The oldest minor version of Rust 1 that builds the workspace.
 const OLDEST: u32 = 85;
 
+/// A release of it, as rustup calls it.
+pub(crate) const OLDEST_RELEASE: &str = "1.85.0";
+
 const RUSTC: &str = "/usr/bin/rustc";
 const CARGO: &str = "/usr/bin/cargo";
 
@@ -180,6 +183,22 @@ impl Toolchain {
             }
         }
     }
+}
+
+/// Checks `packages` with the compiler that their manifests promise (`rust-version`); `None` where rustup cannot have it.
+pub(crate) fn oldest(workspace: &Workspace, packages: &[&str]) -> Option<Command> {
+    let install = ["toolchain", "install", OLDEST_RELEASE, "--profile", "minimal", "--no-self-update"];
+    let installed = process::capture(Command::new("rustup").args(install));
+    if !installed.is_ok_and(|captured| captured.success) {
+        return None;
+    }
+    let mut command = Command::new("rustup");
+    command
+        .args(["run", OLDEST_RELEASE, "cargo", "check"])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .arg("--target-dir");
+    command.arg(workspace.target.join("oldest")).current_dir(&workspace.root);
+    Some(command)
 }
 
 /// Whether the toolchain in use has the library of `target`.

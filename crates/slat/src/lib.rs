@@ -14,6 +14,9 @@
 //! [`discard`](AddrSpace::discard) gives them up; [`Audit`] says what a set of guests can reach, [`Counted`] counts,
 //! and with the feature `tracing` a ring in `slat::trace` has what happened last, and when.
 //!
+//! The guide tells what second-level address translation is, how to bring this crate into a hypervisor in five minutes, what each ISA asks
+//! for, what may run beside what, what operations cost, and how to come from `axaddrspace`: [`guide`].
+//!
 //! What holds throughout:
 //! - An operation that returns an error has changed nothing, also when the host ran out of frames half way.
 //! - Frames are zeroed before a guest can see them, and go back to the host only after every CPU was told to forget
@@ -43,6 +46,8 @@ mod flags;
 pub mod format;
 mod frame;
 pub mod guest;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod hal;
 pub mod isa;
 mod observe;

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "a host with memory for loom's atomics")]
 
 mod fork;
+mod log;
 #[cfg(feature = "tracing")]
 mod trace;
 

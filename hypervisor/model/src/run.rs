@@ -9,12 +9,13 @@ use crate::turn::{Thread, World, let_others_go_on};
 use crate::vcpu::{Config, ModelVcpu};
 use crate::world::{Guest, MemoryTypes, State};
 use slat::format::Geometry;
-use slat::{AddrSpace, GuestPhysAddr, MappingFlags};
+use slat::{GuestPhysAddr, MappingFlags};
 use slat_check::platform::{Platform, memory};
 use slat_hv::cpus::{Cpus, Entry};
 use slat_hv::guest::Content;
 use slat_hv::pool::Pool;
-use slat_hv::run::{Job, Left, Machine};
+use slat_hv::run::{Job, Left, Machine, Space};
+use slat_hv::store::Swap;
 use slat_hv::vcpu::Vcpu;
 use slat_hv_protocol::{Churn, End, FaultPolicy, GUESTS_MAX, Leaf, Mistake, Report, Started};
 use slat_model::{Policy, Root};
@@ -222,9 +223,9 @@ pub(crate) struct Scene<'a, P: Platform> {
 
 impl<'a, P: Platform> Scene<'a, P> {
     /// A space under this tag, in which nothing is mapped.
-    pub(crate) fn space(&self, tag: u16) -> Result<AddrSpace<&'a Pool<Hardware<P>>, P>, String> {
+    pub(crate) fn space(&self, tag: u16) -> Result<Space<'a, &'a Pool<Hardware<P>>, P>, String> {
         let size = 1 << self.platform.geometry().gpa_bits;
-        AddrSpace::with_format(self.host, self.platform, GuestPhysAddr::new(0), size, tag)
+        slat_hv::run::space(self.host, self.platform, size, tag, Swap::default())
             .map_err(|error| error.to_string())
     }
 
@@ -243,7 +244,10 @@ impl<'a, P: Platform> Scene<'a, P> {
             churn: self.settings.churn,
             uart: Some(EMULATED),
             screen: None,
+            shared_port: None,
+            terminal: None,
             skip_copies: false,
+            paging: None,
         }
     }
 }

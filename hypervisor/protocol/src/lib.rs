@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+pub mod monitor;
 pub mod pause;
 pub mod recording;
 mod report;
@@ -20,6 +21,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
+use monitor::Told;
 use pause::{Forked, Moved, Pause};
 pub use report::*;
 use serde::{Deserialize, Serialize};
@@ -158,6 +160,10 @@ pub enum Mistake {
     SharedFrame,
     /// Of the pages that a guest that moves wrote to at last, one is not copied.
     LostDirtyPage,
+    /// Of the pages that are paged out, one is not kept.
+    LostPageOut,
+    /// Of the pages that are paged out, one changes by a bit while it is out.
+    DamagedPageOut,
 }
 
 /// Random unmapping, moving and write-protecting of guest pages while the guest runs.
@@ -227,6 +233,22 @@ pub struct Params {
     /// serial port then. RISC-V only.
     #[serde(default)]
     pub pause: Option<Pause>,
+    /// Whether [`ESCAPE`](monitor::ESCAPE) on the console stops the guest and opens the monitor; one guest, which is not stopped for
+    /// anything else.
+    #[serde(default)]
+    pub monitor: bool,
+    /// Whether RAM is paged, and where to; the pool may then be smaller than what the guests use. RISC-V only.
+    #[serde(default)]
+    pub paging: Option<Paging>,
+}
+
+/// How the RAM of guests is paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paging {
+    /// Memory of the machine that takes what is paged out; 4 KiB aligned.
+    pub store: Span,
+    /// For so many scans, above 0, a page has to have been idle that goes out before there is need.
+    pub idle_scans: u8,
 }
 
 /// The number of guests where nothing else is said.
@@ -248,6 +270,8 @@ pub enum Message {
     Moved(Moved),
     /// One of several guests has ended and its memory was given back; the others go on.
     GuestEnded(Box<GuestReport>),
+    /// What the monitor says.
+    Monitor(Told),
     /// The run is over and everything was given back (or was not: see the counts).
     Ended(Box<Report>),
     /// A unit guest has been run, or could not be.

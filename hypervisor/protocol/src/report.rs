@@ -27,6 +27,8 @@ pub enum End {
     Saved,
     /// The guest has moved, and goes on as another one.
     Moved,
+    /// Whoever sat at the console ended the run by the monitor.
+    Quit,
     /// The guest did something that the hypervisor does not offer.
     Unsupported {
         /// One line: what, and where.
@@ -80,6 +82,9 @@ pub struct Report {
     /// What the answers to second-level faults cost, where the machine counts that.
     #[serde(default)]
     pub fault_cost: Option<FaultCost>,
+    /// What was paged out and in, if RAM was paged.
+    #[serde(default)]
+    pub paging: Option<PagingReport>,
     /// What the guest had on its text screen at the end, where it has one.
     #[serde(default)]
     pub screen: Option<String>,
@@ -217,4 +222,31 @@ pub struct ChurnReport {
     pub moved: u64,
     /// Pages write-protected.
     pub write_protected: u64,
+}
+
+/// Pages of 4 KiB that went out of guests' memory and came back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagingReport {
+    /// Frames of the pool.
+    pub pool: u64,
+    /// Scans for idle pages.
+    pub scans: u64,
+    /// Pages that went out because they had been idle for long enough, while the pool was getting low.
+    pub idle: u64,
+    /// Times that a frame was wanted and none was left.
+    pub evictions: u64,
+    /// Pages that went out for that.
+    pub evicted: u64,
+    /// Of all that went out, those that had to be copied to the store: it did not have them yet, or the guest had written to them.
+    pub stored: u64,
+    /// Of those, how many consist of one word, and take no room there.
+    pub same: u64,
+    /// Pages that came back from the store.
+    pub paged_in: u64,
+    /// Pages that the store did not take.
+    pub refused: u64,
+    /// Pages that the store has room for.
+    pub store: u64,
+    /// Most of those in use at one time.
+    pub store_peak: u64,
 }

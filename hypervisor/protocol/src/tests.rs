@@ -26,6 +26,8 @@ fn params() -> Params {
         until_screen: None,
         until_console: None,
         pause: None,
+        monitor: false,
+        paging: None,
     }
 }
 

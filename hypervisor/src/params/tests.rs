@@ -28,6 +28,8 @@ fn params() -> Params {
         until_screen: None,
         until_console: None,
         pause: None,
+        monitor: false,
+        paging: None,
     }
 }
 
@@ -106,4 +108,40 @@ fn several_guests_and_other_numbers_of_cpus_are_for_riscv() {
     };
     // More guest memory than there is in the pool.
     assert_eq!(check(&several, &MemoryMap::RISCV64), Ok(()));
+    // The monitor is for one.
+    assert_eq!(check(&Params { monitor: true, ..params() }, &MAP), Ok(()));
+    let monitored = Params { monitor: true, ..several };
+    assert_eq!(check(&monitored, &MemoryMap::RISCV64), Err(ParamsError::Monitor));
+}
+
+#[test]
+fn ram_is_paged_on_riscv_to_memory_of_its_own() {
+    const RISCV: MemoryMap = MemoryMap::RISCV64;
+    let at = |offset: u64, size| Span { address: RISCV.blobs + offset, size };
+    let paging = Paging { store: at(0x7ff_0000, 64 << 20), idle_scans: 3 };
+    let paged = || Params {
+        pool: at(0x1ff_0000, 48 << 20),
+        recording: Span::default(),
+        kernel: at(0, 27 << 20),
+        initrd: Span::default(),
+        paging: Some(paging),
+        ..params()
+    };
+    assert_eq!(check(&paged(), &RISCV), Ok(()));
+    assert!(matches!(refused(|p| p.paging = Some(paging)), ParamsError::Pinned(_)), "elsewhere");
+    let refused = |change: fn(&mut Params, &mut Paging)| {
+        let (mut params, mut paging) = (paged(), paging);
+        change(&mut params, &mut paging);
+        check(&Params { paging: Some(paging), ..params }, &RISCV).expect_err("this must be refused")
+    };
+    let store = "store of paged-out pages";
+    assert_eq!(refused(|_, paging| paging.store.address += 8), ParamsError::UnalignedStore);
+    assert_eq!(refused(|_, paging| paging.store.size = 0), ParamsError::Empty(store));
+    assert_eq!(refused(|_, paging| paging.idle_scans = 0), ParamsError::IdleScans);
+    let overlap = ParamsError::Overlap { first: "pool", second: store };
+    assert_eq!(refused(|params, paging| paging.store.address = params.pool.address), overlap);
+    let churn = Some(slat_hv_protocol::Churn { seed: 1, per_exit: 1, limit: 1 });
+    let with_churn = Params { churn, ..paged() };
+    assert!(matches!(check(&with_churn, &RISCV), Err(ParamsError::Paged(_))));
+    assert!(matches!(refused(|params, _| params.page_requests = true), ParamsError::Paged(_)));
 }

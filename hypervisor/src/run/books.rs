@@ -1,12 +1,13 @@
 //! What is counted during a run, for each CPU by itself; a CPU that never comes back has nothing left to tell.
 
-use crate::pool::{Maintenance, Pool};
+use super::paging;
+use crate::pool::{Host, Maintenance, Pool};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use slat::Census;
-use slat_hv_protocol::{BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, Report};
+use slat_hv_protocol::{BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, PagingReport, Report};
 use spin::Mutex;
 
 /// What came of a run, apart from what the host's pool counts.
@@ -40,6 +41,8 @@ pub struct Outcome {
     pub screen: Option<String>,
     /// Pages of 4 KiB of its RAM in leaves with a dirty mark, where the hardware sets those.
     pub pages_written: Option<u64>,
+    /// What was paged out and in, if its RAM was paged.
+    pub paging: Option<PagingReport>,
 }
 
 impl Default for Outcome {
@@ -92,6 +95,8 @@ impl Outcome {
         self.uart.text.clear();
         self.buffer_calls.text.clear();
         self.screen = None;
+        self.paging =
+            self.paging.map(|mine| paging::and(mine, other.paging.unwrap_or_default())).or(other.paging);
         self.pages_written = self.pages_written.zip(other.pages_written).map(|(mine, its)| mine + its);
         self
     }
@@ -117,6 +122,7 @@ impl Outcome {
             exits_by_kind: BTreeMap::new(),
             pages_written: None,
             fault_cost: None,
+            paging: self.paging.map(|paging| PagingReport { pool: Host::frames(&pool), ..paging }),
             screen: self.screen,
             guests: Vec::new(),
         }
@@ -193,6 +199,7 @@ impl Books {
             buffer_calls: BufferCalls::default(),
             screen: None,
             pages_written: None,
+            paging: None,
         }
     }
 }

@@ -155,6 +155,9 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
                 return Ok(BufferAnswer { done: transfer.length(), status: Ok(()) });
             };
             done += more;
+            if matches!(reason, AccessRefusal::Fault(FaultError::OutOfMemory(_))) && self.make_room()? {
+                continue;
+            }
             let taken = matches!(reason, AccessRefusal::Fault(FaultError::Permission { .. }));
             if !(taken && self.ask_churn(vcpu, stopped)?) {
                 return Ok(BufferAnswer { done, status: Err(refused(reason)) });

@@ -20,12 +20,15 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             job: self.job.clone(),
             ram_options: self.ram_options,
             churn: None,
+            paging: None,
             books: Books::new(cpus.count()),
             uart: Mutex::default(),
             calls: Mutex::default(),
             reclaim: self.reclaim,
             number: None,
             end: Mutex::new(None),
+            faults: Mutex::default(),
+            monitor: Mutex::default(),
         }
     }
 

@@ -1,13 +1,13 @@
 //! A guest that moves to another space while it works: pre-copy by the log of what it writes to.
 
-use super::{Machine, map};
+use super::{Machine, Space, map};
 use crate::pool::Host;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use slat::format::Format;
-use slat::{AddrSpace, GuestPhysAddr, GuestPhysRange, LogUnit, PAGE_SIZE};
+use slat::{GuestPhysAddr, GuestPhysRange, LogUnit, PAGE_SIZE};
 
-impl<H: Host, F: Format> Machine<'_, H, F> {
+impl<'a, H: Host, F: Format> Machine<'a, H, F> {
     /// Begins to move this guest to `place`, a [place](Self::place) that gets `space`, which is empty: from now on what it writes to is
     /// logged, and all that is there is copied. The number of pages of 4 KiB.
     ///
@@ -15,7 +15,7 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
     ///
     /// # Errors
     /// One line.
-    pub fn begin_move(&self, place: &Self, mut space: AddrSpace<H, F>) -> Result<u64, String> {
+    pub fn begin_move(&self, place: &Self, mut space: Space<'a, H, F>) -> Result<u64, String> {
         map(&mut space, &place.job, place.ram_options).map_err(|error| error.to_string())?;
         *place.space.write() = Some(space);
         let mut pages = Vec::new();

@@ -2,12 +2,12 @@
 //!
 //! Reading it populates nothing and changes no region: while the guest has no page there the screen is blank.
 
-use super::{Machine, RAM, Stop};
+use super::{Machine, RAM, Space, Stop};
 use crate::pool::Host;
 use alloc::string::String;
 use alloc::vec;
 use slat::format::Format;
-use slat::{AddrSpace, GuestPhysAddr, PAGE_SIZE};
+use slat::{GuestPhysAddr, PAGE_SIZE};
 use slat_hv_protocol::End;
 
 /// Characters in a line, and lines.
@@ -42,7 +42,7 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
     }
 
     /// The screen at the end of the run, also if churn has taken it.
-    pub(super) fn last_screen(&self, space: &mut AddrSpace<H, F>) -> Option<String> {
+    pub(super) fn last_screen(&self, space: &mut Space<'_, H, F>) -> Option<String> {
         let page = GuestPhysAddr::new(self.job.screen.as_ref()?.address);
         if space.query(page).is_err() {
             // It is RAM; if that cannot be, there is no screen.
@@ -51,7 +51,7 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
         self.screen(space)
     }
 
-    fn screen(&self, space: &AddrSpace<H, F>) -> Option<String> {
+    fn screen(&self, space: &Space<'_, H, F>) -> Option<String> {
         let first = GuestPhysAddr::new(self.job.screen.as_ref()?.address);
         let mut cells = vec![0; 2 * COLUMNS * LINES];
         if space.translate(first).is_some() {

@@ -5,14 +5,14 @@
 //! the frames of another one that ends are still on their way back, or came back since it asked: it gives up its slice and asks
 //! again. So of several guests that run out at the same moment one ends, and nobody else is touched.
 
-use super::{Machine, Outcome, RAM, Stop};
+use super::{Machine, Outcome, RAM, Space, Stop};
 use crate::cpus::Enter;
 use crate::pool::Host;
 use crate::vcpu::Vcpu;
 use alloc::format;
 use alloc::string::{String, ToString};
 use slat::format::Format;
-use slat::{AddrSpace, GuestPhysAddr, PAGE_SIZE};
+use slat::{GuestPhysAddr, PAGE_SIZE};
 use slat_hv_protocol::End;
 use spin::Mutex;
 
@@ -79,7 +79,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         &self,
         cpu: usize,
         vcpu: &mut V,
-        load: impl FnOnce(&AddrSpace<H, F>) -> Option<V::Root>,
+        load: impl FnOnce(&Space<'a, H, F>) -> Option<V::Root>,
     ) -> Slice {
         let entry = match self.cpus.enter(cpu) {
             Enter::Begin(entry) => Some(entry),
@@ -170,9 +170,13 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             End::Fault { description } => End::Fault { description: named(description) },
             End::Unsupported { description } => End::Unsupported { description: named(description) },
             End::OutOfMemory { description } => End::OutOfMemory { description: named(description) },
-            End::PowerOff | End::Reset | End::ScreenShows | End::ConsoleShows | End::Saved | End::Moved => {
-                end
-            }
+            End::PowerOff
+            | End::Reset
+            | End::ScreenShows
+            | End::ConsoleShows
+            | End::Saved
+            | End::Moved
+            | End::Quit => end,
         }
     }
 
@@ -202,4 +206,4 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -11,6 +11,7 @@ use slat_hv_protocol::MemoryMap;
 use slat_hv_protocol::{BufferCalls, Churn as Settings, ChurnReport, EmulatedUart, Faults, Leaves};
 use std::thread;
 
+mod monitor;
 mod screen;
 
 /// A vCPU whose exits are known in advance; after the last one the guest powers off.
@@ -105,7 +106,10 @@ pub(crate) fn job() -> Job<'static> {
         churn: None,
         uart: Some(PORT),
         screen: None,
+        shared_port: None,
+        terminal: None,
         skip_copies: false,
+        paging: None,
     }
 }
 
@@ -125,13 +129,13 @@ pub(crate) fn write(gpa: u64) -> Exit {
     fault(gpa, MappingFlags::WRITE)
 }
 
-pub(crate) type Space<'p> = AddrSpace<&'p Pool<Nothing>, Stage2>;
+pub(crate) type Space<'p> = super::Space<'p, &'p Pool<Nothing>, Stage2>;
 
 pub(crate) fn space(pool: &Pool<Nothing>) -> Space<'_> {
     // Addresses of a process need 47 bits.
     let features = slat::format::stage2::Features { pa_bits: 48, ..slat::format::stage2::Features::BASELINE };
     let format = Stage2::new(features, Some(40)).expect("a valid width");
-    AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), 1 << 40, 1).expect("a root")
+    super::space(pool, format, 1 << 40, 1, Swap::default()).expect("a root")
 }
 
 fn cpus(count: usize) -> Cpus {

@@ -50,6 +50,8 @@ pub(crate) struct Layout {
     pub(crate) trace: Span,
     /// A snapshot of the guest; empty for none.
     pub(crate) image: Span,
+    /// The store of what is paged out; empty for none.
+    pub(crate) store: Span,
     /// RAM of the emulated machine in bytes.
     pub(crate) machine_memory: u64,
 }
@@ -72,8 +74,9 @@ impl Layout {
         let first = (initrd.address + initrd.size).next_multiple_of(BLOCK);
         let size = pool_size.next_multiple_of(BLOCK);
         let pool = Span { address: if tree_at_end { beside_tree(first, size) } else { first }, size };
-        let (recording, trace, image) = (Span::default(), Span::default(), Span::default());
-        Self { ram, tree_at_end, kernel, initrd, pool, recording, trace, image, machine_memory: 0 }
+        let (recording, trace) = (Span::default(), Span::default());
+        let (image, store) = (Span::default(), Span::default());
+        Self { ram, tree_at_end, kernel, initrd, pool, recording, trace, image, store, machine_memory: 0 }
             .ending_with(pool)
     }
 
@@ -100,9 +103,18 @@ impl Layout {
         Self { image: Span { address, size }, ..self }.ending_with(Span { address, size: room })
     }
 
+    /// The same with a store of so many bytes for what is paged out, behind the pool and the recording, and no snapshot.
+    pub(crate) fn with_store(self, size: u64) -> Self {
+        let last = if self.recording.size > 0 { self.recording } else { self.pool };
+        let (first, size) = (last.address + last.size, size.next_multiple_of(BLOCK));
+        let address = if self.tree_at_end { beside_tree(first, size) } else { first };
+        let store = Span { address, size };
+        Self { store, ..self }.ending_with(store)
+    }
+
     /// The same with a trace behind everything else.
     pub(crate) fn with_trace(self) -> Self {
-        let ends = [self.pool, self.recording, self.image].map(|span| span.address + span.size);
+        let ends = [self.pool, self.recording, self.image, self.store].map(|span| span.address + span.size);
         let first = ends.into_iter().max().unwrap_or(0).next_multiple_of(BLOCK);
         let address = if self.tree_at_end { beside_tree(first, TRACE) } else { first };
         let trace = Span { address, size: TRACE };

@@ -2,7 +2,9 @@
 //!
 //! Invariant: when [`watch`] returns, on whatever path, the emulator is gone.
 
+mod keyboard;
 mod observer;
+mod port;
 
 use super::console::Console;
 use super::layout::Layout;
@@ -16,17 +18,20 @@ use crate::recording::Recording;
 use crate::task_run::PAYLOAD_SEED;
 use crate::trace::{self, Trace};
 use anyhow::{Context, Result};
+pub(crate) use keyboard::Asking;
+use keyboard::Keyboard;
 use observer::Observer;
 use slat_hv_protocol::pause::{Forked, Moved, Pause, Then};
 use slat_hv_protocol::snapshot::{self, Saved};
 use slat_hv_protocol::{
-    Churn, FaultPolicy, GuestReport, Leaf, Mistake, Params, Report, Span, Started, UnitOutcome, encode_params,
+    Churn, FaultPolicy, GuestReport, Leaf, Mistake, Paging, Params, Report, Span, Started, UnitOutcome,
+    encode_params,
 };
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::process::Stdio;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 /// How long the emulator may take to go after the hypervisor's report.
@@ -110,8 +115,21 @@ pub(crate) struct Choices {
     pub(crate) sharing: Sharing,
     /// What is done with the guest in the middle of its work, if anything is.
     pub(crate) pause: Option<Then>,
+    /// Who asks the monitor, if the guest is to be stopped for it.
+    pub(crate) monitor: Option<Asking>,
+    /// How RAM is paged, if it is.
+    pub(crate) paging: Option<Paged>,
     /// How long nothing may be printed before the run counts as one that has no end.
     pub(crate) silence: Option<Duration>,
+}
+
+/// How RAM is paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Paged {
+    /// Bytes of the store that pages go to.
+    pub(crate) store: u64,
+    /// For so many scans a page is idle that goes out before there is need.
+    pub(crate) idle_scans: u8,
 }
 
 /// How the emulator ended.
@@ -167,6 +185,9 @@ pub(crate) struct Observed {
     /// What the snapshot took, and the snapshot, if the guest was written away.
     pub(crate) saved: Option<Saved>,
     pub(crate) snapshot: Option<Vec<u8>>,
+    /// What the monitor said, and whether it waits for a command.
+    pub(crate) monitor: Vec<String>,
+    pub(crate) monitor_open: bool,
 }
 
 /// Boots `guest` under the hypervisor.
@@ -197,6 +218,7 @@ pub(crate) fn under_slat(
         Some(Then::Restore) => layout.with_image(size(snapshot)?),
         _ => layout,
     };
+    let layout = choices.paging.map_or(layout, |paged| layout.with_store(paged.store));
     let layout = if choices.trace { layout.with_trace() } else { layout };
     let pause = choices.pause.map(|then| {
         let pause = commands::pause(then, PAYLOAD_SEED).0;
@@ -224,6 +246,8 @@ pub(crate) fn under_slat(
         until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
         until_console: (guest.goal == Goal::Prompt).then(|| PROMPT.to_owned()),
         pause,
+        monitor: choices.monitor.is_some(),
+        paging: choices.paging.map(|Paged { idle_scans, .. }| Paging { store: layout.store, idle_scans }),
     };
     let what = Watched {
         guests: most_guests,
@@ -231,6 +255,7 @@ pub(crate) fn under_slat(
         stop_at_init: false,
         timeout,
         silence: choices.silence,
+        monitor: choices.monitor,
     };
     hypervisor_run(machine, hypervisor, &params, &layout, [kernel, initrd, snapshot], &what, screen)
 }
@@ -270,8 +295,10 @@ pub(crate) fn unit_guests(
         until_screen: None,
         until_console: None,
         pause: None,
+        monitor: false,
+        paging: None,
     };
-    let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None };
+    let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None, monitor: None };
     hypervisor_run(machine, hypervisor, &params, &layout, [None; 3], &what, screen)
 }
 
@@ -291,7 +318,8 @@ fn hypervisor_run(
     let params_file = directory.path().join("params");
     std::fs::write(&params_file, block).context("cannot write the parameters")?;
     let files = Files { params: &params_file, kernel, initrd, snapshot };
-    let mut prepared = machine.with_hypervisor(hypervisor, &files, layout, directory.path())?;
+    let mut prepared =
+        machine.with_hypervisor(hypervisor, &files, layout, directory.path(), params.monitor)?;
     let mut seen = watch(&mut prepared, &params.nonce, what, screen)?;
     if let (Some((memory, offset)), Some(saved)) = (&prepared.snapshot, &seen.saved) {
         let mut bytes = Vec::new();
@@ -340,7 +368,7 @@ pub(crate) fn natively(
     let mut prepared = machine.native(&files, guest.memory, &guest.bootargs)?;
     let own = guest.sha256.is_some();
     // Somebody else's user space may run for ever, and nothing after its start is of interest.
-    let what = Watched { guests: 1, own, stop_at_init: !own, timeout, silence: None };
+    let what = Watched { guests: 1, own, stop_at_init: !own, timeout, silence: None, monitor: None };
     watch(&mut prepared, &random::nonce(), &what, screen)
 }
 
@@ -360,27 +388,38 @@ struct Watched {
     timeout: Duration,
     /// How long nothing may be printed.
     silence: Option<Duration>,
+    /// Who asks the monitor.
+    monitor: Option<Asking>,
 }
 
 /// Runs the emulator, shows the guest's console on `screen` and takes down what matters.
 fn watch(
     prepared: &mut Prepared,
     nonce: &str,
-    &Watched { guests, own, stop_at_init, timeout, silence }: &Watched,
+    &Watched { guests, own, stop_at_init, timeout, silence, monitor }: &Watched,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
+    let listener = prepared.listener.take();
     let command = &mut prepared.command;
+    if monitor.is_some() && listener.is_none() {
+        command.stdin(Stdio::piped());
+    }
     let mut errors = tempfile::tempfile().context("no temporary file")?;
     command.stderr(errors.try_clone().context("cannot share a temporary file")?);
     let begin = Instant::now();
     let mut guard = Guard::spawn(command)?;
     let output = guard.child().stdout.take().context("the emulator has no output")?;
-    let chunks = read_in_background(output);
+    let input = guard.child().stdin.take();
+    let (chunks, port) = port::open(output, input, listener);
+    let mut keyboard = match (monitor, port) {
+        (Some(asking), Some(port)) => Keyboard::new(asking, port),
+        _ => Keyboard::none(),
+    };
 
     let mut observer = Observer { begin, own, seen: Observed::of(guests) };
     let mut console = Console::new(nonce);
     let mut deadline = begin + timeout;
-    let mut heard = begin;
+    let (mut heard, mut looked) = (begin, begin);
     let ending = loop {
         let finished = match chunks.recv_timeout(process::TICK) {
             Ok(chunk) => {
@@ -392,6 +431,14 @@ fn watch(
             Err(RecvTimeoutError::Disconnected) => true,
         };
         let seen = &observer.seen;
+        keyboard.tick(seen, own)?;
+        // Whoever thinks about an answer is not to be hurried.
+        let now = Instant::now();
+        if seen.monitor_open {
+            deadline += now - looked;
+            heard = now;
+        }
+        looked = now;
         if finished {
             break None;
         } else if process::interrupted() {
@@ -422,20 +469,6 @@ fn watch(
     Ok(seen)
 }
 
-/// Reads without ever making the watcher wait. The thread ends with the emulator, which closes the pipe.
-fn read_in_background(mut output: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(length @ 1..) = output.read(&mut buffer) {
-            if sender.send(buffer[..length].to_vec()).is_err() {
-                break;
-            }
-        }
-    });
-    receiver
-}
-
 impl Observed {
     /// Nothing seen yet of one guest.
     pub(crate) fn new() -> Self {
@@ -463,6 +496,8 @@ impl Observed {
             moved: None,
             saved: None,
             snapshot: None,
+            monitor: Vec::new(),
+            monitor_open: false,
         }
     }
 

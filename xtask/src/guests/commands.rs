@@ -3,6 +3,8 @@
 //! Protocol: with [`VARIABLE`] on its command line the guest begins some work, prints [`READY`] while that goes on, and reads a line
 //! from its serial port: the name of a function of its script and its arguments. It prints [`RESULT`] and what came of that, then the
 //! same for the work that it had begun before, and at last what it was told, out of a page that it wrote before all that.
+//!
+//! With [`pages_variable`] on its command line the guest needs nobody to tell it anything: it fills pages and looks at them later.
 
 use super::initramfs::{payload, sha256};
 use slat_hv_protocol::Span;
@@ -19,6 +21,12 @@ pub(crate) const RESULT: &str = "slat-init: result ";
 
 /// What the guest has begun before it is told anything: additions of floating-point numbers.
 const FRACTIONS: u32 = 40_000;
+
+/// The variable of the guest's command line with a number of pages.
+const PAGES: &str = "SLAT_PAGES";
+
+/// How often the guest reads its payload while its pages are idle.
+const IDLE: u32 = 8;
 
 /// The part of the guest's script. It computes, writes, and looks at the system.
 pub(crate) const SCRIPT: &str = r#"
@@ -61,6 +69,22 @@ pattern() {
     read -r digits rest < /tmp/sum
     result "$wrong wrong, then $digits"
 }
+look() {
+    sha256sum < /pages/all > /pages/sum || { echo "there is no sum"; return 1; }
+    read -r digits rest < /pages/sum
+    result "$digits"
+}
+pages() {
+    mkdir /pages
+    mount -t tmpfs -o size=75% tmpfs /pages || { echo "there is no tmpfs"; return 1; }
+    awk "BEGIN { for (i = 0; i < $1; i++) printf \"%-4095s\\n\", \"PATTERN \" i }" > /pages/all || return 1
+    i=0
+    while [ $i -lt IDLE ]; do cat /payload; i=$((i + 1)); done | sha256sum > /pages/sum
+    look || return 1
+    awk "BEGIN { for (i = 0; i < $1; i++) printf \"%-4095s\\n\", \"PATTERN again \" i }" 1<> /pages/all || return 1
+    look || return 1
+    umount /pages
+}
 commands() {
     mkdir -p /tmp /proc
     mount -t tmpfs tmpfs /tmp || { echo "there is no tmpfs"; return 1; }
@@ -84,7 +108,26 @@ commands() {
 
 /// The script, with its numbers.
 pub(crate) fn script() -> String {
-    SCRIPT.replace("FRACTIONS", &FRACTIONS.to_string()).replace("PATTERN", PATTERN)
+    SCRIPT
+        .replace("FRACTIONS", &FRACTIONS.to_string())
+        .replace("PATTERN", PATTERN)
+        .replace("IDLE", &IDLE.to_string())
+}
+
+/// Has the guest write so many pages, leave them alone for a while, read them, write them again and read them again; before its
+/// other work.
+pub(crate) fn pages_variable(pages: u64) -> String {
+    format!("{PAGES}={pages}")
+}
+
+/// What it must print of that.
+pub(crate) fn pages_results(pages: u64) -> Vec<String> {
+    let sum = |what: &str| {
+        let pages: String =
+            (0..pages).map(|page| format!("{:<4095}\n", format!("{PATTERN} {what}{page}"))).collect();
+        sha256(pages.as_bytes())
+    };
+    vec![sum(""), sum("again ")]
 }
 
 /// A command and what the guest must print.

@@ -42,6 +42,9 @@ export PATH=/bin
 if [ "$SLAT_COMMANDS" ]; then
     commands > /problem 2>&1 || say "error: $(cat /problem)"
 fi
+if [ "$SLAT_PAGES" ]; then
+    pages "$SLAT_PAGES" > /problem 2>&1 || say "error: pages: $(cat /problem)"
+fi
 set -- $(sha256sum /payload)
 say sha256 "$1"
 

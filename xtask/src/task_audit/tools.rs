@@ -17,6 +17,7 @@ pub(crate) struct Tool {
 pub(crate) const MUTANTS: Tool = Tool { subcommand: "mutants", package: "cargo-mutants" };
 pub(crate) const NEXTEST: Tool = Tool { subcommand: "nextest", package: "cargo-nextest" };
 pub(crate) const COVERAGE: Tool = Tool { subcommand: "llvm-cov", package: "cargo-llvm-cov" };
+pub(crate) const AUDIT: Tool = Tool { subcommand: "audit", package: "cargo-audit" };
 pub(crate) const SEMVER: Tool = Tool { subcommand: "semver-checks", package: "cargo-semver-checks" };
 
 impl Tool {

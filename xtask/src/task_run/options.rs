@@ -1,5 +1,7 @@
 //! The command line of `cargo xtask run`, and all checks that can be made before anything is installed or started.
 
+mod monitor;
+pub(crate) mod paging;
 mod parsers;
 mod pause;
 
@@ -12,6 +14,8 @@ use crate::guests::image::{self, Image, Program};
 use crate::platform::Platform;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
+use monitor::MonitorOptions;
+use paging::PagingOptions;
 use parsers::{one_of, parse_format, parse_size};
 use pause::PauseOptions;
 use slat_hv_model::Cpu;
@@ -152,9 +156,12 @@ pub(crate) struct Options {
     pub(crate) host_cpus: Option<u32>,
 
     /// Memory that the guests' memory and tables are taken from, as they need it; a guest that needs more than is left is ended
-    /// [default: as much as all of them can ever take]
+    /// [default: as much as all of them can ever take; with --page-out three eighths of their memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) pool: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) paging: PagingOptions,
 
     /// CPU that is emulated; of Bochs's names a part is enough [default: cortex-a72, corei7_haswell_4770, EPYC, rv64,h=true]
     #[arg(long, value_name = "MODEL")]
@@ -175,13 +182,16 @@ pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) pause: PauseOptions,
 
+    #[command(flatten)]
+    pub(crate) monitor: MonitorOptions,
+
     /// Print the report as one JSON object on stdout, and everything else on stderr
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 /// The protocol's names of mistakes.
-pub(crate) const MISTAKES: [&str; 12] = [
+pub(crate) const MISTAKES: [&str; 14] = [
     "none",
     "no-tlbi",
     "ipas2-alone",
@@ -194,6 +204,8 @@ pub(crate) const MISTAKES: [&str; 12] = [
     "skipped-copies",
     "shared-frame",
     "lost-dirty-page",
+    "lost-page-out",
+    "damaged-page-out",
 ];
 
 /// What the guest runs on.
@@ -267,6 +279,8 @@ impl Options {
         );
         self.check_sharing(platform)?;
         self.check_pause(platform)?;
+        self.check_monitor()?;
+        self.check_paging(platform)?;
         let widest = if platform == Platform::Riscv { 59 } else { 48 };
         ensure!(
             self.gpa_bits.is_none_or(|bits| bits <= widest),
@@ -334,6 +348,8 @@ impl Options {
     pub(crate) fn check_model(&self) -> Result<ModelChoices> {
         self.check_files()?;
         refuse("--machine model", &self.pause.given())?;
+        refuse("--machine model", &self.monitor.given())?;
+        refuse("--machine model", &self.paging.given())?;
         refuse(
             "--machine model",
             &[
@@ -390,11 +406,13 @@ impl Options {
     pub(crate) fn check_machine(&self, kernel: u64, initrd: u64) -> Result<()> {
         let platform = self.platform();
         let (map, most) = (platform.map(), platform.most_machine_memory());
-        let layout = match self.pool {
+        let layout = match self.pool() {
             None => Layout::new(&map, kernel, initrd, self.memory * u64::from(self.most_guests())),
             Some(pool) => Layout::with_pool(&map, kernel, initrd, pool),
         };
-        let takes = layout.with_recording().with_trace().machine_memory;
+        let layout = layout.with_recording();
+        let layout = self.paged().map_or(layout, |paged| layout.with_store(paged.store)).with_trace();
+        let takes = layout.machine_memory;
         ensure!(
             takes <= most,
             "--memory: {} is too much: the machine would need {}, and {} emulates {} in one piece at most",
@@ -456,9 +474,11 @@ impl Options {
             sharing: Sharing {
                 guests: self.guests,
                 cpus: self.host_cpus.map(|_| self.cpus),
-                pool: self.pool,
+                pool: self.pool(),
             },
             pause: self.pause.then(),
+            monitor: self.monitor.asking(),
+            paging: self.paged(),
             silence: None,
         }
     }

@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 51] = [
+const CASES: [Case; 57] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
     ("guest of another architecture", "--guest X86", "it is an x86 bzImage"),
@@ -69,6 +69,12 @@ const CASES: [Case; 51] = [
     ("a fork that is written away", "--arch riscv64 --fork 2 --snapshot TEXT", "--fork: not with --snapshot"),
     ("a move on Arm", "--migrate", "--migrate: with --arch riscv64 only"),
     ("a move under churn", "--arch riscv64 --migrate --churn", "--churn: not with --migrate"),
+    ("paging on Arm", "--page-out", "--page-out: with --arch riscv64 only"),
+    ("paging under churn", "--arch riscv64 --page-out --churn", "--churn: not with --page-out"),
+    ("paging and a fork", "--arch riscv64 --page-out --fork 2", "--fork: not with --page-out"),
+    ("a store without paging", "--arch riscv64 --store 64M", "--page-out"),
+    ("an odd store", "--arch riscv64 --page-out --store 3M", "--store: 3145728 bytes are no multiple of 2M"),
+    ("paging on the model", "--machine model --page-out", "--page-out: not with --machine model"),
     ("a snapshot into nowhere", "--arch riscv64 --snapshot /nonexistent/file", "--snapshot: cannot write"),
     ("a snapshot on x86", "--arch x86_64 --snapshot TEXT", "--snapshot: with --arch riscv64 only"),
     ("a snapshot that is none", "--arch riscv64 --restore TEXT", "it is no snapshot of a guest"),

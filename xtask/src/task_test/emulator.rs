@@ -4,7 +4,7 @@
 use super::linux::{self, Boot};
 use super::scenarios;
 use super::step::{Board, Outcome, Step};
-use super::{Context, flat, recorded, traced};
+use super::{Context, flat, monitor, recorded, traced};
 use crate::boot::machine::Pace;
 use crate::boot::session::{Choices, Goal, Guest, Observed};
 use crate::boot::verdict;
@@ -58,6 +58,13 @@ pub(crate) struct Suite {
     steps: Vec<Step>,
 }
 
+impl Suite {
+    /// What the steps are called.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.steps.iter().map(|step| step.name().to_owned()).collect()
+    }
+}
+
 /// All steps whose name contains `filter`.
 pub(crate) fn suite(filter: &str) -> Suite {
     let slot = Slot::default();
@@ -94,11 +101,12 @@ fn steps(slot: &Slot) -> Vec<Step> {
             ensure!((5_000..=20_000).contains(&populated), "{populated} faults are not what a boot takes");
             Ok(format!("{populated} faults; {traced}"))
         }),
-        boot_step(slot, "boot with 48M", |bench, output| {
+        boot_step(slot, "boot with 48M, stopped for the monitor", |bench, output| {
             let mut boot = bench.linux.usual();
             boot.memory = 48 << 20;
-            bench.linux.good_boot(&boot, output)?;
-            Ok(String::new())
+            boot.choices.monitor = Some(monitor::asking(Platform::Arm));
+            let seen = bench.linux.good_boot(&boot, output)?.0;
+            monitor::answered(Platform::Arm, &seen)
         }),
         boot_step(slot, "boot with 2m leaves", |bench, output| {
             let mut boot = bench.linux.usual();

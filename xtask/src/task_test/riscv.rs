@@ -2,6 +2,7 @@
 //! U-Boot.
 
 mod boots;
+mod paged;
 mod several;
 mod stopped;
 mod test_guest;
@@ -53,6 +54,13 @@ pub(crate) struct Suite {
     steps: Vec<Step>,
 }
 
+impl Suite {
+    /// What the steps are called.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.steps.iter().map(|step| step.name().to_owned()).collect()
+    }
+}
+
 /// All steps whose name contains `filter`.
 pub(crate) fn suite(filter: &str) -> Suite {
     let slot = Slot::default();
@@ -60,6 +68,7 @@ pub(crate) fn suite(filter: &str) -> Suite {
     steps.extend(boots::steps(&slot));
     steps.extend(several::steps(&slot));
     steps.extend(stopped::steps(&slot));
+    steps.extend(paged::steps(&slot));
     steps.extend(test_guest::steps(&slot));
     steps.retain(|step| step.name().contains(filter));
     Suite { slot, steps }

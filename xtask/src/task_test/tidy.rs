@@ -15,9 +15,9 @@ const SAFETY_REACH: usize = 8;
 
 /// One file of the repository.
 #[derive(Clone, Copy, Debug)]
-struct File<'a> {
-    path: &'a str,
-    text: &'a str,
+pub(super) struct File<'a> {
+    pub(super) path: &'a str,
+    pub(super) text: &'a str,
 }
 
 /// A rule: its name and its check.
@@ -56,7 +56,7 @@ fn apply(context: &Context, check: fn(File<'_>) -> Vec<String>) -> Outcome {
 }
 
 /// All files that are committed or about to be.
-fn files(context: &Context) -> Result<Vec<String>> {
+pub(super) fn files(context: &Context) -> Result<Vec<String>> {
     let mut git = Command::new("git");
     git.args(["ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]);
     let list = process::output_of(git.current_dir(&context.workspace.root))?;

@@ -18,7 +18,7 @@ const X86_PACKAGES: [&str; 3] = ["slat", "slat-x86", "slat-hv"];
 const RISCV_PACKAGES: [&str; 2] = ["slat", "slat-hv"];
 
 /// What others can depend on.
-const PUBLISHED: [&str; 3] = ["slat", "slat-x86", "slat-model"];
+pub(crate) const PUBLISHED: [&str; 3] = ["slat", "slat-x86", "slat-model"];
 
 /// Those that look at the code. They may add parts to the toolchain, so they come one after the other.
 pub(crate) fn lints() -> Vec<Step> {
@@ -120,20 +120,11 @@ fn bare_clippy(
     }
 }
 
-/// The libraries and the model with the compiler that their manifests promise (`rust-version`).
+/// The libraries and the model with the compiler that their manifests promise.
 fn oldest_rust(context: &Context, output: &mut String) -> Outcome {
-    const TOOLCHAIN: &str = "1.85.0";
-    let install = ["toolchain", "install", TOOLCHAIN, "--profile", "minimal", "--no-self-update"];
-    let installed = process::capture(Command::new("rustup").args(install));
-    if !installed.is_ok_and(|captured| captured.success) {
-        return Outcome::Skipped(format!("rustup has no {TOOLCHAIN} here"));
-    }
-    let mut command = Command::new("rustup");
-    command
-        .args(["run", TOOLCHAIN, "cargo", "check"])
-        .args(PUBLISHED.iter().flat_map(|package| ["--package", package]))
-        .arg("--target-dir");
-    command.arg(context.workspace.target.join("oldest")).current_dir(&context.workspace.root);
+    let Some(mut command) = toolchain::oldest(&context.workspace, &PUBLISHED) else {
+        return Outcome::Skipped(format!("rustup has no {} here", toolchain::OLDEST_RELEASE));
+    };
     simple(&mut command, output)
 }
 

@@ -57,6 +57,13 @@ pub(crate) struct Suite {
     steps: Vec<Step>,
 }
 
+impl Suite {
+    /// What the steps are called.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.steps.iter().map(|step| step.name().to_owned()).collect()
+    }
+}
+
 /// All steps whose name contains `filter`.
 pub(crate) fn suite(filter: &str) -> Suite {
     let (mut slots, mut all) = (Vec::new(), Vec::new());

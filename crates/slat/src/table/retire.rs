@@ -243,9 +243,17 @@ impl<H: Hal, F: Format> Table<H, F> {
         if level == 0 {
             return self.free_pages(table);
         }
+        let format = self.format;
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
-            self.free_entry(level, index, entries.load(index), owned);
+            // Nearly all are nothing, or one of our tables.
+            match entries.load(index) {
+                0 => {}
+                entry => match format.next_table(entry) {
+                    Some(next) => self.free_table(level - 1, next, owned),
+                    None => self.free_entry(level, index, entry, owned),
+                },
+            }
         }
     }
 

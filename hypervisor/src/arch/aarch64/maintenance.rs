@@ -82,13 +82,15 @@ fn spoil(instruction: Instruction, mistake: Mistake) -> Option<Step> {
     match (mistake, instruction) {
         (_, I::DsbIshst | I::DsbIsh | I::DsbNshst | I::DsbNsh | I::Isb) => unchanged,
         (Mistake::None | Mistake::LocalTlbi, _) => unchanged,
-        // These are of x86, of several guests, and of one that moves.
+        // These are of x86, of several guests, of one that moves, and of one whose memory is paged.
         (
             Mistake::NoKick
             | Mistake::NoRedelivery
             | Mistake::SkippedCopies
             | Mistake::SharedFrame
-            | Mistake::LostDirtyPage,
+            | Mistake::LostDirtyPage
+            | Mistake::LostPageOut
+            | Mistake::DamagedPageOut,
             _,
         ) => unchanged,
         (Mistake::NoTlbi, _) => None,

@@ -15,7 +15,7 @@ const ENTRY: Entry = Entry { address: RAM, argument: 3 };
 type Guest<'a> = Machine<'a, &'a Pool<Nothing>, Stage2>;
 
 /// A vCPU that does whatever the test wants, once it has checked that it may.
-struct Does<'a> {
+pub(in crate::run) struct Does<'a> {
     next: Box<dyn FnMut() -> Exit + 'a>,
     root: Option<u64>,
     entry: Option<(u64, u64)>,
@@ -24,7 +24,7 @@ struct Does<'a> {
 }
 
 impl<'a> Does<'a> {
-    fn new(next: impl FnMut() -> Exit + 'a) -> Self {
+    pub(in crate::run) fn new(next: impl FnMut() -> Exit + 'a) -> Self {
         Self { next: Box::new(next), root: None, entry: None, bound: false, deadline: None }
     }
 
@@ -80,7 +80,7 @@ impl Vcpu for Does<'_> {
     fn inject(&mut self, _: Event) {}
 }
 
-fn cpus(count: usize) -> Cpus {
+pub(in crate::run) fn cpus(count: usize) -> Cpus {
     Cpus::in_slices(count, RAM..RAM + (4 << 20), ENTRY, |_| true)
 }
 
@@ -89,7 +89,7 @@ fn root(space: &Space<'_>) -> Option<u64> {
 }
 
 /// As many frames as are left are taken, all but `rest`.
-fn exhaust(pool: &Pool<Nothing>, rest: u64) -> u64 {
+pub(in crate::run) fn exhaust(pool: &Pool<Nothing>, rest: u64) -> u64 {
     use slat::Hal as _;
     (0..pool.frames_left() - rest).filter(|_| pool.alloc_frames(1, 1).is_some()).count() as u64
 }

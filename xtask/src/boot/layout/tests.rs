@@ -75,11 +75,13 @@ fn nothing_lies_on_the_device_tree_however_large_the_machine() {
     let map = MemoryMap::RISCV64;
     for pool_size in (2..4096).step_by(2).map(|mib| mib * MIB) {
         let plain = Layout::with_pool(&map, 31 * MIB, 3 * MIB, pool_size);
-        for layout in [plain, plain.with_recording(), plain.with_trace()] {
+        let with_store = plain.with_recording().with_store(pool_size + 3);
+        let all = with_store.with_trace();
+        for layout in [plain, plain.with_recording(), plain.with_store(pool_size), with_store, all] {
             let end = map.ram + layout.machine_memory;
             // As QEMU 7.2 does it with a tree of 1 MiB: aligned down to 16 MiB, below 3 GiB.
             let tree = (end.min(3 << 30) - MIB) / (16 * MIB) * (16 * MIB);
-            for span in [layout.kernel, layout.initrd, layout.pool, layout.recording] {
+            for span in [layout.kernel, layout.initrd, layout.pool, layout.recording, layout.store] {
                 let is_apart = span.address + span.size <= tree || span.address >= tree + MIB;
                 assert!(is_apart, "{span:?} with the tree at {tree:#x}");
                 assert!(span.address + span.size <= end);
@@ -94,5 +96,25 @@ fn a_pool_can_be_smaller_than_the_guests() {
         let layout = Layout::with_pool(&map, BLOCK, BLOCK, 3 * BLOCK - 1);
         assert_eq!(layout.pool.size, 3 * BLOCK);
         assert_eq!(layout.pool.address, Layout::new(&map, BLOCK, BLOCK, 128 << 20).pool.address);
+    }
+}
+
+#[test]
+fn a_store_lies_behind_the_pool_and_the_recording() {
+    for map in MAPS {
+        let plain = Layout::with_pool(&map, BLOCK, BLOCK, 8 * BLOCK);
+        for (layout, last) in
+            [(plain, plain.pool), (plain.with_recording(), plain.with_recording().recording)]
+        {
+            let layout = layout.with_store(BLOCK + 1);
+            assert_eq!(
+                layout.store,
+                slat_hv_protocol::Span { address: last.address + last.size, size: 2 * BLOCK }
+            );
+            assert_eq!(
+                layout.store.address + layout.store.size + room(&map),
+                map.ram + layout.machine_memory
+            );
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::boot::layout::Layout;
 use anyhow::{Context, Result};
 use slat_hv_protocol::{MemoryMap, rom};
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -57,12 +58,13 @@ pub(crate) fn model(name: &str) -> Option<&'static str> {
     whole.or_else(|| found.next().filter(|_| found.next().is_none()))
 }
 
-/// Writes what the command wants in `directory`, but for the payload.
+/// Writes what the command wants in `directory`, but for the payload. The serial port is connected to `listener`, if there is one.
 pub(super) fn write_files(
     machine: &Machine,
     hypervisor: &Path,
     layout: &Layout,
     directory: &Path,
+    listener: Option<&TcpListener>,
 ) -> Result<()> {
     let elf = fs::read(hypervisor).with_context(|| format!("cannot read {}", hypervisor.display()))?;
     let payload = layout.pool.address - MemoryMap::X86_64.params;
@@ -72,7 +74,14 @@ pub(super) fn write_files(
     };
     write("rom", &rom)?;
     write("vgarom", NO_ROM)?;
-    write(CONFIGURATION, configuration(machine, layout).as_bytes())?;
+    let port = match listener {
+        None => "mode=file, dev=/dev/fd/3".to_owned(),
+        Some(listener) => {
+            let address = listener.local_addr().context("the socket has no address")?;
+            format!("mode=socket-client, dev={address}")
+        }
+    };
+    write(CONFIGURATION, configuration(machine, layout, &port).as_bytes())?;
     write(SCRIPT, script(layout).as_bytes())
 }
 
@@ -93,7 +102,7 @@ pub(super) fn complaint(errors: &str) -> &str {
     lines.nth(1).unwrap_or_default()
 }
 
-fn configuration(machine: &Machine, layout: &Layout) -> String {
+fn configuration(machine: &Machine, layout: &Layout, port: &str) -> String {
     let Machine { cpu, cpus, .. } = machine;
     let memory = layout.machine_memory >> 20;
     let address = MemoryMap::X86_64.params;
@@ -111,7 +120,7 @@ fn configuration(machine: &Machine, layout: &Layout) -> String {
          romimage: file=rom\n\
          vgaromimage: file=vgarom\n\
          optramimage1: file={PAYLOAD}, address={address:#x}\n\
-         com1: enabled=1, mode=file, dev=/dev/fd/3\n\
+         com1: enabled=1, {port}\n\
          panic: action=fatal\n\
          error: action=report\n\
          magic_break: enabled=1\n\

@@ -5,9 +5,13 @@ use crate::boot::console::Piece;
 use crate::boot::printed::numbered;
 use anyhow::{Context as _, Result};
 use slat_hv_protocol::Message;
+use slat_hv_protocol::monitor::Told;
 use slat_hv_protocol::pause::{Forked, Moved};
 use std::io::Write;
 use std::time::Instant;
+
+/// How the monitor asks for a command.
+const PROMPT: &str = "(monitor) ";
 
 /// What was seen until now.
 pub(super) struct Observer {
@@ -47,6 +51,7 @@ impl Observer {
                     Message::Forked(forked) => self.forked(forked),
                     Message::Moved(moved) => self.moved(moved),
                     Message::Saved(saved) => self.seen.saved = Some(saved),
+                    Message::Monitor(told) => self.told(told, screen)?,
                     Message::GuestEnded(guest) => self.seen.guests.push(*guest),
                     Message::UnitsEnded => self.seen.units_ended = true,
                 },
@@ -55,6 +60,17 @@ impl Observer {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn told(&mut self, Told { text, open }: Told, screen: &mut dyn Write) -> Result<()> {
+        let prompt = if open { PROMPT } else { "" };
+        // The guest may be in the middle of a line, and the terminal in that of a prompt.
+        write!(screen, "\r{text}{prompt}")
+            .and_then(|()| screen.flush())
+            .context("cannot show the monitor")?;
+        self.seen.monitor.push(text);
+        self.seen.monitor_open = open;
         Ok(())
     }
 

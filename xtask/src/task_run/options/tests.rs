@@ -165,6 +165,31 @@ fn guests_share_a_machine_on_riscv_only() {
 }
 
 #[test]
+fn paged_memory_has_a_smaller_pool_and_a_store_for_all_of_it() {
+    let riscv = |words: &[&str]| parse(&[&["--arch", "riscv64"], words].concat()).unwrap();
+    let options = riscv(&["--page-out"]);
+    let choices = options.check().unwrap().choices;
+    let paged = choices.paging.unwrap();
+    assert_eq!(choices.sharing.pool, Some(48 << 20));
+    assert!((128 << 20..130 << 20).contains(&paged.store) && paged.idle_scans > 0, "{paged:?}");
+    assert_eq!(options.filled_pages(), Some(2048));
+    let given = riscv(&["--page-out", "--pool", "64M", "--store", "32M", "--guests", "2"]);
+    let choices = given.check().unwrap().choices;
+    assert_eq!((choices.sharing.pool, choices.paging.unwrap().store), (Some(64 << 20), 32 << 20));
+    assert_eq!(riscv(&["--page-out", "--guest", "u-boot"]).filled_pages(), None, "it has no user space");
+    let without = riscv(&[]).check().unwrap().choices;
+    assert_eq!((without.paging, without.sharing.pool), (None, None));
+    for (words, refused) in [
+        (&["--page-out"][..], "--page-out: with --arch riscv64 only"),
+        (&["--arch", "riscv64", "--page-out", "--migrate"], "--migrate: not with --page-out"),
+        (&["--arch", "riscv64", "--page-out", "--churn"], "--churn: not with --page-out"),
+        (&["--arch", "riscv64", "--page-out", "--store", "1M"], "--store"),
+    ] {
+        assert!(refusal(words).contains(refused), "{words:?}");
+    }
+}
+
+#[test]
 fn the_width_of_an_address_is_what_the_architecture_may_have() {
     assert!(parse(&["--arch", "riscv64", "--gpa-bits", "59"]).unwrap().check().is_ok());
     assert!(refusal(&["--gpa-bits", "50"]).contains("--gpa-bits: at most 48 with --arch aarch64"));
@@ -271,4 +296,24 @@ fn wrong_files_and_sizes_are_refused_in_one_line() {
     assert!(refusal(&["--memory", "2M"]).contains("too little"));
     assert!(refusal(&["--memory", "1024G"]).contains("too much"));
     assert!(parse(&["--guest", &image]).unwrap().check().is_ok());
+}
+
+#[test]
+fn the_monitor_has_one_guest_and_an_emulator() {
+    use crate::boot::session::Asking;
+    let asking = |words: &[&str]| parse(words).unwrap().check().unwrap().choices.monitor;
+    assert_eq!(asking(&[]), None);
+    assert_eq!(asking(&["--monitor"]), Some(Asking::Input));
+    let script = "query 0x80000000; stats";
+    assert_eq!(asking(&["--arch", "riscv64", "--monitor-commands", script]), Some(Asking::Script(script)));
+    for others in [&["--guests", "2"][..], &["--fork", "2"], &["--migrate"]] {
+        let words = [&["--arch", "riscv64", "--monitor"], others].concat();
+        assert!(refusal(&words).contains("not with --monitor"), "{}", refusal(&words));
+    }
+    assert!(
+        refusal(&["--compare", "--monitor-commands", "map"])
+            .contains("--compare: not with --monitor-commands")
+    );
+    let model = parse(&["--machine", "model", "--monitor"]).unwrap().check_model();
+    assert!(model.is_err_and(|error| error.to_string().contains("--monitor: not with --machine model")));
 }

@@ -2,7 +2,7 @@
 
 use super::Machine;
 use slat_hv_model::{Checks, Cpu};
-use slat_hv_protocol::{BufferCalls, EmulatedUart, FaultCost, PagesWritten, Report};
+use slat_hv_protocol::{BufferCalls, EmulatedUart, FaultCost, PagesWritten, PagingReport, Report};
 use std::fmt::Write as _;
 
 /// Width of the drawn bars in characters.
@@ -83,6 +83,10 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
         }
     }
 
+    if let Some(paging) = report.paging {
+        text.push_str(&self::paging(paging, frames.peak));
+    }
+
     group(&mut text, "other", "");
     for (name, count) in &report.exits_by_kind {
         line(&mut text, &format!("exits: {name}"), *count, &bar(*count, report.exits));
@@ -108,6 +112,26 @@ pub(super) fn counts(report: &Report, machine: Machine, churn_seed: Option<u64>)
         for shown in screen.trim_end().lines() {
             let _ = writeln!(text, "{}", format!("    | {shown}").trim_end());
         }
+    }
+    text
+}
+
+/// What went out of the guests' memory and came back.
+fn paging(paging: PagingReport, peak: u64) -> String {
+    let PagingReport { pool, scans, idle, evictions, evicted, stored, same, paged_in, refused, .. } = paging;
+    let mut text = String::new();
+    group(&mut text, "paging", &format!("{} pages out, {paged_in} in again", idle + evicted));
+    let counts = [
+        ("out: idle", idle, format!("by {scans} scans")),
+        ("out: evicted", evicted, format!("{evictions} times no frame was left")),
+        ("copied out", stored, format!("{same} of one word; the others were in the store as they were")),
+        ("in again", paged_in, String::new()),
+        ("not taken", refused, String::new()),
+        ("store, at most", paging.store_peak, format!("of {} pages", paging.store)),
+        ("pool, least free", pool.saturating_sub(peak), format!("of {}", kib(pool * 4))),
+    ];
+    for (name, count, note) in counts {
+        line(&mut text, name, count, &note);
     }
     text
 }

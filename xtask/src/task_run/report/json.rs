@@ -9,7 +9,7 @@ use serde::Serialize;
 use slat_hv_protocol::pause::{Forked, Moved};
 use slat_hv_protocol::snapshot::Saved;
 use slat_hv_protocol::{
-    BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, Mechanism, PagesWritten,
+    BufferCalls, ChurnReport, EmulatedUart, End, Faults, Leaves, Mechanism, PagesWritten, PagingReport,
 };
 use std::collections::BTreeMap;
 
@@ -58,6 +58,7 @@ struct Json<'a> {
     exits_by_kind: Option<&'a BTreeMap<String, u64>>,
     pages_written: Option<PagesWritten>,
     fault_cost: Option<JsonFaultCost>,
+    paging: Option<PagingReport>,
     screen: Option<&'a str>,
     emulated_uart: Option<&'a EmulatedUart>,
     buffer_calls: Option<&'a BufferCalls>,
@@ -124,7 +125,7 @@ impl Summary<'_> {
             cpus: self.options.cpus,
             machine_cpus: self.options.machine_cpus(),
             memory_bytes: self.guest.memory,
-            pool_bytes: self.options.pool,
+            pool_bytes: self.options.pool(),
             leaf: self.options.leaf,
             end: report.map(|report| &report.end),
             sha256_ok: self.sha256_ok(),
@@ -165,6 +166,7 @@ impl Summary<'_> {
                 ticks_per_fault: per_fault(cost).map(rounded),
                 share_of_run: share(cost).map(rounded),
             }),
+            paging: report.and_then(|report| report.paging),
             screen: report.and_then(|report| report.screen.as_deref()),
             emulated_uart: report.map(|report| &report.uart),
             buffer_calls: report.map(|report| &report.buffer_calls),

@@ -17,7 +17,7 @@ pub(super) fn sharing(options: &Options) -> Option<String> {
     if options.host_cpus.is_some() {
         words.push(format!("{} CPUs in each guest", options.cpus));
     }
-    if let Some(pool) = options.pool {
+    if let Some(pool) = options.pool() {
         words.push(format!("{} MiB for their memory and tables", pool >> 20));
     }
     (!words.is_empty()).then(|| words.join(", "))
@@ -49,6 +49,7 @@ pub(super) fn rows(guest: &Guest, seen: &Observed) -> Vec<(String, String)> {
             End::PowerOff => "powered itself off",
             End::Reset => "reset itself",
             End::Saved => "was written away",
+            End::Quit => "was ended by the monitor",
             End::Moved => "has moved",
             End::ScreenShows | End::ConsoleShows => "came far enough",
             End::Fault { .. } => "ended by a fault",

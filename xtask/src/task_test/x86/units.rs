@@ -64,7 +64,7 @@ const SPOILS: &str = "it writes wrong entries on purpose, behind the library's b
 struct Unit(&'static str, On, &'static [Feature], Repeated);
 
 /// All unit guests.
-const UNITS: [Unit; 73] = [
+const UNITS: [Unit; 75] = [
     Unit("cpu-and-memory", On::Both, &[], Never(NO_GUEST)),
     Unit("second-cpu", On::Both, &[], Never(NO_GUEST)),
     Unit("real-mode", On::Both, &[UnrestrictedGuest], OneCpu),
@@ -123,6 +123,8 @@ const UNITS: [Unit; 73] = [
     Unit("ept-accessed-dirty", On::Intel, &[AccessedDirty], OneCpu),
     Unit("ept-log", On::Intel, &[Pml], OneCpu),
     Unit("ept-log-of-a-large-leaf", On::Intel, &[Pml], OneCpu),
+    Unit("ept-dirty-log", On::Intel, &[], OneCpu),
+    Unit("ept-dirty-log-without-a-drain", On::Intel, &[Pml], OneCpu),
     Unit("vmx-redelivery", On::Intel, &[], OneCpu),
     Unit("vmx-lost-event", On::Intel, &[], OneCpu),
     Unit("vmx-double-fault", On::Intel, &[], OneCpu),

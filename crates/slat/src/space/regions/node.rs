@@ -169,7 +169,12 @@ impl<V: Copy, const N: usize> Node<V, N> {
 /// Number of `keys`, which ascend, up to and including `key`.
 #[inline]
 fn count_to(keys: &[u64], key: u64) -> usize {
-    if keys.len() <= 8 { keys.partition_point(|other| *other <= key) } else { count_to_of_many(keys, key) }
+    if keys.len() <= 8 {
+        keys.partition_point(|other| *other <= key)
+    } else {
+        // The compiler then knows it of both ways, and faults need not compare.
+        count_to_of_many(keys, key).min(keys.len())
+    }
 }
 
 /// As [`count_to`]: begins where the key would be if all were equally far apart. Regions often are, and then this
@@ -196,6 +201,7 @@ fn count_to_of_many(keys: &[u64], key: u64) -> usize {
 
 impl<const N: usize> Leaf<N> {
     /// The region at `index`.
+    #[inline]
     pub(super) fn region(&self, index: usize) -> Option<Region> {
         let (start, packed) = self.get(index)?;
         packed.unpack(start)
@@ -250,7 +256,7 @@ impl<const N: usize> Leaf<N> {
 /// A region without its address: size, flags, kind of the backend, pins, and what the backend is about.
 #[derive(Clone, Copy)]
 pub(super) struct Packed {
-    /// Size in bytes; in its low 12 bits the flags, [`LOGGED`], [`ABSENT_IN_CHILDREN`], [`ALLOC`], [`WINDOW`] and [`KIND`].
+    /// Size in bytes; in its low 12 bits the flags, [`LOGGED`], [`ABSENT_IN_CHILDREN`], [`OTHER`], [`WINDOW`] and [`KIND`].
     size: u64,
     /// In the highest bit [`LOG_LEAVES`], from [`PINS_SHIFT`] on the pins; below, the number of the host's first page
     /// ([`Backend::Linear`]), the levels of the leaf sizes ([`Backend::Alloc`]), or a number from [`NUMBER_SHIFT`] on and an
@@ -267,17 +273,18 @@ const LOGGED: u64 = 1 << 6;
 const ABSENT_IN_CHILDREN: u64 = 1 << 7;
 /// Bit of [`Packed::backend`]: the log is of leaves as they are.
 const LOG_LEAVES: u64 = 1 << 63;
-/// Bit of [`Packed::size`], above the flags: the backend is [`Backend::Alloc`].
-const ALLOC: u64 = 1 << 8;
+/// Bit of [`Packed::size`], above the flags: the backend is another one than [`Backend::Alloc`]. So whatever makes a fault
+/// unusual is a bit that is set, and one instruction looks at all of them.
+const OTHER: u64 = 1 << 8;
 /// Bit of [`Packed::size`]: a fault populates more than a leaf of 4 KiB at once.
 const WINDOW: u64 = 1 << 9;
 /// Bits of [`Packed::size`]: which backend it is, if not [`Backend::Alloc`], which has [`WINDOW`] there.
 const KIND: u64 = 7 << 9;
-const LINEAR: u64 = 0;
-const SHARED: u64 = 1 << 10;
+const LINEAR: u64 = OTHER;
+const SHARED: u64 = OTHER | 1 << 10;
 const PRIVATE: u64 = SHARED | 1 << 9;
-const TRAP: u64 = 2 << 10;
-const CUSTOM: u64 = 3 << 10;
+const TRAP: u64 = OTHER | 2 << 10;
+const CUSTOM: u64 = OTHER | 3 << 10;
 const PAGED: u64 = CUSTOM | 1 << 9;
 /// Where the pins stand in [`Packed::backend`].
 const PINS_SHIFT: u32 = 52;
@@ -314,7 +321,7 @@ impl Packed {
             Backend::Linear { hpa } => (LINEAR, hpa.as_u64() / PAGE_SIZE),
             Backend::Alloc { largest_leaf, fault_around } => {
                 let window = if fault_around > LeafSize::Size4K { WINDOW } else { 0 };
-                (ALLOC | window, u64::from(largest_leaf.level()) | u64::from(fault_around.level()) << 8)
+                (window, u64::from(largest_leaf.level()) | u64::from(fault_around.level()) << 8)
             }
             Backend::Shared { memory, offset } => (SHARED, numbered(memory.0, offset)),
             Backend::Private { memory, offset } => (PRIVATE, numbered(memory.0, offset)),
@@ -357,7 +364,7 @@ impl Packed {
     /// [`flags_alone`](Self::flags_alone) are those of the region.
     #[inline]
     pub(super) fn populates_single_pages(self) -> bool {
-        self.size & (ALLOC | WINDOW | LOGGED | ABSENT_IN_CHILDREN) == ALLOC
+        self.size & (OTHER | WINDOW | LOGGED | ABSENT_IN_CHILDREN) == 0
     }
 
     /// Whether `address`, which is not below `start`, lies in the region at `start`.
@@ -373,9 +380,9 @@ impl Packed {
         let flags = self.flags();
         let pins = (self.backend >> PINS_SHIFT) as u16 & MOST_PINS;
         let about = self.backend & ((1 << PINS_SHIFT) - 1);
-        let backend = match self.size & (ALLOC | KIND) {
+        let backend = match self.size & (OTHER | KIND) {
             LINEAR => Backend::Linear { hpa: HostPhysAddr::new(about * PAGE_SIZE) },
-            kind if kind & ALLOC != 0 => {
+            kind if kind & OTHER == 0 => {
                 let [largest_leaf, fault_around] = [about, about >> 8].map(|level| match level & 3 {
                     0 => LeafSize::Size4K,
                     1 => LeafSize::Size2M,

@@ -82,6 +82,10 @@ impl Maintenance for Counted {
         self.trace.map(|ring| ring.on_cpu((MPIDR_EL1.get() & 0xff) as usize))
     }
 
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.counts()
+    }
+
     fn is_memory(&self, range: HostPhysRange) -> bool {
         range.end().as_u64() > RAM_ADDRESS
     }

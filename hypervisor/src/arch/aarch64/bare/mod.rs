@@ -22,10 +22,11 @@ use super::device_tree::{self, Description};
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
 use super::platform;
 use crate::cpus::{Cpus, Entry};
-use crate::guest::Content;
+use crate::guest::{Content, Device};
 use crate::params;
 use crate::pool::{Pool, trace_ring};
-use crate::run::{Job, Left, Machine};
+use crate::run::{self, Job, Left, Machine, SharedPort};
+use crate::store::Swap;
 use crate::vcpu::Vcpu as _;
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable as _};
 use alloc::boxed::Box;
@@ -33,12 +34,12 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use buddy_system_allocator::LockedHeap;
-use console::Console;
+use console::{Console, Keys};
 use core::fmt::Write as _;
 use maintenance::Counted;
+use slat::GuestPhysAddr;
 use slat::format::stage2::{Features, Stage2};
 use slat::format::{Format as _, Geometry};
-use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{
     End, MemoryMap, Message, PARAMS_MAX, Params, Span, Started, decode_params, encode_message,
 };
@@ -138,25 +139,34 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
     let features = Features::from_id_registers(&slat::isa::aarch64::id_registers());
     let format = Stage2::new(features, params.gpa_bits).map_err(|error| error.to_string())?;
     let size = 1 << format.geometry().gpa_bits;
-    let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, VMID)
-        .map_err(|error| error.to_string())?;
+    let space = run::space(pool, format, size, VMID, Swap::default()).map_err(|error| error.to_string())?;
     let root = Root { vttbr: space.root_register(), vtcr: format.vtcr_el2(), hcr: format.hcr_el2() };
 
     let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
     let cpus: &Cpus = Box::leak(Box::new(Cpus::new(params.cpus as usize, ram, firmware::power_on)));
-    let devices = Box::leak(Box::new(platform::devices(cpus.count())));
+    let devices: Vec<Device> = platform::devices(cpus.count()).into();
+    let (devices, shared_port) = match params.monitor {
+        true => {
+            let others = devices.into_iter().filter(|device| *device != platform::UART).collect::<Vec<_>>();
+            (others, Some(SharedPort { device: platform::UART, registers: &Keys }))
+        }
+        false => (devices, None),
+    };
     let job = Job {
         ram: MEMORY_MAP.guest_ram,
         memory: params.guest_memory,
         content,
-        devices,
+        devices: devices.leak(),
         leaf: params.leaf,
         large_leaves_suit: false,
         on_fault: params.on_fault,
         churn: params.churn,
         uart: Some(platform::EMULATED_UART),
         screen: None,
+        shared_port,
+        terminal: params.monitor.then_some(&Keys),
         skip_copies: false,
+        paging: None,
     };
     let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
     // With several CPUs none may sleep inside the guest: the run could end without it.

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "takes over memory that the parameters describe")]
 
+use super::console::Keys;
 use super::guest::Shared;
 use super::maintenance::Counted;
 use super::pause::{self, Plan};
@@ -15,8 +16,9 @@ use crate::console_text::ConsoleText;
 use crate::cpus::{Cpus, Entry};
 use crate::guest::Content;
 use crate::pool::Pool;
-use crate::run::{Job, Machine, Port, Reclaim};
+use crate::run::{self, Job, Machine, Port, Reclaim};
 use crate::schedule::Scheduler;
+use crate::store::{Store, Swap};
 use crate::uart16550::Uart16550;
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
@@ -25,9 +27,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use slat::format::Format as _;
 use slat::format::gstage::Gstage;
-use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::pause::{Pause, Then};
-use slat_hv_protocol::{Params, Span};
+use slat_hv_protocol::{Paging, Params, Span};
 use spin::Mutex;
 
 /// A guest before its start.
@@ -52,6 +53,8 @@ pub(super) struct Builder<'a> {
     pub(super) features: Features,
     pub(super) reclaim: &'static Reclaim,
     pub(super) host: &'a Host,
+    /// Where pages go, if RAM is paged.
+    pub(super) store: Option<&'static Store>,
 }
 
 impl Builder<'_> {
@@ -136,8 +139,8 @@ impl Builder<'_> {
         let Self { params, pool, format, .. } = *self;
         let size = 1 << format.geometry().gpa_bits;
         // The tag is given when a hart first enters the space.
-        let space = AddrSpace::with_format(pool, format, GuestPhysAddr::new(0), size, 0)
-            .map_err(|error| error.to_string())?;
+        let swap = self.store.map_or(Swap::default(), |store| Swap::new(store, content.clone()));
+        let space = run::space(pool, format, size, 0, swap).map_err(|error| error.to_string())?;
         let root = space.root_register();
         let job = Job {
             ram: MEMORY_MAP.guest_ram,
@@ -150,7 +153,12 @@ impl Builder<'_> {
             churn: params.churn,
             uart: (serial != Serial::None).then_some(platform::EMULATED_UART),
             screen: None,
+            shared_port: None,
+            terminal: params.monitor.then_some(&Keys),
             skip_copies: false,
+            paging: params
+                .paging
+                .map(|Paging { idle_scans, .. }| run::Paging { guest: number as u16, idle_scans }),
         };
         let machine = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
         let machine = machine.with_port(Port::Uart16550(Uart16550::default()));
@@ -210,6 +218,17 @@ fn blob(span: Span) -> &'static [u8] {
     let start = core::ptr::with_exposed_provenance::<u8>(span.address as usize);
     // SAFETY: the span was checked: mapped, apart from everything that is ever written to. The emulator filled it.
     unsafe { core::slice::from_raw_parts(start, span.size as usize) }
+}
+
+/// The store of paged-out pages, if the parameters want one.
+pub(super) fn store(params: &Params) -> Result<Option<&'static Store>, String> {
+    let Some(Paging { store, .. }) = params.paging else { return Ok(None) };
+    // SAFETY: the parameters give this memory to the store; it was checked to lie apart from everything else, and nobody else takes
+    // it.
+    let area = unsafe { area(store) };
+    let store = Store::new(area, params.guests, params.guest_memory, params.mistake);
+    let store = store.map_err(|error| error.to_string())?;
+    Ok(Some(Box::leak(Box::new(store))))
 }
 
 /// The memory that `span` of the parameters describes, to be written.

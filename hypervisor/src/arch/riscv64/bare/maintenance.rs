@@ -128,6 +128,10 @@ impl Maintenance for Counted {
         self.trace.map(|ring| ring.on_cpu(this_hart()))
     }
 
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.counts()
+    }
+
     fn is_memory(&self, range: HostPhysRange) -> bool {
         range.end().as_u64() > RAM_ADDRESS
     }

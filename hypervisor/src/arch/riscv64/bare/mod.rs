@@ -183,20 +183,27 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let places = params.pause.as_ref().map_or(0, |pause| pause.then.more_guests()) as usize;
     let count = params.guests as usize + places;
     let scheduler: &Scheduler = Box::leak(Box::new(Scheduler::new(count, each, harts, harts::kick)));
-    // Nobody needs to be preempted where everybody has a hart of his own, nor must a wait be seen.
+    // Nobody needs to be preempted where everybody has a hart of his own, nor must a wait be seen. Pages age by slices.
     let crowded = count.saturating_mul(each) > harts;
-    let slice = if crowded { u64::from(host.timebase) / SLICES_PER_SECOND } else { timer::NEVER };
+    // The monitor's key is looked for after each slice.
+    let slice = if crowded || params.paging.is_some() || params.monitor {
+        u64::from(host.timebase) / SLICES_PER_SECOND
+    } else {
+        timer::NEVER
+    };
     let builder = Builder {
         params,
         pool,
         format,
         scheduler,
         harts,
-        trap_wait: params.churn.is_some() || crowded,
+        // A hart that sleeps would not see the monitor's key: the guest waits on the hart.
+        trap_wait: (params.churn.is_some() || crowded) && !params.monitor,
         several: count > 1,
         features: Features { sstc: timer::find() && host.has("sstc"), float: host.has("d") },
         reclaim: Box::leak(Box::default()),
         host: &host,
+        store: builder::store(params)?,
     };
     let plan = params.pause.as_ref().map(|pause| builder.plan(pause));
     let mut guests = (0..params.guests).map(|guest| builder.guest(guest)).collect::<Result<Vec<_>, _>>()?;

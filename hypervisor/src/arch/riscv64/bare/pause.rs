@@ -6,13 +6,14 @@ use crate::arch::riscv64::bare::vcpu::RiscvVcpu;
 use crate::cpus::Cpus;
 use crate::guests::{self, Verdict};
 use crate::pool::Pool;
-use crate::run::Machine;
+use crate::run::{self, Machine};
+use crate::store::Swap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use slat::PAGE_SIZE;
 use slat::format::Format as _;
 use slat::format::gstage::Gstage;
-use slat::{AddrSpace, GuestPhysAddr, PAGE_SIZE};
 use slat_hv_protocol::pause::{Fork, Forked, Moved, PATTERN, Pause, Round, Then};
 use slat_hv_protocol::snapshot::{Saved, Snapshot, State, Writer};
 use slat_hv_protocol::{End, Message, Mistake, Span};
@@ -151,7 +152,7 @@ fn migrate(
     let pages = match moving.rounds[..] {
         [] => {
             let size = 1 << plan.format.geometry().gpa_bits;
-            let space = AddrSpace::with_format(pool, plan.format, GuestPhysAddr::new(0), size, 0);
+            let space = run::space(pool, plan.format, size, 0, Swap::default());
             machine.begin_move(place, space.map_err(|error| error.to_string())?)?
         }
         _ => {

@@ -187,6 +187,10 @@ impl Maintenance for Shootdown {
         self.trace.map(|ring| ring.on_cpu(cpu::this_cpu()))
     }
 
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.counts()
+    }
+
     fn is_memory(&self, range: HostPhysRange) -> bool {
         range.start().as_u64() < MEMORY_END
     }

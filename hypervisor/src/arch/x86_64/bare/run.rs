@@ -1,5 +1,6 @@
 //! The run of a kernel, from its image to the report.
 
+use super::console::Keys;
 use super::guest_cpus::{RunVcpu, Shared};
 use super::machine;
 use super::physical::Physical;
@@ -13,7 +14,8 @@ use crate::arch::x86_64::ports;
 use crate::arch::x86_64::vcpu::Config;
 use crate::cpus::Cpus;
 use crate::guest::Content;
-use crate::run::{Job, Machine, Screen};
+use crate::run::{self, Job, Machine, Screen};
+use crate::store::Swap;
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -21,7 +23,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use slat::format::{Format as _, Geometry};
-use slat::{AddrSpace, GuestPhysAddr, HostPhysAddr, MappingFlags};
+use slat::{GuestPhysAddr, HostPhysAddr, MappingFlags};
 use slat_hv_protocol::{FaultCost, Message, Mistake, PagesWritten, Params, Report, Started};
 use slat_x86::cpuid::Policy;
 
@@ -56,8 +58,8 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
     vendor.turn_on(0).map_err(|error| format!("{} cannot be turned on: {error}", V::NAME))?;
     let format = vendor.format(params.gpa_bits)?;
     let Geometry { levels, gpa_bits, root_tables } = format.geometry();
-    let mut space = AddrSpace::with_format(host, format, GuestPhysAddr::new(0), 1 << gpa_bits, 0)
-        .map_err(|error| error.to_string())?;
+    let mut space =
+        run::space(host, format, 1 << gpa_bits, 0, Swap::default()).map_err(|error| error.to_string())?;
     // Reads pass; what is written could stop the machine's CPUs and is looked at first.
     let (gpa, hpa) = (GuestPhysAddr::new(LOCAL_APIC.address), HostPhysAddr::new(LOCAL_APIC.address));
     space
@@ -78,7 +80,10 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         churn: params.churn,
         uart: None,
         screen: Some(Screen { address: SCREEN, until: params.until_screen.clone() }),
+        shared_port: None,
+        terminal: params.monitor.then_some(&Keys),
         skip_copies: params.mistake == Mistake::SkippedCopies,
+        paging: None,
     };
     let run = Machine::new(space, cpus, job).map_err(|error| error.to_string())?;
     let run: &Machine<'static, Host, V::Format> = Box::leak(Box::new(run));
@@ -89,8 +94,11 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         ..vendor.started(&format)
     }));
 
-    let intercepts =
-        Intercepts { ports: ports::intercepted(), log_modifications: true, ..Intercepts::default() };
+    let intercepts = Intercepts {
+        ports: ports::intercepted(params.monitor),
+        log_modifications: true,
+        ..Intercepts::default()
+    };
     let signals: &Signals = Box::leak(Box::default());
     let config = || -> Result<_, String> {
         Ok(Config {

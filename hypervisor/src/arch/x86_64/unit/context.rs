@@ -266,6 +266,7 @@ impl<V: Vendor> Space<V> {
                         FaultOutcome::Populated(_)
                         | FaultOutcome::Spurious
                         | FaultOutcome::Marked
+                        | FaultOutcome::MadeWritable
                         | FaultOutcome::Retry,
                     ) => {}
                     outcome => return Err(format!("{}: {outcome:?}", fault.info)),

@@ -1,7 +1,7 @@
 use super::{bar, cost, counts, kib, per_fault, share};
 use crate::platform::Platform;
 use crate::task_run::report::Machine;
-use slat_hv_protocol::{FaultCost, PagesWritten, Report};
+use slat_hv_protocol::{FaultCost, PagesWritten, PagingReport, Report};
 
 #[test]
 fn bars_are_proportional_and_never_hide_a_count() {
@@ -52,6 +52,38 @@ fn what_only_x86_tells_is_shown_when_it_is_there() {
     for present in
         ["pages written", "512  2.0 MiB", "in the log of the CPU", "exits: cpuid", "    | Test #4\n    |\n"]
     {
+        assert!(text.contains(present), "{present} is missing in {text}");
+    }
+}
+
+#[test]
+fn what_was_paged_is_shown_when_anything_was() {
+    let mut report: Report = serde_json::from_str(REPORT).unwrap();
+    let machine = Machine::Emulator(Platform::Riscv);
+    assert!(!counts(&report, machine, None).contains("paging"));
+    let paging = PagingReport {
+        pool: 10_240,
+        scans: 43,
+        idle: 500,
+        evictions: 8,
+        evicted: 12,
+        stored: 490,
+        same: 70,
+        paged_in: 300,
+        refused: 0,
+        store: 1000,
+        store_peak: 420,
+    };
+    (report.paging, report.frames.peak) = (Some(paging), 10_200);
+    let text = counts(&report, machine, None);
+    for present in [
+        "512 pages out, 300 in again",
+        "500  by 43 scans",
+        "12  8 times no frame was left",
+        "490  70 of one word",
+        "420  of 1000 pages",
+        "40  of 40.0 MiB",
+    ] {
         assert!(text.contains(present), "{present} is missing in {text}");
     }
 }

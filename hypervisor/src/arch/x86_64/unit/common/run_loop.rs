@@ -12,13 +12,14 @@ use crate::arch::x86_64::vcpu::{Config, X86Vcpu};
 use crate::cpus::Cpus;
 use crate::guest::Content;
 use crate::run::{Job, Left, Machine, Outcome, Screen};
+use crate::store::Swap;
 use crate::vcpu::Vcpu as _;
 use alloc::boxed::Box;
 use alloc::string::String;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
+use slat::GuestPhysAddr;
 use slat::format::Format as _;
-use slat::{AddrSpace, GuestPhysAddr};
 use slat_hv_protocol::{Churn, End, FaultPolicy, Leaf};
 use slat_x86::cpuid::Policy;
 
@@ -116,7 +117,7 @@ guest_code!(
     "vmmcall",
     "ret",
     ".org guest_asking + 0x200",
-    ".ascii \"query 0x10010\\ndump\\nstats\\nhelp\\n\"",
+    ".ascii \"help\\nstats\\nquery 0x10010\\nmap\\n\"",
     ".byte 0",
 );
 
@@ -124,12 +125,9 @@ fn debug_port_and_hypercalls<V: Vendor>(context: &Context<V>) -> Result<(), Fail
     let outcome = run(context, asking(), job(asking(), None), true)?;
     ensure_eq!(outcome.end, End::PowerOff, "end");
     let text = &outcome.buffer_calls.text;
-    for part in [
-        "0x10010: leaf 0x10000..0x11000 -> ",
-        "0x0..0x400000 rwxu alloc",
-        "exits      ",
-        "dump, query GPA or stats",
-    ] {
+    for part in
+        ["query GPA, regs, map, dump, stats, faults, audit, flushes", "exits      ", "GPA 0x10010: -> "]
+    {
         ensure!(text.contains(part), "{part:?} is not in {text:?}");
     }
     ensure_eq!(outcome.buffer_calls.done, 4, "texts printed");
@@ -300,7 +298,10 @@ fn job(code: &'static [u8], until: Option<&str>) -> Job<'static> {
         churn: None,
         uart: None,
         screen: Some(Screen { address: 0xb_8000, until: until.map(Into::into) }),
+        shared_port: None,
+        terminal: None,
         skip_copies: false,
+        paging: None,
     }
 }
 
@@ -314,14 +315,14 @@ fn run<V: Vendor>(
     ensure!(code.len() < 4096, "{} bytes of code", code.len());
     let format = context.vendor.format(None)?;
     let size = 1 << format.geometry().gpa_bits;
-    let space = AddrSpace::with_format(context.host, format, GuestPhysAddr::new(0), size, 0);
+    let space = crate::run::space(context.host, format, size, 0, Swap::default());
     let space = space.map_err(|error| failed("a space", error))?;
     let root = space.root_register();
     let spaces_cpus = context.host.maintenance().register(root);
     let cpus: &Cpus = Box::leak(Box::new(Cpus::new(1, 0..MEMORY, |_| false)));
     let machine = Machine::new(space, cpus, job).map_err(|error| failed("regions", error))?;
     let machine: &Machine<'static, _, _> = Box::leak(Box::new(machine));
-    let intercepts = Intercepts { ports: ports::intercepted(), ..Intercepts::default() };
+    let intercepts = Intercepts { ports: ports::intercepted(false), ..Intercepts::default() };
     let config = Config {
         vcpu: context.vendor.vcpu(&intercepts)?,
         hardware: Physical::<V>::new(context.host, spaces_cpus, machine),

@@ -1,6 +1,7 @@
 //! Unit guests on VMX with EPT.
 
 mod cpus;
+mod dirty_log;
 mod events;
 mod interrupts;
 mod marks;
@@ -57,6 +58,8 @@ pub(in crate::arch::x86_64) const GUESTS: &[UnitGuest<Context<Vmx>>] = &[
     guest("ept-accessed-dirty", accessed_dirty, marks::accessed_dirty),
     guest("ept-log", log, marks::log),
     guest("ept-log-of-a-large-leaf", log, marks::log_of_a_large_leaf),
+    guest("ept-dirty-log", nothing, dirty_log::exact),
+    guest("ept-dirty-log-without-a-drain", log, dirty_log::without_a_drain),
     guest("vmx-redelivery", nothing, events::redelivery),
     guest("vmx-lost-event", nothing, events::lost_event),
     guest("vmx-double-fault", nothing, events::double_fault),
