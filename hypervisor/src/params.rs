@@ -15,6 +15,9 @@ pub enum ParamsError {
     /// A span that must not be empty is.
     #[error("the {0} is empty")]
     Empty(&'static str),
+    /// The trace's memory is not aligned.
+    #[error("the trace must begin at a multiple of 4 KiB and be a multiple of 4 KiB long")]
+    UnalignedTrace,
     /// The recording's memory is not aligned.
     #[error("the recording must begin at a multiple of 4 KiB and be a multiple of 4 KiB long")]
     UnalignedRecording,
@@ -92,6 +95,7 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
         nonce,
         pool,
         recording,
+        trace,
         kernel,
         initrd,
         guest_memory,
@@ -115,6 +119,9 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     if recording.address % slat::PAGE_SIZE != 0 || recording.size % slat::PAGE_SIZE != 0 {
         return Err(ParamsError::UnalignedRecording);
     }
+    if trace.address % slat::PAGE_SIZE != 0 || trace.size % slat::PAGE_SIZE != 0 {
+        return Err(ParamsError::UnalignedTrace);
+    }
     let image = params.pause.as_ref().map_or(Span::default(), |pause| pause.image);
     if image.address % slat::PAGE_SIZE != 0 || image.size % 8 != 0 {
         return Err(ParamsError::UnalignedImage);
@@ -128,6 +135,7 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
         ("kernel", *kernel),
         ("initrd", *initrd),
         ("recording", *recording),
+        ("trace", *trace),
         ("snapshot", image),
         ("store of paged-out pages", store),
     ];

@@ -9,14 +9,29 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use buddy_system_allocator::FrameAllocator;
 use core::sync::atomic::{AtomicU64, Ordering};
+use slat::trace::{Ring, Tracer, What};
 use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, HostPhysRange, Invalidation, PAGE_SIZE};
 use slat_hv_protocol::recording::Event;
+use slat_hv_protocol::trace::{FRAMES, FRAMES_STEP};
 use slat_hv_protocol::{Frames, Span};
 use spin::Mutex;
 
 /// What a returned frame is filled with when frames are to be poisoned: to a guest that still reaches it, wrong data
 /// and undefined instructions.
 pub const POISON: u8 = 0xa5;
+
+/// The ring of a trace in this memory of the machine's, if there is any.
+///
+/// # Safety
+/// `memory` is zeroed RAM, aligned to words, mapped one to one, and nothing else ever uses it.
+#[must_use]
+pub unsafe fn trace_ring(memory: Span) -> Option<Ring<'static>> {
+    let first = core::ptr::with_exposed_provenance::<AtomicU64>(memory.address as usize);
+    (memory.size != 0).then(|| {
+        // SAFETY: the caller's promise; atomic words may be shared.
+        Ring::new(unsafe { core::slice::from_raw_parts(first, memory.size as usize / 8) })
+    })
+}
 
 /// The part of the host that belongs to the machine.
 pub trait Maintenance {
@@ -32,6 +47,14 @@ pub trait Maintenance {
     fn is_memory(&self, range: HostPhysRange) -> bool {
         let _ = range;
         false
+    }
+    /// The ring that the run is traced in, and the CPU at hand, if it is traced. The default is not.
+    fn tracer(&self) -> Option<Tracer<'_>> {
+        None
+    }
+    /// The time for the trace. The default is the CPU's counter.
+    fn time(&self) -> u64 {
+        slat::isa::timestamp()
     }
     /// Instructions and messages of TLB maintenance until now, by kind. The default counts none.
     fn invalidations(&self) -> BTreeMap<String, u64> {
@@ -98,6 +121,8 @@ struct State {
     counts: Frames,
     in_use: u64,
     cache_frames: u64,
+    /// How many were in use when the trace was told last.
+    told: u64,
 }
 
 impl<M: Maintenance> Pool<M> {
@@ -116,8 +141,21 @@ impl<M: Maintenance> Pool<M> {
         if frames > 0 {
             free.add_frame(frame(start), frame(end));
         }
-        let state = State { free, counts: Frames::default(), in_use: 0, cache_frames: 0 };
+        let state = State { free, counts: Frames::default(), in_use: 0, cache_frames: 0, told: 0 };
         Self { memory, frames, state: Mutex::new(state), poison, maintenance }
+    }
+
+    /// Leaves the frames in use in the trace, if there is one and they are many more or fewer than last time.
+    fn tell_frames(&self, state: &mut State) {
+        if state.in_use.abs_diff(state.told) < FRAMES_STEP && state.in_use != 0 {
+            return;
+        }
+        let Some(tracer) = self.maintenance.tracer() else { return };
+        state.told = state.in_use;
+        let (cpu, time) = (tracer.cpu(), self.maintenance.time());
+        let what = What::Host { code: FRAMES, values: [state.in_use, state.counts.taken, 0] };
+        let root = HostPhysAddr::new(0);
+        tracer.ring().record(&slat::trace::Event { begin: time, end: time, cpu, tag: 0, root, what });
     }
 
     /// What happened to the frames until now.
@@ -152,6 +190,7 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
         state.counts.taken += count as u64;
         state.in_use += count as u64;
         state.counts.peak = state.counts.peak.max(state.in_use);
+        self.tell_frames(&mut state);
         let start = start as u64 * PAGE_SIZE;
         self.maintenance.record(Event::Take { start, count: count as u64 });
         Some(HostPhysAddr::new(start))
@@ -167,6 +206,7 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
         give_back(&mut state.free, (start.as_u64() / PAGE_SIZE) as usize, count);
         state.counts.returned += count as u64;
         state.in_use = state.in_use.saturating_sub(count as u64);
+        self.tell_frames(&mut state);
     }
 
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
@@ -196,6 +236,14 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
         let inside =
             range.start().as_u64() >= address && range.end().as_u64() <= address.saturating_add(size);
         self.maintenance.is_memory(range) && !inside
+    }
+
+    fn tracer(&self) -> Option<Tracer<'_>> {
+        self.maintenance.tracer()
+    }
+
+    fn trace_time(&self) -> u64 {
+        self.maintenance.time()
     }
 
     fn table_stored(&self, entry: HostPhysAddr, value: u64) {

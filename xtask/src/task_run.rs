@@ -119,6 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         checks: None,
         verdict: &verdict,
     };
+    summary.write_trace()?;
     summary.print()?;
     match verdict {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -23,6 +23,7 @@ mod riscv;
 mod scenarios;
 mod step;
 mod tidy;
+mod traced;
 pub(crate) mod workspace_steps;
 mod x86;
 
@@ -81,6 +82,7 @@ impl Plan {
             workspace_steps::tests(),
             oracle::steps(),
             on_model::steps(),
+            traced::steps(),
             mutants::steps(),
             instructions::steps(),
             examples::steps(root),

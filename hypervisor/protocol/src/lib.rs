@@ -15,6 +15,7 @@ pub mod recording;
 mod report;
 pub mod rom;
 pub mod snapshot;
+pub mod trace;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -185,6 +186,9 @@ pub struct Params {
     pub pool: Span,
     /// Zeroed memory for the [recording] of the run; empty for none. 4 KiB aligned.
     pub recording: Span,
+    /// Zeroed memory for the [trace] of the run; empty for none. 4 KiB aligned.
+    #[serde(default)]
+    pub trace: Span,
     /// The guest's kernel: an arm64 Linux `Image`; on x86 a Linux bzImage, or what has the header of one (memtest86+); on
     /// RISC-V a Linux `Image`, or a flat binary without its header (U-Boot), for the address 2 MiB above the first of RAM.
     pub kernel: Span,
@@ -338,6 +342,9 @@ pub struct Started {
     /// Whether the CPU keeps accessed and dirty flags in the table.
     #[serde(default)]
     pub accessed_dirty: bool,
+    /// Counts in a second of the clock of the [trace]; 0 where the machine does not tell.
+    #[serde(default)]
+    pub ticks_per_second: u64,
     /// Optional features of the CPU that stage 2 uses, by their architectural names.
     pub features: Vec<String>,
 }

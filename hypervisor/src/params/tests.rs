@@ -10,6 +10,7 @@ fn params() -> Params {
         nonce: "a1b2".to_string(),
         pool: Span { address: 0x5000_0000, size: 0x1000_0000 },
         recording: Span { address: 0x6000_0000, size: 0x1000 },
+        trace: Span::default(),
         kernel: Span { address: 0x4200_0000, size: 27 << 20 },
         initrd: Span { address: 0x4400_0000, size: 12345 },
         guest_memory: 128 << 20,

@@ -66,6 +66,8 @@ pub(crate) struct Prepared {
     pub(crate) listener: Option<TcpListener>,
     /// The file in which memory is found afterwards, and at which offset there the recording begins; if it was wanted.
     pub(crate) recording: Option<(PathBuf, u64)>,
+    /// The same of its trace.
+    pub(crate) trace: Option<(PathBuf, u64)>,
     /// The same of the snapshot that the run is to make.
     pub(crate) snapshot: Option<(PathBuf, u64)>,
     /// Finds what the emulator complained about in what it wrote to its standard error.
@@ -74,7 +76,8 @@ pub(crate) struct Prepared {
 
 impl Machine {
     /// The hypervisor, with the files of a run in memory where `layout` says. Files that are made go into `directory`, as
-    /// does the memory that is to be kept for its recording. `typed` says that something is to be typed on the serial port.
+    /// does the memory that is to be kept for its recording or its trace. `typed` says that something is to be typed on the serial
+    /// port.
     pub(crate) fn with_hypervisor(
         &self,
         hypervisor: &Path,
@@ -83,7 +86,7 @@ impl Machine {
         directory: &Path,
         typed: bool,
     ) -> Result<Prepared> {
-        let record = layout.recording.size > 0;
+        let (record, traced) = (layout.recording.size > 0, layout.trace.size > 0);
         if self.platform == Platform::Intel {
             payload::write(&directory.join(bochs::PAYLOAD), files, layout, &self.platform.map())?;
             let listen =
@@ -91,12 +94,13 @@ impl Machine {
             let listener = typed.then(listen).transpose()?;
             bochs::write_files(self, hypervisor, layout, directory, listener.as_ref())?;
             let recording = record.then(|| (directory.join(bochs::RECORDING), 0));
+            let trace = traced.then(|| (directory.join(bochs::TRACE), 0));
             let command = bochs::command(self, directory);
             let complaint = bochs::complaint;
-            return Ok(Prepared { command, listener, recording, snapshot: None, complaint });
+            return Ok(Prepared { command, listener, recording, trace, snapshot: None, complaint });
         }
         let snapshots = layout.image.size > 0 && files.snapshot.is_none();
-        let memory = (record || snapshots).then(|| directory.join("memory"));
+        let memory = (record || traced || snapshots).then(|| directory.join("memory"));
         let kept = memory.as_deref();
         let command = match self.platform {
             Platform::Arm => qemu::arm(self, hypervisor, files, layout, kept),
@@ -111,7 +115,9 @@ impl Machine {
             memory.clone().filter(|_| wanted).map(|memory| (memory, layout.offset(span)))
         };
         let (recording, snapshot) = (at(record, layout.recording), at(snapshots, layout.image));
-        Ok(Prepared { command, listener: None, recording, snapshot, complaint: qemu::complaint })
+        let trace = at(traced, layout.trace);
+        let complaint = qemu::complaint;
+        Ok(Prepared { command, listener: None, recording, trace, snapshot, complaint })
     }
 
     /// The guest's kernel with nothing below it, where that can be.
@@ -124,7 +130,7 @@ impl Machine {
         );
         let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
         let complaint = qemu::complaint;
-        Ok(Prepared { command, listener: None, recording: None, snapshot: None, complaint })
+        Ok(Prepared { command, listener: None, recording: None, trace: None, snapshot: None, complaint })
     }
 
     /// As [`Machine::native`], with QEMU's monitor on the socket `monitor`, which is made.

@@ -16,6 +16,7 @@ use crate::process::{self, Guard};
 use crate::random;
 use crate::recording::Recording;
 use crate::task_run::PAYLOAD_SEED;
+use crate::trace::{self, Trace};
 use anyhow::{Context, Result};
 pub(crate) use keyboard::Asking;
 use keyboard::Keyboard;
@@ -109,6 +110,8 @@ pub(crate) struct Choices {
     pub(crate) page_requests: bool,
     /// Whether the run is recorded.
     pub(crate) record: bool,
+    /// Whether the run is traced.
+    pub(crate) trace: bool,
     pub(crate) sharing: Sharing,
     /// What is done with the guest in the middle of its work, if anything is.
     pub(crate) pause: Option<Then>,
@@ -165,6 +168,10 @@ pub(crate) struct Observed {
     pub(crate) emulator_error: String,
     /// The recording, if there was to be one and the guest was started.
     pub(crate) recording: Option<Recording>,
+    /// The trace, likewise.
+    pub(crate) trace: Option<Trace>,
+    /// When the hypervisor said that it begins, and when its last word came, in seconds since the emulator's start.
+    pub(crate) ran: [Option<f64>; 2],
     /// The unit guests that were run, each with the seconds since the emulator's start at its end, and whether all of them
     /// were.
     pub(crate) units: Vec<(f64, UnitOutcome)>,
@@ -212,6 +219,7 @@ pub(crate) fn under_slat(
         _ => layout,
     };
     let layout = choices.paging.map_or(layout, |paged| layout.with_store(paged.store));
+    let layout = if choices.trace { layout.with_trace() } else { layout };
     let pause = choices.pause.map(|then| {
         let pause = commands::pause(then, PAYLOAD_SEED).0;
         Pause { image: layout.image, ..pause }
@@ -220,6 +228,7 @@ pub(crate) fn under_slat(
         nonce: nonce(machine.pace),
         pool: layout.pool,
         recording: layout.recording,
+        trace: layout.trace,
         kernel: layout.kernel,
         initrd: layout.initrd,
         guest_memory: guest.memory,
@@ -268,6 +277,7 @@ pub(crate) fn unit_guests(
         nonce: nonce(machine.pace),
         pool: layout.pool,
         recording: layout.recording,
+        trace: layout.trace,
         kernel: Span::default(),
         initrd: Span::default(),
         guest_memory: MEMORY,
@@ -318,6 +328,14 @@ fn hypervisor_run(
         memory.seek(SeekFrom::Start(*offset)).with_context(cannot)?;
         memory.take(saved.bytes).read_to_end(&mut bytes).with_context(cannot)?;
         seen.snapshot = Some(bytes);
+    }
+    if let (Some((memory, offset)), Some(started)) = (prepared.trace, &seen.started) {
+        if let Ok(mut memory) = File::open(memory) {
+            let words = trace::words(&mut memory, offset, layout.trace.size);
+            let words = words.context("the trace cannot be read")?;
+            let seconds = seen.ran[1].zip(seen.ran[0]).map(|(end, begin)| end - begin);
+            seen.trace = Some(Trace::new(words, started.ticks_per_second, seconds));
+        }
     }
     if let (Some((memory, offset)), Some(started)) = (prepared.recording, &seen.started) {
         // An emulator that had to be killed may have left none.
@@ -469,6 +487,8 @@ impl Observed {
             failed: None,
             emulator_error: String::new(),
             recording: None,
+            trace: None,
+            ran: [None; 2],
             units: Vec::new(),
             guests: Vec::new(),
             units_ended: false,

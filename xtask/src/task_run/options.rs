@@ -171,6 +171,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     pub(crate) record: Option<PathBuf>,
 
+    /// Write what happened when, fault by fault, in the trace event format of Chrome, which https://ui.perfetto.dev shows
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    pub(crate) trace: Option<PathBuf>,
+
+    /// Draw the story of the boot: a page of HTML that needs nothing else
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    pub(crate) report: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) pause: PauseOptions,
 
@@ -306,9 +314,7 @@ impl Options {
         let memtest = memtest || image.as_ref().is_some_and(|image| image.program == Program::Memtest);
         ensure!(!memtest || self.initrd.is_none(), "--initrd: memtest86+ takes none");
         ensure!(!u_boot || self.initrd.is_none(), "--initrd: u-boot takes none");
-        if let Some(file) = &self.record {
-            File::create(file).with_context(|| format!("--record: cannot write {}", file.display()))?;
-        }
+        self.check_files()?;
         check_size(self.memory)?;
         // A kernel that is still to be fetched is checked again once it is there.
         let (program, least) = match (memtest, u_boot) {
@@ -324,8 +330,23 @@ impl Options {
         Ok(Checked { platform, program, image, choices: self.choices() })
     }
 
+    /// Whether everything that is to be written can be.
+    fn check_files(&self) -> Result<()> {
+        let files = [("--record", &self.record), ("--trace", &self.trace), ("--report", &self.report)];
+        for (name, file) in files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?))) {
+            File::create(file).with_context(|| format!("{name}: cannot write {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the run is traced.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.trace.is_some() || self.report.is_some()
+    }
+
     /// Checks the options for the model.
     pub(crate) fn check_model(&self) -> Result<ModelChoices> {
+        self.check_files()?;
         refuse("--machine model", &self.pause.given())?;
         refuse("--machine model", &self.monitor.given())?;
         refuse("--machine model", &self.paging.given())?;
@@ -390,7 +411,7 @@ impl Options {
             Some(pool) => Layout::with_pool(&map, kernel, initrd, pool),
         };
         let layout = layout.with_recording();
-        let layout = self.paged().map_or(layout, |paged| layout.with_store(paged.store));
+        let layout = self.paged().map_or(layout, |paged| layout.with_store(paged.store)).with_trace();
         let takes = layout.machine_memory;
         ensure!(
             takes <= most,
@@ -449,6 +470,7 @@ impl Options {
             mistake: self.mistake,
             page_requests: false,
             record: self.record.is_some(),
+            trace: self.is_traced(),
             sharing: Sharing {
                 guests: self.guests,
                 cpus: self.host_cpus.map(|_| self.cpus),

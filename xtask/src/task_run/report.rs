@@ -4,6 +4,7 @@ mod counts;
 mod gstage;
 mod json;
 mod several;
+mod traced;
 
 use super::options::Options;
 use crate::boot::screen;

@@ -83,6 +83,11 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("cargo xtask run --cpus 2", Shown::Emulated),
     ("cargo xtask run --help", Shown::Here),
     ("cargo xtask run --machine model --format ept --cpus 4 --churn", Shown::Here),
+    (
+        "cargo xtask run --machine model --format ept --report boot.html --trace boot.json",
+        Shown::By("a trace and its story in a browser: ept"),
+    ),
+    ("cargo xtask run --report boot.html --trace boot.json", Shown::By("boot with 4k leaves")),
     ("cargo xtask run --vendor amd", Shown::Emulated),
     ("cargo xtask test", Shown::Itself),
     ("cargo xtask test --filter \"RISC-V\"", Shown::Itself),

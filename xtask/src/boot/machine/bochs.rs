@@ -2,7 +2,7 @@
 //!
 //! Protocol: the hypervisor is the ROM, and the payload is in memory from the start. The serial port is a file that is the
 //! standard output of the command, so that it is read as it comes; what Bochs itself prints there is dropped. The end is
-//! an instruction that stops in the debugger (`xchg bx, bx`), whose script then writes the recording to a file, and quits.
+//! an instruction that stops in the debugger (`xchg bx, bx`), whose script then writes the recording and the trace to files, and quits.
 
 use super::{Machine, Pace, guarded};
 use crate::boot::layout::Layout;
@@ -18,6 +18,9 @@ pub(super) const PAYLOAD: &str = "payload";
 
 /// The file that the debugger writes the recording to.
 pub(super) const RECORDING: &str = "recording";
+
+/// The same for the trace.
+pub(super) const TRACE: &str = "trace";
 
 const CONFIGURATION: &str = "bochsrc";
 const SCRIPT: &str = "script";
@@ -127,11 +130,11 @@ fn configuration(machine: &Machine, layout: &Layout, port: &str) -> String {
 }
 
 fn script(layout: &Layout) -> String {
-    let span = layout.recording;
-    let keep = match span.size {
-        0 => String::new(),
-        size => format!("writemem \"{RECORDING}\" {:#x} {size:#x}\n", span.address),
-    };
+    let kept =
+        [(RECORDING, layout.recording), (TRACE, layout.trace)].into_iter().filter(|(_, span)| span.size > 0);
+    let keep: String = kept
+        .map(|(file, span)| format!("writemem \"{file}\" {:#x} {:#x}\n", span.address, span.size))
+        .collect();
     format!("c\n{keep}q\n")
 }
 

@@ -36,8 +36,14 @@ impl Observer {
                 }
                 Piece::Line(line) => self.line(&line),
                 Piece::Message(message) => match *message {
-                    Message::Started(started) => self.seen.started = Some(started),
-                    Message::Ended(report) => self.seen.report = Some(*report),
+                    Message::Started(started) => {
+                        self.seen.started = Some(started);
+                        self.seen.ran[0] = Some(self.begin.elapsed().as_secs_f64());
+                    }
+                    Message::Ended(report) => {
+                        self.seen.report = Some(*report);
+                        self.seen.ran[1] = Some(self.begin.elapsed().as_secs_f64());
+                    }
                     Message::Failed { reason } => self.seen.failed = Some(reason),
                     Message::Unit(outcome) => {
                         self.seen.units.push((self.begin.elapsed().as_secs_f64(), outcome));

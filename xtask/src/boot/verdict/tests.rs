@@ -56,6 +56,8 @@ fn good() -> Observed {
         failed: None,
         emulator_error: String::new(),
         recording: None,
+        trace: None,
+        ran: [None; 2],
         units: Vec::new(),
         guests: Vec::new(),
         units_ended: false,

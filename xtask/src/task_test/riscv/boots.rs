@@ -9,7 +9,7 @@ use crate::guests::cache::Kernel;
 use crate::task_run;
 use crate::task_test::linux::{Boot, MEMORY, PATIENCE, both_took_part};
 use crate::task_test::step::{Outcome, Step};
-use crate::task_test::{monitor, recorded};
+use crate::task_test::{monitor, recorded, traced};
 use anyhow::{Context as _, Result, ensure};
 use slat_hv_protocol::{Leaf, Mistake};
 
@@ -67,14 +67,16 @@ fn as_it_is(bench: &Bench, output: &mut String) -> Result<String> {
 /// Every page that was populated is a leaf of its own; and the monitor tells of them.
 fn page_by_page(bench: &Bench, output: &mut String) -> Result<String> {
     let mut boot = bench.linux.usual();
-    boot.choices.leaf = Leaf::Size4K;
+    (boot.choices.leaf, boot.choices.trace) = (Leaf::Size4K, true);
     boot.choices.monitor = Some(monitor::asking(bench.linux.platform));
     let (seen, report) = bench.linux.good_boot(&boot, output)?;
     let (populated, leaves) = (report.faults.populated, report.leaves);
     ensure!(report.faults.spurious == 0, "{} spurious faults", report.faults.spurious);
     ensure!(leaves.size_2m == 0 && leaves.size_4k == populated, "{populated} faults made {leaves:?}");
     ensure!((8_000..=30_000).contains(&populated), "{populated} faults are not what a boot takes");
-    Ok(format!("{populated} faults; {}", monitor::answered(bench.linux.platform, &seen)?))
+    let (traced, answered) =
+        (traced::is_complete(&seen, &report)?, monitor::answered(bench.linux.platform, &seen)?);
+    Ok(format!("{populated} faults; {traced}; {answered}"))
 }
 
 /// Two vCPUs on two harts, which fault at the same time; recorded, so that fences of the other hart are looked at as well.

@@ -7,7 +7,7 @@ use crate::boot::verdict;
 use crate::platform::Platform;
 use crate::task_test::linux::enough_churn;
 use crate::task_test::step::{Outcome, Step};
-use crate::task_test::{monitor, recorded};
+use crate::task_test::{monitor, recorded, traced};
 use anyhow::{Context as _, Result, bail, ensure};
 use slat_hv_protocol::{Churn, Leaf, Mistake, Report};
 use std::time::Duration;
@@ -119,10 +119,12 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
 }
 
 fn linux(bench: &Bench, cpu: &str, asked: bool, output: &mut String) -> Result<String> {
-    let choices = Choices { monitor: asked.then_some(monitor::asking(bench.platform)), ..Choices::default() };
+    let monitor = asked.then_some(monitor::asking(bench.platform));
+    let choices = Choices { monitor, trace: true, ..Choices::default() };
     let (seen, report) = good(bench, &bench.linux(LINUX_MEMORY)?, (cpu, 1), &choices, output)?;
     let answers =
         if asked { format!("; {}", monitor::answered(bench.platform, &seen)?) } else { String::new() };
+    let traced = traced::is_complete(&seen, &report)?;
     let faults = report.faults.total;
     ensure!(faults <= MOST_FAULTS, "{faults} faults are too many");
     ensure!(report.leaves.size_2m > 0, "there is no large leaf");
@@ -131,7 +133,7 @@ fn linux(bench: &Bench, cpu: &str, asked: bool, output: &mut String) -> Result<S
     let accessed_dirty = seen.started.is_some_and(|started| started.accessed_dirty);
     let written = report.pages_written.filter(|written| written.dirty > 0);
     ensure!(written.is_some() == accessed_dirty, "the pages written are {:?}", report.pages_written);
-    Ok(format!("{faults} faults, each {} ticks{answers}", cost.ticks / cost.faults))
+    Ok(format!("{faults} faults, each {} ticks; {traced}{answers}", cost.ticks / cost.faults))
 }
 
 /// Page by page, moved, taken away and write-protected while the guest runs; and all of that once more on the model, which

@@ -44,6 +44,9 @@ fn the_debugger_goes_on_keeps_the_recording_and_quits() {
     let layout = layout.with_recording();
     let (address, size) = (layout.recording.address, layout.recording.size);
     assert_eq!(script(&layout), format!("c\nwritemem \"recording\" {address:#x} {size:#x}\nq\n"));
+    let layout = layout.with_trace();
+    let (address, size) = (layout.trace.address, layout.trace.size);
+    assert!(script(&layout).ends_with(&format!("writemem \"trace\" {address:#x} {size:#x}\nq\n")));
 }
 
 #[test]
