@@ -258,7 +258,7 @@ fn hostile_tables_are_answered() {
                 all(0x1000, |_| 0x2007),
                 all(0x2000, |_| 0x3007),
                 all(0x3000, |_| 0x4007),
-                all(0x4000, |index| index << 12 | 0x37),
+                all(0x4000, |index| (index << 12) | 0x37),
             ]
             .concat(),
             "entries were read",
