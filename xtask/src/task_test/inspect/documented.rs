@@ -17,11 +17,8 @@ pub(super) fn executed(tool: &Tool, context: &Context, output: &mut String) -> R
     for path in tidy::files(context)?.iter().filter(|path| path.ends_with(".md")) {
         let text = fs::read_to_string(context.workspace.root.join(path)).unwrap_or_default();
         for line in commands::commands_of(&text) {
-            let words = commands::words(&line)?;
-            let Some(("slat-inspect", arguments)) = words.split_first().map(|(first, rest)| (*first, rest))
-            else {
-                continue;
-            };
+            let Some(arguments) = line.strip_prefix("slat-inspect ") else { continue };
+            let arguments = commands::words(arguments)?;
             let mut command = Command::new(&tool.program);
             let captured = process::capture(command.args(arguments).current_dir(directory.path()))?;
             output.push_str(&format!("$ {line}\n{}{}\n", captured.stdout, captured.stderr));
