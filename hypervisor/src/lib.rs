@@ -21,6 +21,7 @@ pub mod cpus;
 pub mod debug_port;
 pub mod guest;
 pub mod guests;
+pub mod monitor;
 pub mod params;
 pub mod pl011;
 pub mod pool;

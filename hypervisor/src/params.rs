@@ -15,6 +15,9 @@ pub enum ParamsError {
     /// A span that must not be empty is.
     #[error("the {0} is empty")]
     Empty(&'static str),
+    /// The trace's memory is not aligned.
+    #[error("the trace must begin at a multiple of 4 KiB and be a multiple of 4 KiB long")]
+    UnalignedTrace,
     /// The recording's memory is not aligned.
     #[error("the recording must begin at a multiple of 4 KiB and be a multiple of 4 KiB long")]
     UnalignedRecording,
@@ -69,6 +72,9 @@ pub enum ParamsError {
     /// A guest that is to be stopped is not the only one, or has several CPUs.
     #[error("a guest that is stopped in its work is alone at first, and has one CPU")]
     NotAlone,
+    /// The monitor's guest is not the only one, or is stopped by something else.
+    #[error("the monitor has one guest, which is not stopped for anything else")]
+    Monitor,
     /// There is no text at which it is to be stopped.
     #[error("there is no text at which the guest is to be stopped")]
     NoText,
@@ -89,6 +95,7 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
         nonce,
         pool,
         recording,
+        trace,
         kernel,
         initrd,
         guest_memory,
@@ -112,6 +119,9 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     if recording.address % slat::PAGE_SIZE != 0 || recording.size % slat::PAGE_SIZE != 0 {
         return Err(ParamsError::UnalignedRecording);
     }
+    if trace.address % slat::PAGE_SIZE != 0 || trace.size % slat::PAGE_SIZE != 0 {
+        return Err(ParamsError::UnalignedTrace);
+    }
     let image = params.pause.as_ref().map_or(Span::default(), |pause| pause.image);
     if image.address % slat::PAGE_SIZE != 0 || image.size % 8 != 0 {
         return Err(ParamsError::UnalignedImage);
@@ -125,6 +135,7 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
         ("kernel", *kernel),
         ("initrd", *initrd),
         ("recording", *recording),
+        ("trace", *trace),
         ("snapshot", image),
         ("store of paged-out pages", store),
     ];
@@ -162,6 +173,9 @@ pub fn check(params: &Params, map: &MemoryMap) -> Result<(), ParamsError> {
     }
     if let Some(pause) = &params.pause {
         check_pause(pause, params, map)?;
+    }
+    if params.monitor && (*guests > 1 || params.pause.is_some()) {
+        return Err(ParamsError::Monitor);
     }
     if let Some(paging) = params.paging {
         check_paging(paging, params, map)?;

@@ -5,15 +5,33 @@
 
 #![expect(unsafe_code, reason = "hands out memory: implements the unsafe trait Hal")]
 
+use alloc::collections::BTreeMap;
+use alloc::string::String;
 use buddy_system_allocator::FrameAllocator;
+use core::sync::atomic::{AtomicU64, Ordering};
+use slat::trace::{Ring, Tracer, What};
 use slat::{CacheActions, CacheMaintenance, Hal, HostPhysAddr, HostPhysRange, Invalidation, PAGE_SIZE};
 use slat_hv_protocol::recording::Event;
+use slat_hv_protocol::trace::{FRAMES, FRAMES_STEP};
 use slat_hv_protocol::{Frames, Span};
 use spin::Mutex;
 
 /// What a returned frame is filled with when frames are to be poisoned: to a guest that still reaches it, wrong data
 /// and undefined instructions.
 pub const POISON: u8 = 0xa5;
+
+/// The ring of a trace in this memory of the machine's, if there is any.
+///
+/// # Safety
+/// `memory` is zeroed RAM, aligned to words, mapped one to one, and nothing else ever uses it.
+#[must_use]
+pub unsafe fn trace_ring(memory: Span) -> Option<Ring<'static>> {
+    let first = core::ptr::with_exposed_provenance::<AtomicU64>(memory.address as usize);
+    (memory.size != 0).then(|| {
+        // SAFETY: the caller's promise; atomic words may be shared.
+        Ring::new(unsafe { core::slice::from_raw_parts(first, memory.size as usize / 8) })
+    })
+}
 
 /// The part of the host that belongs to the machine.
 pub trait Maintenance {
@@ -30,6 +48,18 @@ pub trait Maintenance {
         let _ = range;
         false
     }
+    /// The ring that the run is traced in, and the CPU at hand, if it is traced. The default is not.
+    fn tracer(&self) -> Option<Tracer<'_>> {
+        None
+    }
+    /// The time for the trace. The default is the CPU's counter.
+    fn time(&self) -> u64 {
+        slat::isa::timestamp()
+    }
+    /// Instructions and messages of TLB maintenance until now, by kind. The default counts none.
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
     /// The pointer by which the pool's memory at `hpa` is reached. The default is for memory that is mapped one to one.
     fn pointer(&self, hpa: HostPhysAddr) -> *mut u8 {
         core::ptr::with_exposed_provenance_mut(hpa.as_u64() as usize)
@@ -40,6 +70,11 @@ pub trait Maintenance {
 pub trait Host: Hal {
     /// Frames of 4 KiB that nobody has taken. Others may take them at any time.
     fn frames_left(&self) -> u64;
+    /// The word at `address`, if that is a multiple of 8 in the memory from which frames are taken. One atomic load, whatever lies there
+    /// and whoever writes to it.
+    fn word(&self, address: u64) -> Option<u64>;
+    /// Invalidations until now, by kind.
+    fn invalidations(&self) -> BTreeMap<String, u64>;
     /// Frames of 4 KiB that there are in all.
     fn frames(&self) -> u64;
 }
@@ -47,6 +82,23 @@ pub trait Host: Hal {
 impl<M: Maintenance> Host for &Pool<M> {
     fn frames_left(&self) -> u64 {
         self.frames.saturating_sub(self.state.lock().in_use)
+    }
+
+    fn word(&self, address: u64) -> Option<u64> {
+        let first = self.memory.address.next_multiple_of(PAGE_SIZE);
+        let offset = address.checked_sub(first)?;
+        if address % 8 != 0 || offset >= self.frames * PAGE_SIZE {
+            return None;
+        }
+        let word = self.maintenance.pointer(HostPhysAddr::new(address)).cast::<u64>();
+        // SAFETY: by the contract of `new` the pointer is good for all of the pool's memory; it is aligned, and whoever writes to what lies
+        // there at the same time (a guest, an entry's store) does so by whole words, or to memory that no table leads to.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        Some(u64::from_le(word.load(Ordering::Relaxed)))
+    }
+
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.maintenance.invalidations()
     }
 
     fn frames(&self) -> u64 {
@@ -69,6 +121,8 @@ struct State {
     counts: Frames,
     in_use: u64,
     cache_frames: u64,
+    /// How many were in use when the trace was told last.
+    told: u64,
 }
 
 impl<M: Maintenance> Pool<M> {
@@ -87,8 +141,21 @@ impl<M: Maintenance> Pool<M> {
         if frames > 0 {
             free.add_frame(frame(start), frame(end));
         }
-        let state = State { free, counts: Frames::default(), in_use: 0, cache_frames: 0 };
+        let state = State { free, counts: Frames::default(), in_use: 0, cache_frames: 0, told: 0 };
         Self { memory, frames, state: Mutex::new(state), poison, maintenance }
+    }
+
+    /// Leaves the frames in use in the trace, if there is one and they are many more or fewer than last time.
+    fn tell_frames(&self, state: &mut State) {
+        if state.in_use.abs_diff(state.told) < FRAMES_STEP && state.in_use != 0 {
+            return;
+        }
+        let Some(tracer) = self.maintenance.tracer() else { return };
+        state.told = state.in_use;
+        let (cpu, time) = (tracer.cpu(), self.maintenance.time());
+        let what = What::Host { code: FRAMES, values: [state.in_use, state.counts.taken, 0] };
+        let root = HostPhysAddr::new(0);
+        tracer.ring().record(&slat::trace::Event { begin: time, end: time, cpu, tag: 0, root, what });
     }
 
     /// What happened to the frames until now.
@@ -123,6 +190,7 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
         state.counts.taken += count as u64;
         state.in_use += count as u64;
         state.counts.peak = state.counts.peak.max(state.in_use);
+        self.tell_frames(&mut state);
         let start = start as u64 * PAGE_SIZE;
         self.maintenance.record(Event::Take { start, count: count as u64 });
         Some(HostPhysAddr::new(start))
@@ -138,6 +206,7 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
         give_back(&mut state.free, (start.as_u64() / PAGE_SIZE) as usize, count);
         state.counts.returned += count as u64;
         state.in_use = state.in_use.saturating_sub(count as u64);
+        self.tell_frames(&mut state);
     }
 
     fn phys_to_virt(&self, hpa: HostPhysAddr) -> *mut u8 {
@@ -167,6 +236,14 @@ unsafe impl<M: Maintenance> Hal for Pool<M> {
         let inside =
             range.start().as_u64() >= address && range.end().as_u64() <= address.saturating_add(size);
         self.maintenance.is_memory(range) && !inside
+    }
+
+    fn tracer(&self) -> Option<Tracer<'_>> {
+        self.maintenance.tracer()
+    }
+
+    fn trace_time(&self) -> u64 {
+        self.maintenance.time()
     }
 
     fn table_stored(&self, entry: HostPhysAddr, value: u64) {

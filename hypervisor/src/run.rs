@@ -5,18 +5,20 @@
 //! [`Machine::close`], after which every frame is back in the host's pool. Where vCPUs share harts, [`Machine::slice`] runs one
 //! for a while instead.
 //!
-//! **Locks,** in the order in which they are taken: churn, ages of pages, space, what is paged out, what comes back from other guests, the end, the CPUs' states,
+//! **Locks,** in the order in which they are taken: the monitor, churn, ages of pages, space, what is paged out, what comes back from other guests, the end, the CPUs' states,
 //! counters; the emulated port and what the guest has printed are locked while no other lock is taken. Faults share the space, for the library
 //! answers them beside each other; what changes its structure has it alone.
 
 mod books;
 mod buffers;
-mod debug;
 mod fork;
 mod job;
+mod look;
 mod migrate;
+mod monitor;
 mod paging;
 mod screen;
+mod shared_port;
 mod slice;
 mod snapshot;
 mod stir;
@@ -27,12 +29,14 @@ pub use buffers::LENGTH_MAX;
 pub use job::Job;
 pub use paging::Paging;
 pub use screen::Screen;
+pub use shared_port::{SharedPort, SharedRegisters};
 pub use slice::{Reclaim, Slice};
 pub use uart::Port;
 
 use crate::churn::Churn;
 use crate::cpus::Cpus;
 use crate::guest::Device;
+use crate::monitor::faults::{Answered, LastFaults};
 use crate::pool::Host;
 use crate::store::Swap;
 use crate::vcpu::{BufferCall, Event, Exit, Request, Vcpu};
@@ -128,6 +132,10 @@ pub struct Machine<'a, H: Host, F: Format> {
     number: Option<u32>,
     /// How it ended, until it is closed: for guests whose vCPUs run in slices.
     end: Mutex<Option<End>>,
+    /// The last faults.
+    faults: Mutex<LastFaults>,
+    /// Held while the monitor is open.
+    monitor: Mutex<()>,
 }
 
 impl<'a, H: Host, F: Format> Machine<'a, H, F> {
@@ -164,6 +172,8 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             reclaim: None,
             number: None,
             end,
+            faults: Mutex::default(),
+            monitor: Mutex::default(),
         })
     }
 
@@ -214,7 +224,8 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             };
             let stirred = if stirs { self.stir(Some(vcpu.program_counter())) } else { Ok(()) };
             let stirred = stirred.and_then(|()| self.age(exits, matches!(pause, Some(Stop::Preempted))));
-            if let Err(stop) = stirred.and_then(|()| self.watch(exits)) {
+            let watched = stirred.and_then(|()| self.watch(exits));
+            if let Err(stop) = watched.and_then(|()| self.attend(cpu, vcpu)) {
                 return stop;
             }
             if let Some(pause) = pause {
@@ -313,7 +324,7 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             Exit::Paused => return Err(Stop::Paused),
             Exit::Refused | Exit::Answered | Exit::Kicked => {}
             Exit::Debug(command) => {
-                let text = self.debug(command)?;
+                let text = self.debug(vcpu, command)?;
                 vcpu.answer_debug(text);
             }
             Exit::UnlocatedFault(_, gva, _) => {
@@ -367,12 +378,16 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
         let outcome = match self.handle_making_room(info)? {
             Err(FaultError::Permission { .. }) if self.churn.is_some() => {
                 match self.give_back(cpu, vcpu, info)? {
-                    None => return Ok(()),
+                    None => {
+                        self.note_fault(cpu, vcpu, info, Answered::Restored);
+                        return Ok(());
+                    }
                     Some(outcome) => outcome,
                 }
             }
             outcome => outcome,
         };
+        self.note_fault(cpu, vcpu, info, Answered::Library(outcome));
         if !matches!(outcome, Ok(FaultOutcome::Spurious | FaultOutcome::Retry | FaultOutcome::Wait)) {
             self.books.of(cpu, |counts| counts.idle_faults = 0);
         }

@@ -6,7 +6,9 @@
 //! are live in the CPU; `inject` and the resolution of a fault's address rely on that. What a guest does ends up in an
 //! [`Exit`], never in a panic.
 
+use crate::monitor::Command;
 use alloc::string::String;
+use core::fmt;
 use slat::device::DataAccess;
 use slat::guest::GuestPageWalkInfo;
 use slat::{GuestPhysAddr, GuestVirtAddr, MappingFlags, NestedPageFaultInfo};
@@ -53,6 +55,17 @@ pub trait Vcpu: Sized {
 
     /// Sets general register `index`, if there is one.
     fn set_register(&mut self, index: usize, value: u64);
+
+    /// Writes the registers of the bound guest as its last exit left them, for people. The default knows the general ones by their
+    /// numbers.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    fn write_registers(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(out, "pc {:#018x}", self.program_counter())?;
+        let registers = (0..32).map_while(|index| Some((index, self.register(index)?)));
+        registers.into_iter().try_for_each(|(index, value)| writeln!(out, "r{index} {value:#018x}"))
+    }
 
     /// The load or store that led to the last [`Exit::NestedPageFault`], if the hardware has decoded it.
     fn data_access(&self) -> Option<DataAccess>;
@@ -145,24 +158,11 @@ pub enum Exit {
     /// The vCPU's slice of time is over.
     Preempted,
     /// The guest asks, through the debug port, for a text about itself.
-    Debug(DebugCommand),
+    Debug(Command),
     /// An instruction that the guest cannot have; it has received an exception instead.
     Refused,
     /// Something the hypervisor does not offer: one line that says what.
     Unsupported(String),
-}
-
-/// What a guest may ask for through the debug port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DebugCommand {
-    /// The regions and leaves of its space.
-    Dump,
-    /// How this address is mapped.
-    Query(GuestPhysAddr),
-    /// Counts of the run, and of the table.
-    Statistics,
-    /// Nothing of the kind: a line that says what there is.
-    Unknown,
 }
 
 /// What a guest that tests the hypervisor may ask for.

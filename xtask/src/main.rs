@@ -25,6 +25,7 @@ mod task_replay;
 mod task_run;
 mod task_test;
 mod toolchain;
+mod trace;
 mod workspace;
 
 use clap::{Parser, Subcommand};

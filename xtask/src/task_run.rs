@@ -12,7 +12,7 @@ mod report;
 pub(crate) use options::{Options, churn};
 
 use crate::boot::machine::{Machine, Pace};
-use crate::boot::session::{self, Goal, Guest, Observed};
+use crate::boot::session::{self, Asking, Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::image::{self, Image, Program};
 use crate::guests::{commands, initramfs};
@@ -105,7 +105,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         eprintln!("cargo xtask run --arch riscv64 --restore {} lets the guest go on", file.display());
     }
 
-    let verdict = verdict::under_slat(&guest, &seen);
+    let verdict = verdict::under_slat(&guest, &seen).and_then(|()| monitor_was_asked(&checked, &seen));
     let name = image.title().unwrap_or_else(|| guest.kernel.display().to_string());
     let churn_seed = checked.choices.churn.map(|churn| churn.seed);
     let summary = Summary {
@@ -119,10 +119,21 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         checks: None,
         verdict: &verdict,
     };
+    summary.write_trace()?;
     summary.print()?;
     match verdict {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => bail!(error),
+    }
+}
+
+/// Whether the monitor was there for the commands that it was to answer.
+fn monitor_was_asked(checked: &Checked, seen: &Observed) -> Result<(), String> {
+    match checked.choices.monitor {
+        Some(Asking::Script(_)) if seen.monitor.is_empty() => {
+            Err("the guest ended before it could be stopped for the monitor".to_owned())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -243,7 +254,9 @@ fn boots(
         if !good {
             break;
         }
-        let ends = !matches!(guest.goal, Goal::Screen | Goal::Prompt) && options.pause.then().is_none();
+        let ends = !matches!(guest.goal, Goal::Screen | Goal::Prompt)
+            && options.pause.then().is_none()
+            && checked.choices.monitor.is_none();
         if !options.no_native && machine.platform.has_native() && ends && options.most_guests() == 1 {
             eprintln!("the same guest natively, to compare …");
             let machine = Machine { cpus: options.cpus, ..machine.clone() };

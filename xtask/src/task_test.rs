@@ -10,9 +10,11 @@ mod documents;
 mod emulator;
 mod examples;
 mod flat;
+mod inspect;
 mod instructions;
 mod linux;
 mod matrix;
+mod monitor;
 mod mutants;
 mod on_model;
 mod oracle;
@@ -21,6 +23,7 @@ mod riscv;
 mod scenarios;
 mod step;
 mod tidy;
+mod traced;
 pub(crate) mod workspace_steps;
 mod x86;
 
@@ -79,6 +82,7 @@ impl Plan {
             workspace_steps::tests(),
             oracle::steps(),
             on_model::steps(),
+            traced::steps(),
             mutants::steps(),
             instructions::steps(),
             examples::steps(root),
@@ -99,7 +103,12 @@ impl Plan {
     fn names(&self) -> BTreeSet<String> {
         let groups = [&self.looks, &self.lints, &self.busy, &self.command_line, &self.emulated];
         let here = groups.into_iter().flatten().map(|step| step.name().to_owned());
-        let emulated = [emulator::suite("").names(), riscv::suite("").names(), x86::suite("").names()];
+        let emulated = [
+            inspect::suite("", true).names(),
+            emulator::suite("").names(),
+            riscv::suite("").names(),
+            x86::suite("").names(),
+        ];
         here.chain(emulated.into_iter().flatten()).collect()
     }
 }
@@ -118,6 +127,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     board.run(wanted(plan.lints), &context, 1);
     board.run(wanted(plan.busy), &context, 2);
     board.run(wanted(plan.command_line), &context, 1);
+    inspect::run(&mut board, &context, inspect::suite(&options.filter, !options.no_emulator));
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
         riscv::run(&mut board, &context, riscv::suite(&options.filter));

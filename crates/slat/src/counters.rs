@@ -370,6 +370,18 @@ unsafe impl<H: Hal, const CPUS: usize, N: Fn() -> usize> Hal for Counted<H, CPUS
     fn counters(&self) -> Option<&Counters> {
         Some(self.slot())
     }
+
+    #[cfg(feature = "tracing")]
+    #[inline(always)]
+    fn tracer(&self) -> Option<crate::trace::Tracer<'_>> {
+        self.host.tracer()
+    }
+
+    #[cfg(feature = "tracing")]
+    #[inline]
+    fn trace_time(&self) -> u64 {
+        self.host.trace_time()
+    }
 }
 
 #[cfg(test)]

@@ -169,6 +169,23 @@ pub unsafe trait Hal {
     fn counters(&self) -> Option<&Counters> {
         None
     }
+
+    /// The ring that events go into, and the CPU at hand: see [`trace`](crate::trace). Asked at the beginning and at the end
+    /// of each event. The default has none and costs nothing.
+    #[cfg(feature = "tracing")]
+    #[inline(always)]
+    fn tracer(&self) -> Option<crate::trace::Tracer<'_>> {
+        None
+    }
+
+    /// The time for events, in units of the host's, asked only where there is a [`tracer`](Self::tracer). It should not go
+    /// back on one CPU, and be about the same on all. The default is the counter of the CPU
+    /// ([`timestamp`](crate::isa::timestamp)).
+    #[cfg(feature = "tracing")]
+    #[inline]
+    fn trace_time(&self) -> u64 {
+        isa::timestamp()
+    }
 }
 
 // SAFETY: every promise is kept by the host behind the reference.
@@ -232,6 +249,18 @@ unsafe impl<H: Hal + ?Sized> Hal for &H {
     #[inline(always)]
     fn counters(&self) -> Option<&Counters> {
         (**self).counters()
+    }
+
+    #[cfg(feature = "tracing")]
+    #[inline(always)]
+    fn tracer(&self) -> Option<crate::trace::Tracer<'_>> {
+        (**self).tracer()
+    }
+
+    #[cfg(feature = "tracing")]
+    #[inline]
+    fn trace_time(&self) -> u64 {
+        (**self).trace_time()
     }
 
     #[inline]

@@ -11,7 +11,8 @@
 //! [`map_trap`](AddrSpace::map_trap) for devices that you emulate, [`map_custom`](AddrSpace::map_custom) for
 //! [a backend of your own](CustomBackend). [`memory`](AddrSpace::memory) is what the host reads and writes of a guest,
 //! [`translate_virt`](AddrSpace::translate_virt) walks the guest's own tables; [`pin`](AddrSpace::pin) keeps pages where they are,
-//! [`discard`](AddrSpace::discard) gives them up; [`Audit`] says what a set of guests can reach, and [`Counted`] counts.
+//! [`discard`](AddrSpace::discard) gives them up; [`Audit`] says what a set of guests can reach, [`Counted`] counts,
+//! and with the feature `tracing` a ring in `slat::trace` has what happened last, and when.
 //!
 //! The guide tells what second-level address translation is, how to bring this crate into a hypervisor in five minutes, what each ISA asks
 //! for, what may run beside what, what operations cost, and how to come from `axaddrspace`: [`guide`].
@@ -49,10 +50,14 @@ pub mod guest;
 pub mod guide;
 mod hal;
 pub mod isa;
+mod observe;
+mod operation;
 mod space;
 mod sync;
 mod table;
 pub mod tlb;
+#[cfg(feature = "tracing")]
+pub mod trace;
 
 #[cfg(all(test, loom))]
 mod loom_tests;

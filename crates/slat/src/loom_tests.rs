@@ -7,6 +7,8 @@
 
 mod fork;
 mod log;
+#[cfg(feature = "tracing")]
+mod trace;
 
 use crate::addr::{GuestPhysAddr, HostPhysAddr, PAGE_SIZE};
 use crate::fault::FaultOutcome;

@@ -4,6 +4,7 @@
 
 use crate::mnemonic::mnemonic;
 use crate::turn::World;
+use slat::trace::{Ring, Tracer};
 use slat::{CacheMaintenance, HostPhysAddr, Invalidation, PAGE_SIZE, Scope, TableKind};
 use slat_check::maintenance;
 use slat_check::platform::{Platform, arm_instruction};
@@ -13,7 +14,7 @@ use slat_hv_protocol::recording::Event;
 use slat_hv_protocol::{Mistake, Span};
 use slat_model::{Instruction, Ram};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Host physical address of the first frame.
@@ -46,6 +47,8 @@ pub(crate) struct Hardware<P> {
     /// Whether the mistake is made no more.
     corrected: AtomicBool,
     counts: Mutex<BTreeMap<String, u64>>,
+    /// The memory of the trace; empty for none.
+    trace: Vec<AtomicU64>,
 }
 
 impl<P: Platform> Hardware<P> {
@@ -99,6 +102,15 @@ impl<P: Platform> Maintenance for Hardware<P> {
         });
     }
 
+    fn tracer(&self) -> Option<Tracer<'_>> {
+        let here = || self.world.with(|state| state.turn.unwrap_or(0));
+        (!self.trace.is_empty()).then(|| Ring::new(&self.trace).on_cpu(here()))
+    }
+
+    fn time(&self) -> u64 {
+        self.world.with(|state| state.time)
+    }
+
     fn record(&self, event: Event) {
         self.world.hook(|state, here| match event {
             Event::Store { entry, value } => state.machine.stored(here, entry, value),
@@ -121,7 +133,7 @@ impl<P: Platform> Maintenance for Hardware<P> {
 }
 
 impl<P: Platform> Hardware<P> {
-    /// The host of a guest's address space: the frames in `memory`, which is part of `ram`, in a new machine.
+    /// The host of a guest's address space: the frames in `memory`, which is part of `ram`, in a new machine, and so many words for a trace.
     pub(crate) fn pool(
         platform: P,
         world: Arc<World>,
@@ -129,6 +141,7 @@ impl<P: Platform> Hardware<P> {
         memory: Span,
         cpus: usize,
         (mistake, keeps_old_tags): (Mistake, bool),
+        trace: usize,
     ) -> Pool<Self> {
         let hardware = Self {
             platform,
@@ -140,11 +153,17 @@ impl<P: Platform> Hardware<P> {
             keeps_old_tags,
             corrected: AtomicBool::new(false),
             counts: Mutex::default(),
+            trace: (0..trace).map(|_| AtomicU64::new(0)).collect(),
         };
         // SAFETY: the span is part of the RAM, which lives as long as the hardware that the pool owns; its words are one
         // array, in the order of their addresses. Besides the pool only the model's CPUs use it, as hardware would, by atomic
         // accesses, and never while another thread does (`turn`).
         unsafe { Pool::new(memory, true, hardware) }
+    }
+
+    /// The words of the trace.
+    pub(crate) fn trace(&self) -> Vec<u64> {
+        self.trace.iter().map(|word| word.load(Ordering::Relaxed)).collect()
     }
 
     /// From now on everything is done as slat wants it.

@@ -26,6 +26,12 @@ use std::thread;
 /// The tag under which the TLBs keep the guest's translations.
 const TAG: u16 = 1;
 
+/// Words of a trace: 131,072 events.
+const TRACE_WORDS: usize = 8 * ((1 << 17) + 1);
+
+/// The model knows no time. What happens counts as a millionth of a second, be it a step of a guest or of the hypervisor.
+const TICKS_PER_SECOND: u64 = 1_000_000;
+
 /// A byte that no part of a table or of the guest begins with: what is in RAM before anybody uses it.
 const LEFT_BEHIND: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 
@@ -50,6 +56,8 @@ pub struct Settings {
     pub mistake: Mistake,
     /// A mistake too: when tags get new owners no CPU drops what it knows.
     pub keeps_old_tags: bool,
+    /// Whether faults, operations and invalidations are traced.
+    pub trace: bool,
     /// Seed of what the guest does, and of whose turn it is.
     pub seed: u64,
     /// What TLBs keep, and which of several results an access gets.
@@ -77,6 +85,8 @@ pub struct Observed {
     pub image_read: Vec<u8>,
     /// For each guest whether it read its own image, which is like nobody else's, from end to end.
     pub images_right: Vec<bool>,
+    /// The words of the trace, a ring of `slat::trace`; none if it was not wanted.
+    pub trace: Vec<u64>,
 }
 
 /// Runs the guest on a CPU of this kind.
@@ -138,7 +148,8 @@ pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, 
     let state = State::new(machine, types, guests.collect(), count, seed, harts, in_slices);
     let world = Arc::new(World::new(state));
     let mistakes = (mistake, settings.keeps_old_tags);
-    let host = Hardware::pool(platform, world.clone(), ram, pool, harts, mistakes);
+    let trace = if settings.trace { TRACE_WORDS } else { 0 };
+    let host = Hardware::pool(platform, world.clone(), ram, pool, harts, mistakes, trace);
     let scene = Scene { platform, world: world.clone(), host: &host, map, images: &images, settings, harts };
 
     let report = if in_slices { guests::run(&scene)? } else { run_pinned(&scene)? };
@@ -152,6 +163,7 @@ pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, 
                 gpa_bits,
                 levels: levels.into(),
                 root_tables: root_tables.into(),
+                ticks_per_second: TICKS_PER_SECOND,
                 ..Started::default()
             },
             report,
@@ -160,6 +172,7 @@ pub fn run_on<P: Platform>(platform: P, settings: Settings) -> Result<Observed, 
             emulated_stores: state.emulated_stores,
             seconds_to_up: state.seconds_to_up,
             images_right,
+            trace: host.maintenance().trace(),
             image_read: std::mem::take(&mut state.guests[0].image),
             image: images[0].kernel.clone(),
         }
@@ -231,6 +244,8 @@ impl<'a, P: Platform> Scene<'a, P> {
             churn: self.settings.churn,
             uart: Some(EMULATED),
             screen: None,
+            shared_port: None,
+            terminal: None,
             skip_copies: false,
             paging: None,
         }

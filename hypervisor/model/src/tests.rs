@@ -1,7 +1,9 @@
 use crate::{Checks, Cpu, Observed, Settings, cpu, run, run_on};
+use slat::trace::{FaultAnswer, Ring, What};
 use slat_check::mistakes::Mistaken;
 use slat_hv_protocol::{Churn, End, Leaf, Mistake};
 use slat_model::Policy;
+use std::sync::atomic::AtomicU64;
 
 fn settings() -> Settings {
     Settings {
@@ -14,6 +16,7 @@ fn settings() -> Settings {
         churn: Some(Churn { seed: 1, per_exit: 6, limit: 600 }),
         mistake: Mistake::None,
         keeps_old_tags: false,
+        trace: false,
         seed: 1,
         policy: Policy::Everything,
     }
@@ -231,5 +234,26 @@ fn what_several_guests_see_of_each_other_by_a_mistake_is_noticed() {
         let checks = bad(cpu, settings);
         let seen = checks.stale_reads + checks.stale_translations;
         assert!(seen > 0, "{cpu:?}: {checks:?}");
+    }
+}
+
+#[test]
+fn a_trace_changes_nothing_and_tells_every_fault() {
+    for (cpu, guests) in Cpu::ALL.into_iter().flat_map(|cpu| [(cpu, 1), (cpu, 2)]) {
+        let settings = Settings { churn: None, guests, harts: (guests > 1).then_some(2), ..settings() };
+        let plain = run(cpu, settings).expect("the run begins");
+        let traced = run(cpu, Settings { trace: true, ..settings }).expect("the run begins");
+        assert_eq!((&plain.report, &plain.console, plain.trace.len()), (&traced.report, &traced.console, 0));
+        let words: Vec<_> = traced.trace.iter().map(|word| AtomicU64::new(*word)).collect();
+        let ring = Ring::new(&words);
+        assert_eq!((ring.dropped(), ring.events().count() as u64), (0, ring.recorded()));
+        let faults = ring.events().filter(
+            |(_, event)| matches!(event.what, What::Fault { answer, .. } if answer != FaultAnswer::Trap),
+        );
+        let report = traced.report.expect("everybody leaves");
+        // By the last ones CPUs leave at the end.
+        let (told, counted) = (faults.count() as u64, report.faults.total);
+        assert!(told >= counted && told <= counted + 8, "{cpu:?}: {told} of {counted}");
+        assert!(ring.events().all(|(_, event)| event.begin <= event.end && event.cpu < 2));
     }
 }

@@ -39,6 +39,7 @@ impl World {
         let mut state = self.lock();
         // Before and after the guest there is no turn, and CPU 0 is as good as any.
         let here = state.turn.unwrap_or(0);
+        state.time += 1;
         let done = work(&mut state, here);
         state.go_on_elsewhere(here);
         done

@@ -115,6 +115,8 @@ pub(crate) struct State {
     /// The run is over, well or with a panic.
     pub(crate) finished: bool,
     pub(crate) panicked: bool,
+    /// What has happened until now, of the guests and to the machine: the clock of the trace.
+    pub(crate) time: u64,
 }
 
 impl State {
@@ -155,6 +157,7 @@ impl State {
             begin: Instant::now(),
             seconds_to_up: None,
             finished: false,
+            time: 0,
             panicked: false,
         };
         state.cpus[0].status = Status::Hypervisor;
@@ -258,6 +261,7 @@ impl State {
 
     /// The next action of a CPU in the guest; it may end in a trap. `settled`: the hypervisor is in the middle of nothing.
     pub(crate) fn step(&mut self, cpu: usize, settled: bool) {
+        self.time += 1;
         let vcpu = self.cpus[cpu].vcpu;
         let GuestCpu { next, program, .. } = &mut self.vcpus[vcpu];
         let action = next.take().or_else(|| program.next()).unwrap_or(Action::Wait);

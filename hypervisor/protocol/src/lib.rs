@@ -9,16 +9,19 @@
 
 extern crate alloc;
 
+pub mod monitor;
 pub mod pause;
 pub mod recording;
 mod report;
 pub mod rom;
 pub mod snapshot;
+pub mod trace;
 
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
+use monitor::Told;
 use pause::{Forked, Moved, Pause};
 pub use report::*;
 use serde::{Deserialize, Serialize};
@@ -183,6 +186,9 @@ pub struct Params {
     pub pool: Span,
     /// Zeroed memory for the [recording] of the run; empty for none. 4 KiB aligned.
     pub recording: Span,
+    /// Zeroed memory for the [trace] of the run; empty for none. 4 KiB aligned.
+    #[serde(default)]
+    pub trace: Span,
     /// The guest's kernel: an arm64 Linux `Image`; on x86 a Linux bzImage, or what has the header of one (memtest86+); on
     /// RISC-V a Linux `Image`, or a flat binary without its header (U-Boot), for the address 2 MiB above the first of RAM.
     pub kernel: Span,
@@ -227,6 +233,10 @@ pub struct Params {
     /// serial port then. RISC-V only.
     #[serde(default)]
     pub pause: Option<Pause>,
+    /// Whether [`ESCAPE`](monitor::ESCAPE) on the console stops the guest and opens the monitor; one guest, which is not stopped for
+    /// anything else.
+    #[serde(default)]
+    pub monitor: bool,
     /// Whether RAM is paged, and where to; the pool may then be smaller than what the guests use. RISC-V only.
     #[serde(default)]
     pub paging: Option<Paging>,
@@ -260,6 +270,8 @@ pub enum Message {
     Moved(Moved),
     /// One of several guests has ended and its memory was given back; the others go on.
     GuestEnded(Box<GuestReport>),
+    /// What the monitor says.
+    Monitor(Told),
     /// The run is over and everything was given back (or was not: see the counts).
     Ended(Box<Report>),
     /// A unit guest has been run, or could not be.
@@ -330,6 +342,9 @@ pub struct Started {
     /// Whether the CPU keeps accessed and dirty flags in the table.
     #[serde(default)]
     pub accessed_dirty: bool,
+    /// Counts in a second of the clock of the [trace]; 0 where the machine does not tell.
+    #[serde(default)]
+    pub ticks_per_second: u64,
     /// Optional features of the CPU that stage 2 uses, by their architectural names.
     pub features: Vec<String>,
 }

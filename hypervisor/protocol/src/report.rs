@@ -27,6 +27,8 @@ pub enum End {
     Saved,
     /// The guest has moved, and goes on as another one.
     Moved,
+    /// Whoever sat at the console ended the run by the monitor.
+    Quit,
     /// The guest did something that the hypervisor does not offer.
     Unsupported {
         /// One line: what, and where.

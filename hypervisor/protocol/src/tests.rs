@@ -8,6 +8,7 @@ fn params() -> Params {
         nonce: "abc".to_string(),
         pool: Span { address: 0x4800_0000, size: 0x1000_0000 },
         recording: Span::default(),
+        trace: Span::default(),
         kernel: Span { address: MemoryMap::AARCH64.blobs, size: 123 },
         initrd: Span::default(),
         guest_memory: 128 << 20,
@@ -25,6 +26,7 @@ fn params() -> Params {
         until_screen: None,
         until_console: None,
         pause: None,
+        monitor: false,
         paging: None,
     }
 }

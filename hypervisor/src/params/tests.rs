@@ -10,6 +10,7 @@ fn params() -> Params {
         nonce: "a1b2".to_string(),
         pool: Span { address: 0x5000_0000, size: 0x1000_0000 },
         recording: Span { address: 0x6000_0000, size: 0x1000 },
+        trace: Span::default(),
         kernel: Span { address: 0x4200_0000, size: 27 << 20 },
         initrd: Span { address: 0x4400_0000, size: 12345 },
         guest_memory: 128 << 20,
@@ -27,6 +28,7 @@ fn params() -> Params {
         until_screen: None,
         until_console: None,
         pause: None,
+        monitor: false,
         paging: None,
     }
 }
@@ -106,6 +108,10 @@ fn several_guests_and_other_numbers_of_cpus_are_for_riscv() {
     };
     // More guest memory than there is in the pool.
     assert_eq!(check(&several, &MemoryMap::RISCV64), Ok(()));
+    // The monitor is for one.
+    assert_eq!(check(&Params { monitor: true, ..params() }, &MAP), Ok(()));
+    let monitored = Params { monitor: true, ..several };
+    assert_eq!(check(&monitored, &MemoryMap::RISCV64), Err(ParamsError::Monitor));
 }
 
 #[test]

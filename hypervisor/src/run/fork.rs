@@ -27,6 +27,8 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             reclaim: self.reclaim,
             number: None,
             end: Mutex::new(None),
+            faults: Mutex::default(),
+            monitor: Mutex::default(),
         }
     }
 

@@ -1,16 +1,18 @@
 //! What is to be run, and the regions that it has.
 
 use super::paging::Paging;
+use super::shared_port::SHARED;
 use super::uart::UART;
-use super::{DEVICE, RAM, Screen, Space};
+use super::{DEVICE, RAM, Screen, SharedPort, Space};
 use crate::guest::{Content, Device};
+use crate::monitor::terminal::Terminal;
 use crate::pool::Host;
 use slat::format::Format;
 use slat::{AllocOptions, GuestPhysAddr, HostPhysAddr, MapError};
 use slat_hv_protocol::{FaultPolicy, Leaf};
 
 /// What is to be run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Job<'a> {
     /// Guest-physical address of RAM.
     pub ram: u64,
@@ -32,6 +34,10 @@ pub struct Job<'a> {
     pub uart: Option<Device>,
     /// The guest's text screen, if it has one.
     pub screen: Option<Screen>,
+    /// The machine's own serial port, if the guest drives it through the hypervisor.
+    pub shared_port: Option<SharedPort<'a>>,
+    /// The console, if a key on it opens the monitor.
+    pub terminal: Option<&'a dyn Terminal>,
     /// A mistake on purpose: of the pages that churn moves, one in 50 loses its contents.
     pub skip_copies: bool,
     /// How its RAM is paged, if it is: its space has a pager then.
@@ -54,6 +60,9 @@ pub(super) fn map<H: Host, F: Format>(
     }
     if let Some(Device { address, size, .. }) = job.uart {
         space.map_trap(GuestPhysAddr::new(address), size, UART)?;
+    }
+    if let Some(SharedPort { device: Device { address, size, .. }, .. }) = job.shared_port {
+        space.map_trap(GuestPhysAddr::new(address), size, SHARED)?;
     }
     Ok(())
 }

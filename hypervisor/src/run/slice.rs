@@ -170,9 +170,13 @@ impl<'a, H: Host, F: Format> Machine<'a, H, F> {
             End::Fault { description } => End::Fault { description: named(description) },
             End::Unsupported { description } => End::Unsupported { description: named(description) },
             End::OutOfMemory { description } => End::OutOfMemory { description: named(description) },
-            End::PowerOff | End::Reset | End::ScreenShows | End::ConsoleShows | End::Saved | End::Moved => {
-                end
-            }
+            End::PowerOff
+            | End::Reset
+            | End::ScreenShows
+            | End::ConsoleShows
+            | End::Saved
+            | End::Moved
+            | End::Quit => end,
         }
     }
 

@@ -11,6 +11,7 @@ use slat_hv_protocol::MemoryMap;
 use slat_hv_protocol::{BufferCalls, Churn as Settings, ChurnReport, EmulatedUart, Faults, Leaves};
 use std::thread;
 
+mod monitor;
 mod screen;
 
 /// A vCPU whose exits are known in advance; after the last one the guest powers off.
@@ -105,6 +106,8 @@ pub(crate) fn job() -> Job<'static> {
         churn: None,
         uart: Some(PORT),
         screen: None,
+        shared_port: None,
+        terminal: None,
         skip_copies: false,
         paging: None,
     }

@@ -4,6 +4,7 @@
 //! decodes (pairs, vectors, write-back, exclusives, atomics, table walks, cache maintenance) and what the port does not take is answered as a bus would: by an external abort, whatever the policy for
 //! accesses that are nobody's. Nothing a guest does to the port ends its run.
 
+use super::shared_port::SHARED;
 use super::{Machine, Stop};
 use crate::pl011::{BusError, Pl011};
 use crate::pool::Host;
@@ -128,7 +129,10 @@ impl<H: Host, F: Format> Machine<'_, H, F> {
         if !self.decode(vcpu, info)? {
             return self.nothing_done(cpu, vcpu, &format!("{info}, by an instruction that is gone"));
         }
-        let done = self.uart.lock().carry_out(vcpu, access);
+        let done = match (access.device, self.job.shared_port) {
+            (SHARED, Some(port)) => port.carry_out(vcpu, access),
+            _ => self.uart.lock().carry_out(vcpu, access),
+        };
         if done {
             vcpu.advance();
         } else {

@@ -15,6 +15,9 @@ pub(crate) const BLOCK: u64 = 2 << 20;
 /// Memory of a recording: room for 2.8 million events, twenty times what a boot under churn takes.
 const RECORDING: u64 = 64 << 20;
 
+/// Memory of a trace: room for 262,144 events, of which a boot takes a twentieth, and one under churn a third.
+const TRACE: u64 = (16 << 20) + BLOCK;
+
 /// Pool memory beyond what the guest and its tables can take.
 const SLACK: u64 = 32 << 20;
 
@@ -43,6 +46,8 @@ pub(crate) struct Layout {
     pub(crate) pool: Span,
     /// The recording of the run; empty for none.
     pub(crate) recording: Span,
+    /// The trace of the run; empty for none.
+    pub(crate) trace: Span,
     /// A snapshot of the guest; empty for none.
     pub(crate) image: Span,
     /// The store of what is paged out; empty for none.
@@ -69,8 +74,9 @@ impl Layout {
         let first = (initrd.address + initrd.size).next_multiple_of(BLOCK);
         let size = pool_size.next_multiple_of(BLOCK);
         let pool = Span { address: if tree_at_end { beside_tree(first, size) } else { first }, size };
-        let (recording, image, store) = (Span::default(), Span::default(), Span::default());
-        Self { ram, tree_at_end, kernel, initrd, pool, recording, image, store, machine_memory: 0 }
+        let (recording, trace) = (Span::default(), Span::default());
+        let (image, store) = (Span::default(), Span::default());
+        Self { ram, tree_at_end, kernel, initrd, pool, recording, trace, image, store, machine_memory: 0 }
             .ending_with(pool)
     }
 
@@ -104,6 +110,15 @@ impl Layout {
         let address = if self.tree_at_end { beside_tree(first, size) } else { first };
         let store = Span { address, size };
         Self { store, ..self }.ending_with(store)
+    }
+
+    /// The same with a trace behind everything else.
+    pub(crate) fn with_trace(self) -> Self {
+        let ends = [self.pool, self.recording, self.image, self.store].map(|span| span.address + span.size);
+        let first = ends.into_iter().max().unwrap_or(0).next_multiple_of(BLOCK);
+        let address = if self.tree_at_end { beside_tree(first, TRACE) } else { first };
+        let trace = Span { address, size: TRACE };
+        Self { trace, ..self }.ending_with(trace)
     }
 
     /// Where `span` lies in a file that holds the machine's RAM.

@@ -9,8 +9,10 @@ mod qemu;
 pub(crate) use bochs::{MODELS as BOCHS_MODELS, model as bochs_model};
 
 use super::layout::Layout;
+use super::session::Guest;
 use crate::platform::Platform;
 use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,10 +60,14 @@ pub(crate) struct Files<'a> {
 /// A machine that can be started.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// Starts it; its serial port is the standard output.
+    /// Starts it; its serial port is the standard output, and the standard input where something is to be typed.
     pub(crate) command: Command,
+    /// Where the machine connects to for its serial port instead of that.
+    pub(crate) listener: Option<TcpListener>,
     /// The file in which memory is found afterwards, and at which offset there the recording begins; if it was wanted.
     pub(crate) recording: Option<(PathBuf, u64)>,
+    /// The same of its trace.
+    pub(crate) trace: Option<(PathBuf, u64)>,
     /// The same of the snapshot that the run is to make.
     pub(crate) snapshot: Option<(PathBuf, u64)>,
     /// Finds what the emulator complained about in what it wrote to its standard error.
@@ -70,24 +76,31 @@ pub(crate) struct Prepared {
 
 impl Machine {
     /// The hypervisor, with the files of a run in memory where `layout` says. Files that are made go into `directory`, as
-    /// does the memory that is to be kept for its recording.
+    /// does the memory that is to be kept for its recording or its trace. `typed` says that something is to be typed on the serial
+    /// port.
     pub(crate) fn with_hypervisor(
         &self,
         hypervisor: &Path,
         files: &Files<'_>,
         layout: &Layout,
         directory: &Path,
+        typed: bool,
     ) -> Result<Prepared> {
-        let record = layout.recording.size > 0;
+        let (record, traced) = (layout.recording.size > 0, layout.trace.size > 0);
         if self.platform == Platform::Intel {
             payload::write(&directory.join(bochs::PAYLOAD), files, layout, &self.platform.map())?;
-            bochs::write_files(self, hypervisor, layout, directory)?;
+            let listen =
+                || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no socket for the serial port");
+            let listener = typed.then(listen).transpose()?;
+            bochs::write_files(self, hypervisor, layout, directory, listener.as_ref())?;
             let recording = record.then(|| (directory.join(bochs::RECORDING), 0));
+            let trace = traced.then(|| (directory.join(bochs::TRACE), 0));
             let command = bochs::command(self, directory);
-            return Ok(Prepared { command, recording, snapshot: None, complaint: bochs::complaint });
+            let complaint = bochs::complaint;
+            return Ok(Prepared { command, listener, recording, trace, snapshot: None, complaint });
         }
         let snapshots = layout.image.size > 0 && files.snapshot.is_none();
-        let memory = (record || snapshots).then(|| directory.join("memory"));
+        let memory = (record || traced || snapshots).then(|| directory.join("memory"));
         let kept = memory.as_deref();
         let command = match self.platform {
             Platform::Arm => qemu::arm(self, hypervisor, files, layout, kept),
@@ -102,7 +115,9 @@ impl Machine {
             memory.clone().filter(|_| wanted).map(|memory| (memory, layout.offset(span)))
         };
         let (recording, snapshot) = (at(record, layout.recording), at(snapshots, layout.image));
-        Ok(Prepared { command, recording, snapshot, complaint: qemu::complaint })
+        let trace = at(traced, layout.trace);
+        let complaint = qemu::complaint;
+        Ok(Prepared { command, listener: None, recording, trace, snapshot, complaint })
     }
 
     /// The guest's kernel with nothing below it, where that can be.
@@ -114,7 +129,16 @@ impl Machine {
             self.platform.emulator_title()
         );
         let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
-        Ok(Prepared { command, recording: None, snapshot: None, complaint: qemu::complaint })
+        let complaint = qemu::complaint;
+        Ok(Prepared { command, listener: None, recording: None, trace: None, snapshot: None, complaint })
+    }
+
+    /// As [`Machine::native`], with QEMU's monitor on the socket `monitor`, which is made.
+    pub(crate) fn native_with_monitor(&self, guest: &Guest, monitor: &Path) -> Result<Command> {
+        let (kernel, initrd) = (&guest.kernel, guest.initrd.as_deref());
+        let mut command = qemu::native(self, kernel, initrd, guest.memory, &guest.bootargs);
+        command.arg("-qmp").arg(qemu::socket(monitor));
+        Ok(command)
     }
 }
 

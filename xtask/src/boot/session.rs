@@ -2,7 +2,9 @@
 //!
 //! Invariant: when [`watch`] returns, on whatever path, the emulator is gone.
 
+mod keyboard;
 mod observer;
+mod port;
 
 use super::console::Console;
 use super::layout::Layout;
@@ -14,7 +16,10 @@ use crate::process::{self, Guard};
 use crate::random;
 use crate::recording::Recording;
 use crate::task_run::PAYLOAD_SEED;
+use crate::trace::{self, Trace};
 use anyhow::{Context, Result};
+pub(crate) use keyboard::Asking;
+use keyboard::Keyboard;
 use observer::Observer;
 use slat_hv_protocol::pause::{Forked, Moved, Pause, Then};
 use slat_hv_protocol::snapshot::{self, Saved};
@@ -25,8 +30,8 @@ use slat_hv_protocol::{
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::process::Stdio;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 /// How long the emulator may take to go after the hypervisor's report.
@@ -105,9 +110,13 @@ pub(crate) struct Choices {
     pub(crate) page_requests: bool,
     /// Whether the run is recorded.
     pub(crate) record: bool,
+    /// Whether the run is traced.
+    pub(crate) trace: bool,
     pub(crate) sharing: Sharing,
     /// What is done with the guest in the middle of its work, if anything is.
     pub(crate) pause: Option<Then>,
+    /// Who asks the monitor, if the guest is to be stopped for it.
+    pub(crate) monitor: Option<Asking>,
     /// How RAM is paged, if it is.
     pub(crate) paging: Option<Paged>,
     /// How long nothing may be printed before the run counts as one that has no end.
@@ -159,6 +168,10 @@ pub(crate) struct Observed {
     pub(crate) emulator_error: String,
     /// The recording, if there was to be one and the guest was started.
     pub(crate) recording: Option<Recording>,
+    /// The trace, likewise.
+    pub(crate) trace: Option<Trace>,
+    /// When the hypervisor said that it begins, and when its last word came, in seconds since the emulator's start.
+    pub(crate) ran: [Option<f64>; 2],
     /// The unit guests that were run, each with the seconds since the emulator's start at its end, and whether all of them
     /// were.
     pub(crate) units: Vec<(f64, UnitOutcome)>,
@@ -172,6 +185,9 @@ pub(crate) struct Observed {
     /// What the snapshot took, and the snapshot, if the guest was written away.
     pub(crate) saved: Option<Saved>,
     pub(crate) snapshot: Option<Vec<u8>>,
+    /// What the monitor said, and whether it waits for a command.
+    pub(crate) monitor: Vec<String>,
+    pub(crate) monitor_open: bool,
 }
 
 /// Boots `guest` under the hypervisor.
@@ -203,6 +219,7 @@ pub(crate) fn under_slat(
         _ => layout,
     };
     let layout = choices.paging.map_or(layout, |paged| layout.with_store(paged.store));
+    let layout = if choices.trace { layout.with_trace() } else { layout };
     let pause = choices.pause.map(|then| {
         let pause = commands::pause(then, PAYLOAD_SEED).0;
         Pause { image: layout.image, ..pause }
@@ -211,6 +228,7 @@ pub(crate) fn under_slat(
         nonce: nonce(machine.pace),
         pool: layout.pool,
         recording: layout.recording,
+        trace: layout.trace,
         kernel: layout.kernel,
         initrd: layout.initrd,
         guest_memory: guest.memory,
@@ -228,6 +246,7 @@ pub(crate) fn under_slat(
         until_screen: (guest.goal == Goal::Screen).then(|| screen::FAR_ENOUGH.to_owned()),
         until_console: (guest.goal == Goal::Prompt).then(|| PROMPT.to_owned()),
         pause,
+        monitor: choices.monitor.is_some(),
         paging: choices.paging.map(|Paged { idle_scans, .. }| Paging { store: layout.store, idle_scans }),
     };
     let what = Watched {
@@ -236,6 +255,7 @@ pub(crate) fn under_slat(
         stop_at_init: false,
         timeout,
         silence: choices.silence,
+        monitor: choices.monitor,
     };
     hypervisor_run(machine, hypervisor, &params, &layout, [kernel, initrd, snapshot], &what, screen)
 }
@@ -257,6 +277,7 @@ pub(crate) fn unit_guests(
         nonce: nonce(machine.pace),
         pool: layout.pool,
         recording: layout.recording,
+        trace: layout.trace,
         kernel: Span::default(),
         initrd: Span::default(),
         guest_memory: MEMORY,
@@ -274,9 +295,10 @@ pub(crate) fn unit_guests(
         until_screen: None,
         until_console: None,
         pause: None,
+        monitor: false,
         paging: None,
     };
-    let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None };
+    let what = Watched { guests: 1, own: false, stop_at_init: false, timeout, silence: None, monitor: None };
     hypervisor_run(machine, hypervisor, &params, &layout, [None; 3], &what, screen)
 }
 
@@ -296,7 +318,8 @@ fn hypervisor_run(
     let params_file = directory.path().join("params");
     std::fs::write(&params_file, block).context("cannot write the parameters")?;
     let files = Files { params: &params_file, kernel, initrd, snapshot };
-    let mut prepared = machine.with_hypervisor(hypervisor, &files, layout, directory.path())?;
+    let mut prepared =
+        machine.with_hypervisor(hypervisor, &files, layout, directory.path(), params.monitor)?;
     let mut seen = watch(&mut prepared, &params.nonce, what, screen)?;
     if let (Some((memory, offset)), Some(saved)) = (&prepared.snapshot, &seen.saved) {
         let mut bytes = Vec::new();
@@ -305,6 +328,14 @@ fn hypervisor_run(
         memory.seek(SeekFrom::Start(*offset)).with_context(cannot)?;
         memory.take(saved.bytes).read_to_end(&mut bytes).with_context(cannot)?;
         seen.snapshot = Some(bytes);
+    }
+    if let (Some((memory, offset)), Some(started)) = (prepared.trace, &seen.started) {
+        if let Ok(mut memory) = File::open(memory) {
+            let words = trace::words(&mut memory, offset, layout.trace.size);
+            let words = words.context("the trace cannot be read")?;
+            let seconds = seen.ran[1].zip(seen.ran[0]).map(|(end, begin)| end - begin);
+            seen.trace = Some(Trace::new(words, started.ticks_per_second, seconds));
+        }
     }
     if let (Some((memory, offset)), Some(started)) = (prepared.recording, &seen.started) {
         // An emulator that had to be killed may have left none.
@@ -337,7 +368,7 @@ pub(crate) fn natively(
     let mut prepared = machine.native(&files, guest.memory, &guest.bootargs)?;
     let own = guest.sha256.is_some();
     // Somebody else's user space may run for ever, and nothing after its start is of interest.
-    let what = Watched { guests: 1, own, stop_at_init: !own, timeout, silence: None };
+    let what = Watched { guests: 1, own, stop_at_init: !own, timeout, silence: None, monitor: None };
     watch(&mut prepared, &random::nonce(), &what, screen)
 }
 
@@ -357,27 +388,38 @@ struct Watched {
     timeout: Duration,
     /// How long nothing may be printed.
     silence: Option<Duration>,
+    /// Who asks the monitor.
+    monitor: Option<Asking>,
 }
 
 /// Runs the emulator, shows the guest's console on `screen` and takes down what matters.
 fn watch(
     prepared: &mut Prepared,
     nonce: &str,
-    &Watched { guests, own, stop_at_init, timeout, silence }: &Watched,
+    &Watched { guests, own, stop_at_init, timeout, silence, monitor }: &Watched,
     screen: &mut dyn Write,
 ) -> Result<Observed> {
+    let listener = prepared.listener.take();
     let command = &mut prepared.command;
+    if monitor.is_some() && listener.is_none() {
+        command.stdin(Stdio::piped());
+    }
     let mut errors = tempfile::tempfile().context("no temporary file")?;
     command.stderr(errors.try_clone().context("cannot share a temporary file")?);
     let begin = Instant::now();
     let mut guard = Guard::spawn(command)?;
     let output = guard.child().stdout.take().context("the emulator has no output")?;
-    let chunks = read_in_background(output);
+    let input = guard.child().stdin.take();
+    let (chunks, port) = port::open(output, input, listener);
+    let mut keyboard = match (monitor, port) {
+        (Some(asking), Some(port)) => Keyboard::new(asking, port),
+        _ => Keyboard::none(),
+    };
 
     let mut observer = Observer { begin, own, seen: Observed::of(guests) };
     let mut console = Console::new(nonce);
     let mut deadline = begin + timeout;
-    let mut heard = begin;
+    let (mut heard, mut looked) = (begin, begin);
     let ending = loop {
         let finished = match chunks.recv_timeout(process::TICK) {
             Ok(chunk) => {
@@ -389,6 +431,14 @@ fn watch(
             Err(RecvTimeoutError::Disconnected) => true,
         };
         let seen = &observer.seen;
+        keyboard.tick(seen, own)?;
+        // Whoever thinks about an answer is not to be hurried.
+        let now = Instant::now();
+        if seen.monitor_open {
+            deadline += now - looked;
+            heard = now;
+        }
+        looked = now;
         if finished {
             break None;
         } else if process::interrupted() {
@@ -419,20 +469,6 @@ fn watch(
     Ok(seen)
 }
 
-/// Reads without ever making the watcher wait. The thread ends with the emulator, which closes the pipe.
-fn read_in_background(mut output: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(length @ 1..) = output.read(&mut buffer) {
-            if sender.send(buffer[..length].to_vec()).is_err() {
-                break;
-            }
-        }
-    });
-    receiver
-}
-
 impl Observed {
     /// Nothing seen yet of one guest.
     pub(crate) fn new() -> Self {
@@ -451,6 +487,8 @@ impl Observed {
             failed: None,
             emulator_error: String::new(),
             recording: None,
+            trace: None,
+            ran: [None; 2],
             units: Vec::new(),
             guests: Vec::new(),
             units_ended: false,
@@ -458,6 +496,8 @@ impl Observed {
             moved: None,
             saved: None,
             snapshot: None,
+            monitor: Vec::new(),
+            monitor_open: false,
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) fn one_of_several(guest: &Guest, seen: &Observed, number: usize) -> R
         (_, None) => return Err("nothing was reported on it".to_owned()),
     };
     match end {
+        // Whoever ended it knows why.
+        End::Quit => return Ok(()),
         End::Saved if guest.goal == Goal::Saved => return Ok(()),
         End::Moved if guest.goal == Goal::Moved && number == 0 => return Ok(()),
         End::Moved => return Err("the guest has moved".to_owned()),

@@ -7,11 +7,13 @@ use crate::boot::session::{Ending, Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::initramfs::sha256;
 use crate::process;
+use crate::trace::Trace;
 use anyhow::{Context, Result, bail};
 use slat_hv_model::Settings;
 use slat_hv_protocol::End;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
 use std::thread;
 
 /// Carries out `cargo xtask run --machine model`.
@@ -27,6 +29,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         churn: options.churn.then(|| churn_on_the_model(options.churn_seed)),
         mistake: options.mistake,
         keeps_old_tags: false,
+        trace: options.is_traced(),
         seed: choices.seed,
         policy: choices.policy,
     };
@@ -62,7 +65,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         }
     });
     let printed = printed.collect();
+    let words = ran.trace.into_iter().map(AtomicU64::new).collect();
+    let trace = options.is_traced().then(|| Trace::new(words, ran.started.ticks_per_second, None));
     let seen = Observed {
+        trace,
         ending: Ending::Exited { success: true },
         printed,
         console: ran.console,
@@ -87,6 +93,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         checks: Some(&ran.checks),
         verdict: &verdict,
     };
+    summary.write_trace()?;
     summary.print()?;
     match verdict {
         Ok(()) => Ok(ExitCode::SUCCESS),

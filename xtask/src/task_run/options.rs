@@ -1,5 +1,6 @@
 //! The command line of `cargo xtask run`, and all checks that can be made before anything is installed or started.
 
+mod monitor;
 pub(crate) mod paging;
 mod parsers;
 mod pause;
@@ -13,6 +14,7 @@ use crate::guests::image::{self, Image, Program};
 use crate::platform::Platform;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
+use monitor::MonitorOptions;
 use paging::PagingOptions;
 use parsers::{one_of, parse_format, parse_size};
 use pause::PauseOptions;
@@ -169,8 +171,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     pub(crate) record: Option<PathBuf>,
 
+    /// Write what happened when, fault by fault, in the trace event format of Chrome, which https://ui.perfetto.dev shows
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    pub(crate) trace: Option<PathBuf>,
+
+    /// Draw the story of the boot: a page of HTML that needs nothing else
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    pub(crate) report: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) pause: PauseOptions,
+
+    #[command(flatten)]
+    pub(crate) monitor: MonitorOptions,
 
     /// Print the report as one JSON object on stdout, and everything else on stderr
     #[arg(long)]
@@ -266,6 +279,7 @@ impl Options {
         );
         self.check_sharing(platform)?;
         self.check_pause(platform)?;
+        self.check_monitor()?;
         self.check_paging(platform)?;
         let widest = if platform == Platform::Riscv { 59 } else { 48 };
         ensure!(
@@ -300,9 +314,7 @@ impl Options {
         let memtest = memtest || image.as_ref().is_some_and(|image| image.program == Program::Memtest);
         ensure!(!memtest || self.initrd.is_none(), "--initrd: memtest86+ takes none");
         ensure!(!u_boot || self.initrd.is_none(), "--initrd: u-boot takes none");
-        if let Some(file) = &self.record {
-            File::create(file).with_context(|| format!("--record: cannot write {}", file.display()))?;
-        }
+        self.check_files()?;
         check_size(self.memory)?;
         // A kernel that is still to be fetched is checked again once it is there.
         let (program, least) = match (memtest, u_boot) {
@@ -318,9 +330,25 @@ impl Options {
         Ok(Checked { platform, program, image, choices: self.choices() })
     }
 
+    /// Whether everything that is to be written can be.
+    fn check_files(&self) -> Result<()> {
+        let files = [("--record", &self.record), ("--trace", &self.trace), ("--report", &self.report)];
+        for (name, file) in files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?))) {
+            File::create(file).with_context(|| format!("{name}: cannot write {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the run is traced.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.trace.is_some() || self.report.is_some()
+    }
+
     /// Checks the options for the model.
     pub(crate) fn check_model(&self) -> Result<ModelChoices> {
+        self.check_files()?;
         refuse("--machine model", &self.pause.given())?;
+        refuse("--machine model", &self.monitor.given())?;
         refuse("--machine model", &self.paging.given())?;
         refuse(
             "--machine model",
@@ -383,7 +411,7 @@ impl Options {
             Some(pool) => Layout::with_pool(&map, kernel, initrd, pool),
         };
         let layout = layout.with_recording();
-        let layout = self.paged().map_or(layout, |paged| layout.with_store(paged.store));
+        let layout = self.paged().map_or(layout, |paged| layout.with_store(paged.store)).with_trace();
         let takes = layout.machine_memory;
         ensure!(
             takes <= most,
@@ -442,12 +470,14 @@ impl Options {
             mistake: self.mistake,
             page_requests: false,
             record: self.record.is_some(),
+            trace: self.is_traced(),
             sharing: Sharing {
                 guests: self.guests,
                 cpus: self.host_cpus.map(|_| self.cpus),
                 pool: self.pool(),
             },
             pause: self.pause.then(),
+            monitor: self.monitor.asking(),
             paging: self.paged(),
             silence: None,
         }

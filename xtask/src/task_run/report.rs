@@ -4,6 +4,7 @@ mod counts;
 mod gstage;
 mod json;
 mod several;
+mod traced;
 
 use super::options::Options;
 use crate::boot::screen;
@@ -197,6 +198,7 @@ impl Summary<'_> {
                 "each guest powered itself off".to_owned()
             }
             (Some(End::PowerOff), Ok(())) => "the guest powered itself off".to_owned(),
+            (Some(End::Quit), Ok(())) => "the monitor ended the run".to_owned(),
             (Some(End::Saved), Ok(())) => "the guest was written away".to_owned(),
             (Some(End::Reset), Ok(())) => "the guest reset itself when it had done its work".to_owned(),
             (Some(End::ScreenShows), Ok(())) => format!("the screen showed `{}`", screen::FAR_ENOUGH),

@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A command line (`IMAGE`, `TEXT` and so on stand for files that are made) and words of the answer.
 type Case = (&'static str, &'static str, &'static str);
 
-const CASES: [Case; 55] = [
+const CASES: [Case; 57] = [
     ("no such guest", "--guest /nonexistent/Image", "cannot read the guest kernel /nonexistent/Image"),
     ("guest is a text file", "--guest TEXT", "not an arm64 Linux Image"),
     ("guest of another architecture", "--guest X86", "it is an x86 bzImage"),
@@ -37,6 +37,8 @@ const CASES: [Case; 55] = [
     ("a CPU that Bochs has not", "--arch x86_64 --cpu EPYC", "Bochs has no single CPU EPYC"),
     ("memtest86+ on Arm", "--guest memtest86+", "memtest86+ is for --arch x86_64"),
     ("recording into nowhere", "--record /nonexistent/file", "--record: cannot write /nonexistent/file"),
+    ("tracing into nowhere", "--trace /nonexistent/file", "--trace: cannot write /nonexistent/file"),
+    ("a report into nowhere", "--machine model --report /nonexistent/file", "--report: cannot write"),
     ("a vendor of RISC-V", "--arch riscv64 --vendor intel", "--vendor: not with --arch riscv64"),
     ("guest of another architecture on RISC-V", "--arch riscv64 --guest IMAGE", "an arm64 Image"),
     ("too little memory on RISC-V", "--arch riscv64 --guest RISCV --memory 32M", "too little"),

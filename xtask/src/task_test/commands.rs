@@ -1,10 +1,10 @@
 //! The commands that the documents show: every line of their blocks of ```sh``` is executed, or stands for a step that does just that.
 //!
 //! A new command in a document wants a line in [`COMMANDS`]; one that is there and that no document shows wants to go. Examples need
-//! none: `cargo run -p slat-examples --example NAME` is the step `example NAME`.
+//! none: `cargo run -p slat-examples --example NAME` is the step `example NAME`. Nor do those of `slat-inspect`: one step executes all.
 
 use super::step::{Outcome, Step};
-use super::{Context, examples, tidy};
+use super::{Context, examples, inspect, tidy};
 use crate::process;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::BTreeSet;
@@ -32,6 +32,7 @@ const BENCH: Shown = Shown::Long("instruction counts have not grown");
 
 /// Every command of the documents, without what is behind `#`; those between `&&` are one.
 const COMMANDS: &[(&str, Shown)] = &[
+    ("cargo install --path crates/slat-inspect", Shown::By("slat-inspect: cargo install")),
     ("cargo run --release -p slat-check -- --hostile", Shown::By("a million hostile accesses")),
     (
         "cargo run --release -p slat-check -- --hostile --accesses 5000000",
@@ -66,6 +67,10 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("cargo xtask run --arch riscv64 --guests 3", Shown::By("RISC-V: three guests at once")),
     ("cargo xtask run --arch riscv64 --migrate", Shown::By("RISC-V: a guest moves while it works")),
     (
+        "cargo xtask run --arch riscv64 --monitor-commands 'regs; map; query 0x80200000; stats; faults; audit'",
+        Shown::By("RISC-V: Linux with 4k leaves, stopped for the monitor"),
+    ),
+    (
         "cargo xtask run --arch riscv64 --page-out --pool 40M",
         Shown::By("RISC-V: paging: a guest that uses more than there is goes on"),
     ),
@@ -78,6 +83,11 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("cargo xtask run --cpus 2", Shown::Emulated),
     ("cargo xtask run --help", Shown::Here),
     ("cargo xtask run --machine model --format ept --cpus 4 --churn", Shown::Here),
+    (
+        "cargo xtask run --machine model --format ept --report boot.html --trace boot.json",
+        Shown::By("a trace and its story in a browser: ept"),
+    ),
+    ("cargo xtask run --report boot.html --trace boot.json", Shown::By("boot with 4k leaves")),
     ("cargo xtask run --vendor amd", Shown::Emulated),
     ("cargo xtask test", Shown::Itself),
     ("cargo xtask test --filter \"RISC-V\"", Shown::Itself),
@@ -144,7 +154,7 @@ fn documented(context: &Context) -> Result<Vec<(String, String)>> {
 }
 
 /// The lines of the blocks of sh in a document, without their comments.
-fn commands_of(text: &str) -> Vec<String> {
+pub(super) fn commands_of(text: &str) -> Vec<String> {
     let (mut commands, mut inside) = (Vec::new(), false);
     for line in text.lines() {
         if line.starts_with("```") {
@@ -170,6 +180,8 @@ fn judge(list: &[(&str, Shown)], shown: &[(String, String)], names: &BTreeSet<St
     let mut unknown = Vec::new();
     for (command, path) in shown {
         let example = command.strip_prefix(&examples::command_line("")).map(|name| format!("example {name}"));
+        let example =
+            example.or_else(|| command.starts_with("slat-inspect ").then(|| inspect::README.to_owned()));
         match (list.iter().find(|(known, _)| known == command), example) {
             (Some((_, Shown::By(step) | Shown::Long(step))), _) => step_exists(command, step),
             (Some(_), _) => {}
@@ -212,7 +224,7 @@ fn split<'w>(words: &'w [&'w str]) -> Option<([&'w str; 2], &'w [&'w str])> {
 }
 
 /// The words of a command. What only a shell can do is refused, but for quotes around one word.
-fn words(command: &str) -> Result<Vec<&str>> {
+pub(super) fn words(command: &str) -> Result<Vec<&str>> {
     let mut words = Vec::new();
     let mut rest = command.trim();
     while !rest.is_empty() {

@@ -4,7 +4,7 @@
 use super::linux::{self, Boot};
 use super::scenarios;
 use super::step::{Board, Outcome, Step};
-use super::{Context, flat, recorded};
+use super::{Context, flat, monitor, recorded, traced};
 use crate::boot::machine::Pace;
 use crate::boot::session::{Choices, Goal, Guest, Observed};
 use crate::boot::verdict;
@@ -87,8 +87,10 @@ fn steps(slot: &Slot) -> Vec<Step> {
         }),
         boot_step(slot, "boot with 4k leaves", |bench, output| {
             let mut boot = bench.linux.usual();
-            boot.choices.leaf = Leaf::Size4K;
-            let Report { faults, leaves, .. } = bench.linux.good_boot(&boot, output)?.1;
+            (boot.choices.leaf, boot.choices.trace) = (Leaf::Size4K, true);
+            let (seen, report) = bench.linux.good_boot(&boot, output)?;
+            let traced = traced::is_complete(&seen, &report)?;
+            let Report { faults, leaves, .. } = report;
             ensure!(faults.spurious == 0, "{} spurious faults", faults.spurious);
             let (populated, pages) = (faults.populated, leaves.size_4k);
             let mapped = populated + DEVICE_PAGES;
@@ -97,13 +99,14 @@ fn steps(slot: &Slot) -> Vec<Step> {
                 "{populated} faults and {DEVICE_PAGES} device pages made {pages} leaves"
             );
             ensure!((5_000..=20_000).contains(&populated), "{populated} faults are not what a boot takes");
-            Ok(format!("{populated} faults"))
+            Ok(format!("{populated} faults; {traced}"))
         }),
-        boot_step(slot, "boot with 48M", |bench, output| {
+        boot_step(slot, "boot with 48M, stopped for the monitor", |bench, output| {
             let mut boot = bench.linux.usual();
             boot.memory = 48 << 20;
-            bench.linux.good_boot(&boot, output)?;
-            Ok(String::new())
+            boot.choices.monitor = Some(monitor::asking(Platform::Arm));
+            let seen = bench.linux.good_boot(&boot, output)?.0;
+            monitor::answered(Platform::Arm, &seen)
         }),
         boot_step(slot, "boot with 2m leaves", |bench, output| {
             let mut boot = bench.linux.usual();

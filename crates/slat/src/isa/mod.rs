@@ -16,6 +16,8 @@ mod hosted;
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_os = "none"))))]
 mod portable;
 pub(crate) mod racing;
+#[cfg(feature = "tracing")]
+mod time;
 
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub use aarch64::zero;
@@ -34,6 +36,9 @@ pub use portable::zero;
 pub(crate) use x86_64::order_zeroing;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::zero;
+
+#[cfg(feature = "tracing")]
+pub use time::timestamp;
 
 #[cfg(any(not(target_arch = "x86_64"), miri))]
 pub(crate) use racing::{copy, fill, read, write};

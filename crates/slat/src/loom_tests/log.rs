@@ -114,7 +114,9 @@ impl Entry {
 fn store(cpu: &Mutex<Cpu>, entry: Entry, marks: bool, value: u64) -> bool {
     let mut cpu = cpu.lock().expect("no panic");
     while !cpu.writes {
-        let old = entry.word().load(Ordering::Acquire);
+        // A load: loom, which remembers the last access of a word only, would not take it for one that another's load could
+        // come before.
+        let old = entry.word().fetch_or(0, Ordering::AcqRel);
         if old & WRITE == 0 {
             return false;
         }

@@ -5,8 +5,9 @@ use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::error::ScanError;
 use crate::format::Format;
 use crate::hal::Hal;
+use crate::operation::Operation;
 use crate::table::{Extent, OutOfMemory};
-use log::trace;
+use log::debug;
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Asks which pages of `size` bytes at `gpa`, both multiples of 4 KiB, the guest or [`memory`](Self::memory) has used
@@ -47,6 +48,20 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         size: u64,
         ages: &mut [u8],
         least: u8,
+        visit: impl FnMut(GuestPhysRange, u8),
+    ) -> Result<u64, ScanError> {
+        self.observed(Operation::ScanIdle, (gpa, size), move |space| {
+            space.scan_idle_unobserved(gpa, size, ages, least, visit)
+        })
+    }
+
+    #[inline(always)]
+    fn scan_idle_unobserved(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        ages: &mut [u8],
+        least: u8,
         mut visit: impl FnMut(GuestPhysRange, u8),
     ) -> Result<u64, ScanError> {
         let range = self.checked_range(gpa, size)?;
@@ -78,7 +93,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         ages[next..].fill(0);
         self.table.settle(&mut self.pending);
-        trace!("scan {range}: {pages} pages idle for {least} scans");
+        debug!("scan_idle {range}: {pages} pages idle for {least} scans");
         Ok(pages)
     }
 }

@@ -10,9 +10,10 @@ use crate::flags::{LeafSize, MappingFlags};
 use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
+use crate::operation::Operation;
 use crate::table::{Alike, Extent, Frames, Linear, OutOfMemory, Ownership, Table};
 use crate::tlb::Pending;
-use log::{debug, trace};
+use log::debug;
 
 /// How `map_alloc_with` takes its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,19 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// format cannot output, [`MapError::HostProtected`], flags that it cannot express, [`MapError::AlreadyMapped`],
     /// [`MapError::OutOfMemory`].
     pub fn map_linear(
+        &mut self,
+        gpa: GuestPhysAddr,
+        hpa: HostPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), MapError> {
+        self.observed(Operation::MapLinear, (gpa, size), move |space| {
+            space.map_linear_unobserved(gpa, hpa, size, flags)
+        })
+    }
+
+    #[inline(always)]
+    fn map_linear_unobserved(
         &mut self,
         gpa: GuestPhysAddr,
         hpa: HostPhysAddr,
@@ -107,6 +121,19 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         flags: MappingFlags,
         options: AllocOptions,
     ) -> Result<(), MapError> {
+        self.observed(Operation::MapAlloc, (gpa, size), move |space| {
+            space.map_alloc_with_unobserved(gpa, size, flags, options)
+        })
+    }
+
+    #[inline(always)]
+    fn map_alloc_with_unobserved(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+        options: AllocOptions,
+    ) -> Result<(), MapError> {
         let range = self.check_map(gpa, size, flags)?;
         let AllocOptions { populate, largest_leaf, fault_around } = options;
         let out_of_memory = |OutOfMemory| MapError::OutOfMemory;
@@ -139,6 +166,18 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// [`MapError`]: a bad range, [`MapError::BeyondBackend`] above 256 TiB, [`MapError::AlreadyMapped`],
     /// [`MapError::OutOfMemory`] for the region.
     pub fn map_trap(&mut self, gpa: GuestPhysAddr, size: u64, device: DeviceId) -> Result<(), MapError> {
+        self.observed(Operation::MapTrap, (gpa, size), move |space| {
+            space.map_trap_unobserved(gpa, size, device)
+        })
+    }
+
+    #[inline(always)]
+    fn map_trap_unobserved(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        device: DeviceId,
+    ) -> Result<(), MapError> {
         let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
         let range = self.check_map(gpa, size, flags)?;
         if size > OFFSET_LIMIT {
@@ -158,7 +197,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// [`UnmapError`]: a bad range, [`UnmapError::NotMapped`] with the first address that no region covers,
     /// [`UnmapError::Pinned`], [`UnmapError::OutOfMemory`] if a split needs a frame that the host does not have.
     pub fn unmap(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
-        self.defer().unmap(gpa, size)
+        self.observed(Operation::Unmap, (gpa, size), move |space| {
+            let debt = space.defer();
+            debt.unmap_unobserved(gpa, size)
+        })
     }
 
     /// Gives `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped, the flags `flags`. Large leaves at
@@ -178,7 +220,10 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         size: u64,
         flags: MappingFlags,
     ) -> Result<(), ProtectError> {
-        self.defer().protect(gpa, size, flags)
+        self.observed(Operation::Protect, (gpa, size), move |space| {
+            let debt = space.defer();
+            debt.protect_unobserved(gpa, size, flags)
+        })
     }
 
     /// Moves the populated pages of `size` bytes at `gpa`, both multiples of 4 KiB, to other frames of the host;
@@ -192,6 +237,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// [`MigrateError`]: a bad range, [`MigrateError::NotMapped`], [`MigrateError::NotOwned`] unless the region is one
     /// of [`map_alloc`](Self::map_alloc) or [`map_paged`](Self::map_paged), [`MigrateError::Pinned`], [`MigrateError::OutOfMemory`] if the host does not have as many frames again.
     pub fn migrate(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, MigrateError> {
+        self.observed(Operation::Migrate, (gpa, size), move |space| space.migrate_unobserved(gpa, size))
+    }
+
+    #[inline(always)]
+    fn migrate_unobserved(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, MigrateError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(MigrateError::NotMapped)?;
         let not_owned =
@@ -210,7 +260,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.table.split_at(&mut self.pending, range.start(), &mut tables);
         self.table.split_at(&mut self.pending, range.end(), &mut tables);
         let pages = self.table.migrate(&mut self.pending, range, frames);
-        trace!("migrate {range}: {pages} pages");
+        debug!("migrate {range}: {pages} pages");
         Ok(pages)
     }
 
@@ -219,6 +269,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// # Errors
     /// [`ClearError::Pinned`] with the first region that has a pin; nothing has changed then.
     pub fn clear(&mut self) -> Result<(), ClearError> {
+        self.observed(Operation::Clear, self.whole(), move |space| space.clear_unobserved())
+    }
+
+    #[inline(always)]
+    fn clear_unobserved(&mut self) -> Result<(), ClearError> {
         if let Some(region) = self.regions.iter().find(|region| region.pins > 0) {
             return Err(ClearError::Pinned(region.range));
         }
@@ -308,7 +363,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             self.hold_large(range);
         }
         self.regions.update(self.table.hal(), range, cover, |region| Some(Region { flags, ..region }));
-        trace!("protect {range} {flags}");
+        debug!("protect {range} {flags}");
         Ok(())
     }
 }

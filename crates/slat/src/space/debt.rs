@@ -6,6 +6,7 @@ use crate::error::{ProtectError, UnmapError};
 use crate::flags::MappingFlags;
 use crate::format::Format;
 use crate::hal::Hal;
+use crate::operation::Operation;
 
 /// The invalidation that a batch of operations owes.
 ///
@@ -43,7 +44,7 @@ impl<'s, H: Hal, F: Format, B: CustomBackend> Debt<'s, H, F, B> {
     /// # Errors
     /// As [`AddrSpace::unmap`]; what the batch did before stays done.
     pub fn unmap(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
-        self.space.unmap_deferred(gpa, size)
+        self.space.observed(Operation::Unmap, (gpa, size), |space| space.unmap_deferred(gpa, size))
     }
 
     /// As [`AddrSpace::protect`], the invalidation deferred (unless the memory type changes: break-before-make
@@ -53,6 +54,23 @@ impl<'s, H: Hal, F: Format, B: CustomBackend> Debt<'s, H, F, B> {
     /// As [`AddrSpace::protect`]; what the batch did before stays done.
     pub fn protect(
         &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), ProtectError> {
+        self.space.observed(Operation::Protect, (gpa, size), |space| space.protect_deferred(gpa, size, flags))
+    }
+
+    /// As [`unmap`](Self::unmap), all of the batch, which is part of an operation.
+    #[inline(always)]
+    pub(super) fn unmap_unobserved(self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnmapError> {
+        self.space.unmap_deferred(gpa, size)
+    }
+
+    /// As [`protect`](Self::protect), all of the batch, which is part of an operation.
+    #[inline(always)]
+    pub(super) fn protect_unobserved(
+        self,
         gpa: GuestPhysAddr,
         size: u64,
         flags: MappingFlags,

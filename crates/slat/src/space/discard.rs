@@ -6,6 +6,7 @@ use crate::error::DiscardError;
 use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
+use crate::operation::Operation;
 use crate::table::{Extent, OutOfMemory};
 use log::debug;
 
@@ -22,6 +23,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// trap region, [`DiscardError::Pinned`], [`DiscardError::OutOfMemory`] if a split needs a frame that the host
     /// does not have.
     pub fn discard(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, DiscardError> {
+        self.observed(Operation::Discard, (gpa, size), move |space| space.discard_unobserved(gpa, size))
+    }
+
+    #[inline(always)]
+    fn discard_unobserved(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, DiscardError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(DiscardError::NotMapped)?;
         let kept = |region: &Region| {

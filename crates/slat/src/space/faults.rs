@@ -9,7 +9,11 @@ use crate::fault::{FaultOutcome, NestedPageFaultInfo};
 use crate::flags::{LeafSize, MappingFlags};
 use crate::format::{Format, allows};
 use crate::hal::Hal;
+use crate::observe::Begin;
+use crate::operation::Operation;
 use crate::table::{Leaf, MadeWritable, OutOfMemory, Populated, Refused, Unshared, Want};
+#[cfg(feature = "tracing")]
+use crate::trace::{FaultAnswer, What};
 use log::{trace, warn};
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
@@ -47,15 +51,23 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         access: MappingFlags,
         mut init: impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<FaultOutcome, FaultError> {
+        let begin = Begin::now(self.hal());
         let answer = self.answer_fault(gpa, access, &mut init);
         if let Some(counters) = self.hal().counters() {
             counters.fault(&answer);
         }
+        #[cfg(feature = "tracing")]
+        begin.end(self.hal(), (self.tag(), self.root()), || {
+            let (answer, leaf) = FaultAnswer::of(&answer);
+            What::Fault { gpa, access, answer, leaf }
+        });
+        #[cfg(not(feature = "tracing"))]
+        let _ = begin;
         answer
     }
 
-    /// As [`handle_page_fault_with`](Self::handle_page_fault_with), not counted: also for accesses that are no faults of
-    /// the guest.
+    /// As [`handle_page_fault_with`](Self::handle_page_fault_with), neither counted nor traced: also for accesses that are
+    /// no faults of the guest.
     #[inline(always)]
     pub(super) fn answer_fault(
         &self,
@@ -108,10 +120,9 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
     ) -> Result<FaultOutcome, FaultError> {
         // Regions lie inside the space, so only the unusual case asks where its edges are.
-        let Some(region) = self.regions.find(gpa) else { return Err(self.no_region(gpa)) };
+        let Some(region) = self.regions.find(gpa) else { return Err(self.no_region(gpa, access)) };
         if !allows(self.format(), region.flags, access) {
-            let (region, allowed) = (region.range, region.flags);
-            return Err(FaultError::Permission { gpa, access, region, allowed });
+            return Err(denied(gpa, access, &region));
         }
         if let Backend::Trap { device, offset } = region.backend {
             let offset = offset + (gpa.as_u64() - region.range.start().as_u64());
@@ -239,12 +250,14 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     }
 
     #[cold]
-    fn no_region(&self, gpa: GuestPhysAddr) -> FaultError {
-        if self.range.contains(gpa) {
+    fn no_region(&self, gpa: GuestPhysAddr, access: MappingFlags) -> FaultError {
+        let error = if self.range.contains(gpa) {
             FaultError::NoRegion(gpa)
         } else {
             FaultError::OutsideSpace { gpa, space: self.range }
-        }
+        };
+        warn!("fault `{access}` at {gpa:#x}: {error}");
+        error
     }
 
     /// The leaf was idle and is there again. It may lack the permission to write, as any other.
@@ -345,14 +358,29 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ) {
         let window = GuestPhysRange::new(fault.align_down(window.bytes()), window.bytes());
         let Some(window) = window.ok().and_then(|window| window.intersection(region.range)) else { return };
+        let begin = Begin::now(self.hal());
+        let mut pages = 0;
         let mut next = Some(window.start());
         while let Some(gpa) = next.filter(|gpa| *gpa < window.end()) {
             let step = match self.supply(region, gpa, MappingFlags::empty(), init) {
-                Ok(Populated::New(size)) => size.bytes(),
+                Ok(Populated::New(size)) => {
+                    pages += size.bytes() / PAGE_SIZE;
+                    size.bytes()
+                }
                 Ok(Populated::Present(_) | Populated::Woken(_) | Populated::Unsettled) => PAGE_SIZE,
-                Err(_) => return,
+                Err(_) => break,
             };
             next = gpa.align_down(step).checked_add(step);
         }
+        let around = (window.start(), window.size());
+        self.over(begin, Operation::PopulateAround, around, || Ok(pages));
     }
+}
+
+/// The guest may not do this in `region`.
+#[cold]
+fn denied(gpa: GuestPhysAddr, access: MappingFlags, region: &Region) -> FaultError {
+    let error = FaultError::Permission { gpa, access, region: region.range, allowed: region.flags };
+    warn!("fault `{access}` at {gpa:#x}: {error}");
+    error
 }

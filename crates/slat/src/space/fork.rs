@@ -12,6 +12,8 @@ use crate::error::{ForkError, InheritError, ResetError};
 use crate::format::Format;
 use crate::frame::FrameStack;
 use crate::hal::Hal;
+use crate::observe::Begin;
+use crate::operation::Operation;
 use crate::table::{Extent, OutOfMemory, Ownership, Table, Version};
 use crate::tlb::Pending;
 use core::fmt;
@@ -76,7 +78,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// # Errors
     /// As [`fork`](Self::fork).
     pub fn fork_with(&mut self, hal: H, backend: B, tag: u16) -> Result<Self, ForkError> {
-        self.fork_as(hal, backend, tag, false)
+        self.observed(Operation::Fork, self.whole(), move |space| space.fork_as(hal, backend, tag, false))
     }
 
     /// As [`fork_with`](Self::fork_with); `still` makes what the fork begins with a version, which it is then the only one to
@@ -105,7 +107,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         };
         // Dropping the child gives back whatever it has by then.
         self.begin_child(&mut child, still).map_err(|OutOfMemory| ForkError::OutOfMemory)?;
-        debug!("fork {}: tag {tag}", self.range);
+        let name = if still { "snapshot" } else { "fork" };
+        debug!("{name} {}: tag {tag}", self.range);
         Ok(child)
     }
 
@@ -230,7 +233,8 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         B: Clone,
     {
         let (hal, backend) = (self.hal().clone(), self.backend.clone());
-        let mut space = self.fork_as(hal, backend, 0, true)?;
+        let mut space = self
+            .observed(Operation::Snapshot, self.whole(), move |space| space.fork_as(hal, backend, 0, true))?;
         space.table.set_unwalked();
         let Some(version) = space.table.hold_version() else { unreachable!("a fork begins with a version") };
         Ok(Snapshot { space, version })
@@ -247,6 +251,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// [`ResetError::Pinned`], [`ResetError::OtherHost`], [`ResetError::OtherShape`], [`ResetError::OutOfMemory`]. Nothing
     /// has changed then.
     pub fn reset(&mut self, snapshot: &Snapshot<H, F, B>) -> Result<(), ResetError> {
+        self.observed(Operation::Reset, self.whole(), move |space| space.reset_unobserved(snapshot))
+    }
+
+    #[inline(always)]
+    fn reset_unobserved(&mut self, snapshot: &Snapshot<H, F, B>) -> Result<(), ResetError> {
         let from = &snapshot.space;
         if let Some(region) = self.regions.iter().find(|region| region.pins > 0) {
             return Err(ResetError::Pinned(region.range));
@@ -278,8 +287,12 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     ///
     /// One invalidation, if there is anything. Costs as much as was written since the forks.
     pub fn consolidate(&mut self) -> usize {
+        let begin = Begin::now(self.hal());
         self.table.settle(&mut self.pending);
-        self.table.consolidate()
+        let merged = self.table.consolidate();
+        debug!("consolidate {}: {merged} states", self.range);
+        self.over(begin, Operation::Consolidate, self.whole(), || Ok(merged as u64));
+        merged
     }
 
     /// Says whether a later fork has the regions in `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped: at
@@ -294,6 +307,18 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         size: u64,
         in_children: bool,
     ) -> Result<(), InheritError> {
+        self.observed(Operation::SetInChildren, (gpa, size), move |space| {
+            space.set_in_children_unobserved(gpa, size, in_children)
+        })
+    }
+
+    #[inline(always)]
+    fn set_in_children_unobserved(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        in_children: bool,
+    ) -> Result<(), InheritError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(InheritError::NotMapped)?;
         let out_of_memory = |OutOfMemory| InheritError::OutOfMemory;
@@ -302,6 +327,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         split.map_err(out_of_memory)?;
         self.table.settle(&mut self.pending);
         self.regions.update(self.table.hal(), range, cover, |region| Some(Region { in_children, ..region }));
+        debug!("set_in_children {range}: {in_children}");
         Ok(())
     }
 }

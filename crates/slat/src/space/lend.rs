@@ -13,6 +13,7 @@ use crate::flags::{MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format};
 use crate::frame::FrameStack;
 use crate::hal::Hal;
+use crate::operation::Operation;
 use crate::table::{Extent, Leaf, OutOfMemory, Ownership};
 use log::debug;
 
@@ -88,6 +89,24 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         flags: MappingFlags,
         mapped: Mapped,
     ) -> Result<(), MapError> {
+        let operation = match mapped {
+            Mapped::Shared { .. } => Operation::MapShared,
+            Mapped::Private => Operation::MapPrivate,
+        };
+        self.observed(operation, (gpa, size), move |space| {
+            space.map_memory_unobserved(gpa, memory, (offset, size), flags, mapped)
+        })
+    }
+
+    #[inline(always)]
+    fn map_memory_unobserved(
+        &mut self,
+        gpa: GuestPhysAddr,
+        memory: &SharedMemory<H>,
+        (offset, size): (u64, u64),
+        flags: MappingFlags,
+        mapped: Mapped,
+    ) -> Result<(), MapError> {
         let range = self.check_map(gpa, size, flags)?;
         check_offset(offset, size, memory.size())?;
         if !self.table.hal().is_same_host(memory.host()) {
@@ -96,7 +115,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         let result = self.map_memory_checked(range, memory, offset, flags, mapped);
         self.shared.trim(self.table.hal());
         if result.is_ok() {
-            debug!("map {mapped:?} {range} {flags} + {offset:#x}");
+            let name = match mapped {
+                Mapped::Shared { .. } => "map_shared",
+                Mapped::Private => "map_private",
+            };
+            debug!("{name} {range} {flags} + {offset:#x}");
         }
         result
     }
@@ -146,6 +169,20 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// [`MapError::UnalignedOffset`], [`MapError::BeyondBackend`] above 256 TiB, [`MapError::OutOfMemory`] for the
     /// region.
     pub fn map_custom(
+        &mut self,
+        gpa: GuestPhysAddr,
+        source: u16,
+        offset: u64,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), MapError> {
+        self.observed(Operation::MapCustom, (gpa, size), move |space| {
+            space.map_custom_unobserved(gpa, source, offset, size, flags)
+        })
+    }
+
+    #[inline(always)]
+    fn map_custom_unobserved(
         &mut self,
         gpa: GuestPhysAddr,
         source: u16,

@@ -10,8 +10,10 @@ use crate::addr::{GuestPhysAddr, GuestPhysRange, PAGE_SIZE};
 use crate::error::{CollectLogError, StartLogError, StopLogError};
 use crate::format::Format;
 use crate::hal::Hal;
+use crate::observe::Begin;
+use crate::operation::Operation;
 use crate::table::{Extent, LogUnit, OutOfMemory};
-use log::{debug, trace};
+use log::debug;
 
 /// Whether there is memory of which writes can be logged. The registers of a device are nobody's pages.
 fn has_memory(region: &Region) -> bool {
@@ -62,6 +64,18 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         size: u64,
         unit: LogUnit,
     ) -> Result<(), StartLogError> {
+        self.observed(Operation::StartDirtyLog, (gpa, size), move |space| {
+            space.start_dirty_log_unobserved(gpa, size, unit)
+        })
+    }
+
+    #[inline(always)]
+    fn start_dirty_log_unobserved(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
+        unit: LogUnit,
+    ) -> Result<(), StartLogError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(StartLogError::NotMapped)?;
         if let Some(logged) = self.regions.overlapping(range).find(|region| region.log.is_some()) {
@@ -96,12 +110,26 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         &mut self,
         gpa: GuestPhysAddr,
         size: u64,
+        visit: impl FnMut(GuestPhysRange),
+    ) -> Result<u64, CollectLogError> {
+        self.observed(Operation::CollectDirty, (gpa, size), move |space| {
+            space.collect_dirty_unobserved(gpa, size, visit)
+        })
+    }
+
+    #[inline(always)]
+    fn collect_dirty_unobserved(
+        &mut self,
+        gpa: GuestPhysAddr,
+        size: u64,
         mut visit: impl FnMut(GuestPhysRange),
     ) -> Result<u64, CollectLogError> {
         let range = self.checked_range(gpa, size)?;
         self.check_logged(range)?;
         self.table.unshare(range, Extent::All).map_err(|OutOfMemory| CollectLogError::OutOfMemory)?;
-        Ok(self.clean(range, &mut visit))
+        let pages = self.clean(range, &mut visit);
+        debug!("collect_dirty {range}: {pages} pages");
+        Ok(pages)
     }
 
     /// As [`collect_dirty`](Self::collect_dirty), into a bitmap: bit `n % 64` of word `n / 64` stands for the `n`th page
@@ -143,6 +171,24 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         written: impl IntoIterator<Item = GuestPhysAddr>,
         mut visit: impl FnMut(GuestPhysRange),
     ) -> u64 {
+        let mut told = 0;
+        let visit = |dirty: GuestPhysRange| {
+            told += dirty.size() / PAGE_SIZE;
+            visit(dirty);
+        };
+        let begin = Begin::now(self.hal());
+        let passed_over = self.collect_logged_unobserved(written, visit);
+        debug!("collect_logged: {told} pages, {passed_over} addresses passed over");
+        self.over(begin, Operation::CollectLogged, self.whole(), || Ok(told));
+        passed_over
+    }
+
+    #[inline(always)]
+    fn collect_logged_unobserved(
+        &mut self,
+        written: impl IntoIterator<Item = GuestPhysAddr>,
+        mut visit: impl FnMut(GuestPhysRange),
+    ) -> u64 {
         let mut passed_over = 0;
         for gpa in written {
             let region = self.regions.find(gpa);
@@ -178,6 +224,13 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// not logged, [`StopLogError::OutOfMemory`] if a region must be divided and there is no memory for that. The log goes on
     /// then.
     pub fn stop_dirty_log(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), StopLogError> {
+        self.observed(Operation::StopDirtyLog, (gpa, size), move |space| {
+            space.stop_dirty_log_unobserved(gpa, size)
+        })
+    }
+
+    #[inline(always)]
+    fn stop_dirty_log_unobserved(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), StopLogError> {
         let range = self.checked_range(gpa, size)?;
         self.check_logged(range)?;
         let cover = self.regions.cover(range).map_err(StopLogError::NotMapped)?;
@@ -210,7 +263,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             }
         }
         self.table.settle(&mut self.pending);
-        trace!("dirty in {range}: {pages} pages");
+
         pages
     }
 

@@ -19,6 +19,7 @@ mod guest_walk;
 mod holdings;
 mod lend;
 mod log;
+mod observe;
 mod page_out;
 mod pins;
 mod populate;
@@ -44,6 +45,8 @@ use crate::addr::{GuestPhysAddr, GuestPhysRange, HostPhysAddr, PAGE_SIZE};
 use crate::error::{BadRange, CreateError};
 use crate::format::{Format, Native};
 use crate::hal::Hal;
+use crate::observe::Begin;
+use crate::operation::Operation;
 use crate::table::Table;
 use crate::tlb::{Pending, TagError, TagPool};
 use backend::Attached;
@@ -243,9 +246,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
 
 impl<H: Hal, F: Format, B: CustomBackend> Drop for AddrSpace<H, F, B> {
     fn drop(&mut self) {
-        self.take_back_all();
         // The table invalidates the whole space and frees itself when it is dropped, after this.
+        let begin = Begin::now(self.hal());
+        self.take_back_all();
         self.regions.clear(self.table.hal());
+        self.over(begin, Operation::Drop, self.whole(), || Ok(0));
     }
 }
 

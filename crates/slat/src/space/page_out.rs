@@ -13,8 +13,10 @@ use crate::error::{MapError, PageOutError};
 use crate::flags::MappingFlags;
 use crate::format::Format;
 use crate::hal::Hal;
+use crate::observe::Begin;
+use crate::operation::Operation;
 use crate::table::{Leaf, OutOfMemory, Verdict};
-use log::{debug, trace};
+use log::debug;
 
 /// What became of pages that were to be paged out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,20 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         size: u64,
         flags: MappingFlags,
     ) -> Result<(), MapError> {
+        self.observed(Operation::MapPaged, (gpa, size), move |space| {
+            space.map_paged_unobserved(gpa, source, offset, size, flags)
+        })
+    }
+
+    #[inline(always)]
+    fn map_paged_unobserved(
+        &mut self,
+        gpa: GuestPhysAddr,
+        source: u16,
+        offset: u64,
+        size: u64,
+        flags: MappingFlags,
+    ) -> Result<(), MapError> {
         let range = self.check_map(gpa, size, flags)?;
         if self.backend.pager().is_none() {
             return Err(MapError::NoPager);
@@ -82,6 +98,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// [`PageOutError`]: a bad range, [`PageOutError::NotMapped`], [`PageOutError::NotPaged`] for a region of another
     /// backend, [`PageOutError::Pinned`]. Nothing has changed then.
     pub fn page_out(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<PagedOut, PageOutError> {
+        self.observed(Operation::PageOut, (gpa, size), move |space| space.page_out_unobserved(gpa, size))
+    }
+
+    #[inline(always)]
+    fn page_out_unobserved(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<PagedOut, PageOutError> {
         let range = self.checked_range(gpa, size)?;
         let cover = self.regions.cover(range).map_err(PageOutError::NotMapped)?;
         if let Some(region) = self.regions.overlapping(range).find(|region| !is_paged(region)) {
@@ -134,6 +155,14 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn evict(&mut self, most: u64, most_looks: u64) -> PagedOut {
+        let begin = Begin::now(self.hal());
+        let out = self.evict_unobserved(most, most_looks);
+        self.over(begin, Operation::Evict, self.whole(), || Ok(out.pages));
+        out
+    }
+
+    #[inline(always)]
+    fn evict_unobserved(&mut self, most: u64, most_looks: u64) -> PagedOut {
         self.table.settle(&mut self.pending);
         let Self { table, regions, pending, range, hand, .. } = self;
         let mut clock = Clock { most, most_looks, taken: 0, looks: 0, hand: *hand };
@@ -163,7 +192,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         *hand = if clock.hand < range.end() { clock.hand } else { range.start() };
         let out = self.hand_over(&passed);
-        trace!("evict {most}: {out:?} of {}", clock.looks);
+        debug!("evict {most}: {out:?} of {}", clock.looks);
         out
     }
 

@@ -9,8 +9,9 @@ use crate::addr::{GuestPhysAddr, GuestPhysRange};
 use crate::error::{PinError, UnpinError};
 use crate::format::Format;
 use crate::hal::Hal;
+use crate::operation::Operation;
 use crate::table::{Extent, OutOfMemory};
-use log::trace;
+use log::debug;
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Populates and pins `size` bytes at `gpa`, both multiples of 4 KiB, all of them memory: until
@@ -26,7 +27,12 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// [`PinError::TooMany`] above 2047 pins, [`PinError::OutOfMemory`]. Nothing is pinned then; what was populated
     /// stays.
     pub fn pin(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), PinError> {
-        self.populate(gpa, size)?;
+        self.observed(Operation::Pin, (gpa, size), move |space| space.pin_unobserved(gpa, size))
+    }
+
+    #[inline(always)]
+    fn pin_unobserved(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), PinError> {
+        self.populate_unobserved(gpa, size)?;
         let range = self.checked_range(gpa, size).map_err(crate::error::PopulateError::from)?;
         for region in self.regions.overlapping(range) {
             if matches!(region.backend, Backend::Trap { .. }) {
@@ -42,7 +48,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         self.own(range).map_err(|OutOfMemory| PinError::OutOfMemory)?;
         self.change_pins(range, |region| Region { pins: region.pins + 1, ..region })
             .map_err(|OutOfMemory| PinError::OutOfMemory)?;
-        trace!("pin {range}");
+        debug!("pin {range}");
         Ok(())
     }
 
@@ -54,6 +60,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// [`UnpinError::OutOfMemory`] if a region must be divided and there is no memory for that. The pins are as they
     /// were then.
     pub fn unpin(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnpinError> {
+        self.observed(Operation::Unpin, (gpa, size), move |space| space.unpin_unobserved(gpa, size))
+    }
+
+    #[inline(always)]
+    fn unpin_unobserved(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<(), UnpinError> {
         let range = self.checked_range(gpa, size)?;
         let mut next = range.start();
         for region in self.regions.overlapping(range) {
@@ -67,7 +78,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         }
         self.change_pins(range, |region| Region { pins: region.pins - 1, ..region })
             .map_err(|OutOfMemory| UnpinError::OutOfMemory)?;
-        trace!("unpin {range}");
+        debug!("unpin {range}");
         Ok(())
     }
 

@@ -1,13 +1,16 @@
 //! Populating ahead, and joining leaves again: neither changes what the guest sees.
 
+use super::observe::Observable as _;
 use super::{AddrSpace, Backend, CustomBackend, Region};
 use crate::addr::{GuestPhysAddr, PAGE_SIZE};
 use crate::error::{CollapseError, PopulateError, TopUpError};
 use crate::flags::MappingFlags;
 use crate::format::Format;
 use crate::hal::Hal;
+use crate::observe::Begin;
+use crate::operation::Operation;
 use crate::table::{Populated, Refused};
-use log::{debug, trace};
+use log::debug;
 
 impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Populates what is not yet populated of `size` bytes at `gpa`, both multiples of 4 KiB, all of them mapped, as
@@ -21,6 +24,14 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// which the host ran out, [`PopulateError::Refused`] with the one that a custom backend did not give; what was
     /// populated before stays.
     pub fn populate(&self, gpa: GuestPhysAddr, size: u64) -> Result<u64, PopulateError> {
+        let begin = Begin::now(self.hal());
+        let result = self.populate_unobserved(gpa, size);
+        self.over(begin, Operation::Populate, (gpa, size), || result.result());
+        result
+    }
+
+    #[inline(always)]
+    pub(super) fn populate_unobserved(&self, gpa: GuestPhysAddr, size: u64) -> Result<u64, PopulateError> {
         let range = self.checked_range(gpa, size)?;
         if let Some(hole) = self.regions.first_hole(range) {
             return Err(PopulateError::NotMapped(hole));
@@ -48,7 +59,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
             }
             at = next;
         }
-        trace!("populate {range}: {pages} pages");
+        debug!("populate {range}: {pages} pages");
         Ok(pages)
     }
 
@@ -74,6 +85,11 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// # Errors
     /// [`CollapseError`]: a bad range, [`CollapseError::NotMapped`] with the first address that no region covers.
     pub fn collapse(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, CollapseError> {
+        self.observed(Operation::Collapse, (gpa, size), move |space| space.collapse_unobserved(gpa, size))
+    }
+
+    #[inline(always)]
+    fn collapse_unobserved(&mut self, gpa: GuestPhysAddr, size: u64) -> Result<u64, CollapseError> {
         let range = self.checked_range(gpa, size)?;
         if let Some(hole) = self.regions.first_hole(range) {
             return Err(CollapseError::NotMapped(hole));

@@ -52,7 +52,10 @@ use crate::flags::{LeafSize, MappingFlags, level_bytes};
 use crate::format::{CacheEvent, Format, Geometry, Kind};
 use crate::frame::{OwnedFrames, Spares, frames_of_level};
 use crate::hal::{CacheActions, CacheMaintenance, Hal};
+use crate::observe::Begin;
 use crate::tlb::{Invalidation, Pending, Reach, Scope, Tag};
+#[cfg(feature = "tracing")]
+use crate::trace::What;
 use memory::Entries;
 use reach::Plain;
 pub(crate) use version::Version;
@@ -362,6 +365,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         if let Some(counters) = self.hal.counters() {
             counters.invalidation(scope, reach);
         }
+        let begin = Begin::now(&self.hal);
         self.hal.invalidate(&Invalidation {
             root: self.root_register(),
             scope,
@@ -369,6 +373,10 @@ impl<H: Hal, F: Format> Table<H, F> {
             table: F::TABLE,
             features: self.format.tlb_features(),
         });
+        #[cfg(feature = "tracing")]
+        begin.end(&self.hal, (self.tag().number(), self.root()), || What::invalidation(scope, reach));
+        #[cfg(not(feature = "tracing"))]
+        let _ = begin;
     }
 
     /// Makes every CPU forget the space.

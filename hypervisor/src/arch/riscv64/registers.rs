@@ -71,3 +71,9 @@ pub const HCOUNTEREN: u64 = 0b111;
 pub const fn without_float(hedeleg: u64) -> u64 {
     hedeleg & !(1 << super::exit::code::ILLEGAL_INSTRUCTION)
 }
+
+/// Names of the general registers, x0 first (RISC-V calling conventions, "Integer Register Convention").
+pub const GENERAL: [&str; 32] = [
+    "zero", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6",
+    "a7", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",
+];

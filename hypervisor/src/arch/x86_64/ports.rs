@@ -24,15 +24,18 @@ const DEBUG: u16 = 0xe9;
 /// Bytes to these end the emulators: QEMU by its exit device, Bochs by the word "Shutdown".
 const EMULATORS: [u16; 2] = [super::platform::DEBUG_EXIT, 0x8900];
 
-/// All of them.
+/// All of them, and the serial port if the monitor looks at what the guest reads there.
 #[must_use]
-pub fn intercepted() -> Intercepted {
+pub fn intercepted(monitor: bool) -> Intercepted {
     let [qemu, bochs] = EMULATORS;
     // A word to the power management control is an access to both its ports.
     let ranges =
         [(POWER, 2), (KEYBOARD, 1), (CONTROL_A, 1), (RESET_CONTROL, 1), (DEBUG, 1), (qemu, 1), (bochs, 1)];
-    let ranges =
-        ranges.into_iter().filter_map(|(first, count)| PortRange::with_count(Port(first), count).ok());
+    let serial = monitor.then_some((super::platform::COM1, 8));
+    let ranges = ranges
+        .into_iter()
+        .chain(serial)
+        .filter_map(|(first, count)| PortRange::with_count(Port(first), count).ok());
     // There is room for eight.
     ranges.fold(Intercepted::NONE, |all, range| all.with(range).unwrap_or(all))
 }

@@ -4,6 +4,7 @@
 //! that the rest is tested on every host.
 
 mod local_apic;
+mod registers;
 
 use super::apic::{Registers, Signals};
 use super::linux;
@@ -15,6 +16,7 @@ use crate::vcpu::{BufferAnswer, Event, Exit, Vcpu};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
+use core::fmt;
 use slat::device::DataAccess;
 use slat::{
     GuestPageWalkInfo, GuestPhysAddr, GuestVirtAddr, InstructionBytes, MappingFlags, NestedPageFaultInfo,
@@ -446,6 +448,13 @@ impl<V: slat_x86::Vcpu, H: Hardware<V>> Vcpu for X86Vcpu<V, H> {
     fn set_register(&mut self, index: usize, value: u64) {
         if let Some(register) = General::ALL.get(index) {
             self.set_general(*register, value);
+        }
+    }
+
+    fn write_registers(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        match self.config.vcpu.state() {
+            Ok(state) => registers::write(&state, self.root, out),
+            Err(error) => writeln!(out, "{error}"),
         }
     }
 

@@ -1,7 +1,6 @@
-//! The text screen, the debug port, and what is told about written pages.
+//! The text screen, and what is told about written pages.
 
 use super::*;
-use crate::vcpu::DebugCommand;
 use slat::format::ept::{Capabilities, Ept};
 use std::string::ToString;
 
@@ -68,49 +67,6 @@ fn a_screen_that_churn_has_taken_is_shown_all_the_same() {
         assert!(outcome.screen.expect("a screen").contains("still here"), "seed {seed}: {report:?}");
     }
     assert!(taken > 0);
-}
-
-#[test]
-fn the_debug_port_tells_of_the_space() {
-    let (pool, cpus) = (pool(1024, true), cpus(1));
-    let machine = Machine::new(space(&pool), &cpus, job()).expect("regions");
-    let gpa = GuestPhysAddr::new(0x4000_1008);
-    let commands = [
-        DebugCommand::Dump,
-        DebugCommand::Query(gpa),
-        DebugCommand::Query(GuestPhysAddr::new(0x4000_0000)),
-        DebugCommand::Query(GuestPhysAddr::new(u64::MAX)),
-        DebugCommand::Statistics,
-        DebugCommand::Unknown,
-    ];
-    let exits = [write(gpa.as_u64())].into_iter().chain(commands.map(Exit::Debug)).collect();
-    let mut script = Script::new(0, exits);
-    let left = machine.run(0, &mut script);
-    let [dump, query, absent, outside, statistics, unknown] = &script.texts[..] else {
-        panic!("six answers")
-    };
-    assert!(dump.contains("0x40000000..0x40400000 rwxu alloc") && dump.contains("1 x 4K"), "{dump}");
-    assert!(query.starts_with("0x40001008: leaf 0x40001000..0x40002000 -> "), "{query}");
-    assert!(absent.contains("not") && outside.contains("outside"), "{absent}{outside}");
-    assert!(
-        statistics.contains("faults populated    1\n") && statistics.contains("leaves: 2 x 4K"),
-        "{statistics}"
-    );
-    assert_eq!(unknown, "dump, query GPA or stats\n");
-    assert_eq!(close(&machine, &pool, left).end, End::PowerOff);
-}
-
-#[test]
-fn an_answer_of_the_debug_port_is_bounded() {
-    let (pool, cpus) = (pool(4096, true), cpus(1));
-    let machine = Machine::new(space(&pool), &cpus, job()).expect("regions");
-    // Every other page, so that no two leaves are one run.
-    let touches = (0..512).map(|page| write(0x4000_0000 + page * 8192));
-    let mut script = Script::new(0, touches.chain([Exit::Debug(DebugCommand::Dump)]).collect());
-    let left = machine.run(0, &mut script);
-    let text = &script.texts[0];
-    assert!(text.len() < (64 << 10) + 16, "{} bytes", text.len());
-    let _ = close(&machine, &pool, left);
 }
 
 #[test]

@@ -38,6 +38,24 @@ fn a_recording_lies_behind_the_pool() {
 }
 
 #[test]
+fn a_trace_lies_behind_everything_else() {
+    for map in MAPS {
+        let plain = Layout::new(&map, BLOCK, 0, BLOCK);
+        for before in [plain, plain.with_recording(), plain.with_image(5 << 20)] {
+            let layout = before.with_trace();
+            let same = [layout.pool, layout.recording, layout.image];
+            assert_eq!(same, [before.pool, before.recording, before.image]);
+            for span in same {
+                assert!(span.address + span.size <= layout.trace.address);
+            }
+            assert_eq!((layout.trace.address % BLOCK, layout.machine_memory % BLOCK), (0, 0));
+            let end = layout.trace.address + layout.trace.size;
+            assert_eq!(end + room(&map), map.ram + layout.machine_memory);
+        }
+    }
+}
+
+#[test]
 fn no_initrd_takes_no_room() {
     let layout = Layout::new(&MemoryMap::AARCH64, BLOCK, 0, BLOCK);
     assert_eq!(layout.initrd.size, 0);
@@ -58,7 +76,8 @@ fn nothing_lies_on_the_device_tree_however_large_the_machine() {
     for pool_size in (2..4096).step_by(2).map(|mib| mib * MIB) {
         let plain = Layout::with_pool(&map, 31 * MIB, 3 * MIB, pool_size);
         let with_store = plain.with_recording().with_store(pool_size + 3);
-        for layout in [plain, plain.with_recording(), plain.with_store(pool_size), with_store] {
+        let all = with_store.with_trace();
+        for layout in [plain, plain.with_recording(), plain.with_store(pool_size), with_store, all] {
             let end = map.ram + layout.machine_memory;
             // As QEMU 7.2 does it with a tree of 1 MiB: aligned down to 16 MiB, below 3 GiB.
             let tree = (end.min(3 << 30) - MIB) / (16 * MIB) * (16 * MIB);

@@ -2,13 +2,14 @@
 //!
 //! Protocol: the hypervisor is the ROM, and the payload is in memory from the start. The serial port is a file that is the
 //! standard output of the command, so that it is read as it comes; what Bochs itself prints there is dropped. The end is
-//! an instruction that stops in the debugger (`xchg bx, bx`), whose script then writes the recording to a file, and quits.
+//! an instruction that stops in the debugger (`xchg bx, bx`), whose script then writes the recording and the trace to files, and quits.
 
 use super::{Machine, Pace, guarded};
 use crate::boot::layout::Layout;
 use anyhow::{Context, Result};
 use slat_hv_protocol::{MemoryMap, rom};
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -17,6 +18,9 @@ pub(super) const PAYLOAD: &str = "payload";
 
 /// The file that the debugger writes the recording to.
 pub(super) const RECORDING: &str = "recording";
+
+/// The same for the trace.
+pub(super) const TRACE: &str = "trace";
 
 const CONFIGURATION: &str = "bochsrc";
 const SCRIPT: &str = "script";
@@ -54,12 +58,13 @@ pub(crate) fn model(name: &str) -> Option<&'static str> {
     whole.or_else(|| found.next().filter(|_| found.next().is_none()))
 }
 
-/// Writes what the command wants in `directory`, but for the payload.
+/// Writes what the command wants in `directory`, but for the payload. The serial port is connected to `listener`, if there is one.
 pub(super) fn write_files(
     machine: &Machine,
     hypervisor: &Path,
     layout: &Layout,
     directory: &Path,
+    listener: Option<&TcpListener>,
 ) -> Result<()> {
     let elf = fs::read(hypervisor).with_context(|| format!("cannot read {}", hypervisor.display()))?;
     let payload = layout.pool.address - MemoryMap::X86_64.params;
@@ -69,7 +74,14 @@ pub(super) fn write_files(
     };
     write("rom", &rom)?;
     write("vgarom", NO_ROM)?;
-    write(CONFIGURATION, configuration(machine, layout).as_bytes())?;
+    let port = match listener {
+        None => "mode=file, dev=/dev/fd/3".to_owned(),
+        Some(listener) => {
+            let address = listener.local_addr().context("the socket has no address")?;
+            format!("mode=socket-client, dev={address}")
+        }
+    };
+    write(CONFIGURATION, configuration(machine, layout, &port).as_bytes())?;
     write(SCRIPT, script(layout).as_bytes())
 }
 
@@ -90,7 +102,7 @@ pub(super) fn complaint(errors: &str) -> &str {
     lines.nth(1).unwrap_or_default()
 }
 
-fn configuration(machine: &Machine, layout: &Layout) -> String {
+fn configuration(machine: &Machine, layout: &Layout, port: &str) -> String {
     let Machine { cpu, cpus, .. } = machine;
     let memory = layout.machine_memory >> 20;
     let address = MemoryMap::X86_64.params;
@@ -108,7 +120,7 @@ fn configuration(machine: &Machine, layout: &Layout) -> String {
          romimage: file=rom\n\
          vgaromimage: file=vgarom\n\
          optramimage1: file={PAYLOAD}, address={address:#x}\n\
-         com1: enabled=1, mode=file, dev=/dev/fd/3\n\
+         com1: enabled=1, {port}\n\
          panic: action=fatal\n\
          error: action=report\n\
          magic_break: enabled=1\n\
@@ -118,11 +130,11 @@ fn configuration(machine: &Machine, layout: &Layout) -> String {
 }
 
 fn script(layout: &Layout) -> String {
-    let span = layout.recording;
-    let keep = match span.size {
-        0 => String::new(),
-        size => format!("writemem \"{RECORDING}\" {:#x} {size:#x}\n", span.address),
-    };
+    let kept =
+        [(RECORDING, layout.recording), (TRACE, layout.trace)].into_iter().filter(|(_, span)| span.size > 0);
+    let keep: String = kept
+        .map(|(file, span)| format!("writemem \"{file}\" {:#x} {:#x}\n", span.address, span.size))
+        .collect();
     format!("c\n{keep}q\n")
 }
 

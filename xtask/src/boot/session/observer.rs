@@ -5,9 +5,13 @@ use crate::boot::console::Piece;
 use crate::boot::printed::numbered;
 use anyhow::{Context as _, Result};
 use slat_hv_protocol::Message;
+use slat_hv_protocol::monitor::Told;
 use slat_hv_protocol::pause::{Forked, Moved};
 use std::io::Write;
 use std::time::Instant;
+
+/// How the monitor asks for a command.
+const PROMPT: &str = "(monitor) ";
 
 /// What was seen until now.
 pub(super) struct Observer {
@@ -32,8 +36,14 @@ impl Observer {
                 }
                 Piece::Line(line) => self.line(&line),
                 Piece::Message(message) => match *message {
-                    Message::Started(started) => self.seen.started = Some(started),
-                    Message::Ended(report) => self.seen.report = Some(*report),
+                    Message::Started(started) => {
+                        self.seen.started = Some(started);
+                        self.seen.ran[0] = Some(self.begin.elapsed().as_secs_f64());
+                    }
+                    Message::Ended(report) => {
+                        self.seen.report = Some(*report);
+                        self.seen.ran[1] = Some(self.begin.elapsed().as_secs_f64());
+                    }
                     Message::Failed { reason } => self.seen.failed = Some(reason),
                     Message::Unit(outcome) => {
                         self.seen.units.push((self.begin.elapsed().as_secs_f64(), outcome));
@@ -41,6 +51,7 @@ impl Observer {
                     Message::Forked(forked) => self.forked(forked),
                     Message::Moved(moved) => self.moved(moved),
                     Message::Saved(saved) => self.seen.saved = Some(saved),
+                    Message::Monitor(told) => self.told(told, screen)?,
                     Message::GuestEnded(guest) => self.seen.guests.push(*guest),
                     Message::UnitsEnded => self.seen.units_ended = true,
                 },
@@ -49,6 +60,17 @@ impl Observer {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn told(&mut self, Told { text, open }: Told, screen: &mut dyn Write) -> Result<()> {
+        let prompt = if open { PROMPT } else { "" };
+        // The guest may be in the middle of a line, and the terminal in that of a prompt.
+        write!(screen, "\r{text}{prompt}")
+            .and_then(|()| screen.flush())
+            .context("cannot show the monitor")?;
+        self.seen.monitor.push(text);
+        self.seen.monitor_open = open;
         Ok(())
     }
 

@@ -11,14 +11,15 @@ fn watch_script(script: &str, own: bool, timeout: Duration) -> (Observed, String
 
 /// As [`watch_script`], of so many guests.
 fn watch_guests(script: &str, guests: u32, own: bool, timeout: Duration) -> (Observed, String) {
-    watch_as(script, &Watched { guests, own, stop_at_init: !own, timeout, silence: None })
+    watch_as(script, &Watched { guests, own, stop_at_init: !own, timeout, silence: None, monitor: None })
 }
 
 fn watch_as(script: &str, what: &Watched) -> (Observed, String) {
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
     let complaint: fn(&str) -> &str = |text| text.lines().next().unwrap_or_default();
-    let mut prepared = Prepared { command, recording: None, snapshot: None, complaint };
+    let mut prepared =
+        Prepared { command, listener: None, recording: None, trace: None, snapshot: None, complaint };
     let mut screen = Vec::new();
     let observed = watch(&mut prepared, "nonce", what, &mut screen).unwrap();
     (observed, String::from_utf8(screen).unwrap())
@@ -77,7 +78,8 @@ fn a_hanging_emulator_is_killed() {
 fn one_that_prints_nothing_any_more_is_killed_before() {
     let quiet = |script: &str| {
         let silence = Some(Duration::from_millis(1500));
-        let what = Watched { guests: 1, own: true, stop_at_init: false, timeout: LONG, silence };
+        let what =
+            Watched { guests: 1, own: true, stop_at_init: false, timeout: LONG, silence, monitor: None };
         watch_as(script, &what).0
     };
     let seen = quiet("echo stuck; exec sleep 60");

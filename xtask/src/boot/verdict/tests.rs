@@ -56,12 +56,16 @@ fn good() -> Observed {
         failed: None,
         emulator_error: String::new(),
         recording: None,
+        trace: None,
+        ran: [None; 2],
         units: Vec::new(),
         guests: Vec::new(),
         units_ended: false,
         forked: None,
         moved: None,
         saved: None,
+        monitor: Vec::new(),
+        monitor_open: false,
         snapshot: None,
     }
 }
@@ -218,4 +222,14 @@ fn what_a_guest_was_told_to_do_must_have_come_to_the_right_thing() {
     assert_eq!(under_slat(&guest, &seen), Ok(()));
     seen.printed[2].results.push("c".to_owned());
     assert!(under_slat(&guest, &seen).unwrap_err().contains("came to `c` instead of ``"));
+}
+
+#[test]
+fn whoever_quits_by_the_monitor_gets_no_complaint() {
+    let mut seen = good();
+    seen.report.as_mut().unwrap().end = End::Quit;
+    seen.printed[0] = Printed::default();
+    assert_eq!(under_slat(&guest(), &seen), Ok(()));
+    seen.report.as_mut().unwrap().frames.returned = 4;
+    assert_eq!(under_slat(&guest(), &seen), Err("5 frames were taken and 4 came back".to_owned()));
 }

@@ -297,3 +297,23 @@ fn wrong_files_and_sizes_are_refused_in_one_line() {
     assert!(refusal(&["--memory", "1024G"]).contains("too much"));
     assert!(parse(&["--guest", &image]).unwrap().check().is_ok());
 }
+
+#[test]
+fn the_monitor_has_one_guest_and_an_emulator() {
+    use crate::boot::session::Asking;
+    let asking = |words: &[&str]| parse(words).unwrap().check().unwrap().choices.monitor;
+    assert_eq!(asking(&[]), None);
+    assert_eq!(asking(&["--monitor"]), Some(Asking::Input));
+    let script = "query 0x80000000; stats";
+    assert_eq!(asking(&["--arch", "riscv64", "--monitor-commands", script]), Some(Asking::Script(script)));
+    for others in [&["--guests", "2"][..], &["--fork", "2"], &["--migrate"]] {
+        let words = [&["--arch", "riscv64", "--monitor"], others].concat();
+        assert!(refusal(&words).contains("not with --monitor"), "{}", refusal(&words));
+    }
+    assert!(
+        refusal(&["--compare", "--monitor-commands", "map"])
+            .contains("--compare: not with --monitor-commands")
+    );
+    let model = parse(&["--machine", "model", "--monitor"]).unwrap().check_model();
+    assert!(model.is_err_and(|error| error.to_string().contains("--monitor: not with --machine model")));
+}

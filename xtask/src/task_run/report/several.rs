@@ -49,6 +49,7 @@ pub(super) fn rows(guest: &Guest, seen: &Observed) -> Vec<(String, String)> {
             End::PowerOff => "powered itself off",
             End::Reset => "reset itself",
             End::Saved => "was written away",
+            End::Quit => "was ended by the monitor",
             End::Moved => "has moved",
             End::ScreenShows | End::ConsoleShows => "came far enough",
             End::Fault { .. } => "ended by a fault",

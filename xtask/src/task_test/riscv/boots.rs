@@ -8,8 +8,8 @@ use crate::boot::verdict;
 use crate::guests::cache::Kernel;
 use crate::task_run;
 use crate::task_test::linux::{Boot, MEMORY, PATIENCE, both_took_part};
-use crate::task_test::recorded;
 use crate::task_test::step::{Outcome, Step};
+use crate::task_test::{monitor, recorded, traced};
 use anyhow::{Context as _, Result, ensure};
 use slat_hv_protocol::{Leaf, Mistake};
 
@@ -26,7 +26,7 @@ const WITHOUT_FLAGS: &str = "rv64,h=true,svade=true,svadu=false";
 pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     let mut steps = vec![
         step(slot, "Linux, and the same natively", as_it_is),
-        step(slot, "Linux with 4k leaves", page_by_page),
+        step(slot, "Linux with 4k leaves, stopped for the monitor", page_by_page),
         step(slot, "Linux on two harts", on_two_harts),
         optional_step(slot, "Linux without accessed and dirty flags", without_flags),
         step(slot, "U-Boot", u_boot),
@@ -64,16 +64,19 @@ fn as_it_is(bench: &Bench, output: &mut String) -> Result<String> {
     Ok(format!("{faults} faults; {seconds:.1} s to init, {native:.1} s natively: {ratio:.2} times as long"))
 }
 
-/// Every page that was populated is a leaf of its own.
+/// Every page that was populated is a leaf of its own; and the monitor tells of them.
 fn page_by_page(bench: &Bench, output: &mut String) -> Result<String> {
     let mut boot = bench.linux.usual();
-    boot.choices.leaf = Leaf::Size4K;
-    let report = bench.linux.good_boot(&boot, output)?.1;
+    (boot.choices.leaf, boot.choices.trace) = (Leaf::Size4K, true);
+    boot.choices.monitor = Some(monitor::asking(bench.linux.platform));
+    let (seen, report) = bench.linux.good_boot(&boot, output)?;
     let (populated, leaves) = (report.faults.populated, report.leaves);
     ensure!(report.faults.spurious == 0, "{} spurious faults", report.faults.spurious);
     ensure!(leaves.size_2m == 0 && leaves.size_4k == populated, "{populated} faults made {leaves:?}");
     ensure!((8_000..=30_000).contains(&populated), "{populated} faults are not what a boot takes");
-    Ok(format!("{populated} faults"))
+    let (traced, answered) =
+        (traced::is_complete(&seen, &report)?, monitor::answered(bench.linux.platform, &seen)?);
+    Ok(format!("{populated} faults; {traced}; {answered}"))
 }
 
 /// Two vCPUs on two harts, which fault at the same time; recorded, so that fences of the other hart are looked at as well.

@@ -6,8 +6,8 @@ use crate::boot::session::{self, Choices, Guest, Observed};
 use crate::boot::verdict;
 use crate::platform::Platform;
 use crate::task_test::linux::enough_churn;
-use crate::task_test::recorded;
 use crate::task_test::step::{Outcome, Step};
+use crate::task_test::{monitor, recorded, traced};
 use anyhow::{Context as _, Result, bail, ensure};
 use slat_hv_protocol::{Churn, Leaf, Mistake, Report};
 use std::time::Duration;
@@ -45,8 +45,15 @@ pub(super) fn steps(slot: &Slot) -> Vec<Step> {
     if slot.platform.has_native() {
         steps.push(step(slot, "Linux natively", natively));
     }
-    for &cpu in cpus {
-        steps.push(step(slot, &format!("Linux on {cpu}"), move |bench, output| linux(bench, cpu, output)));
+    for (index, &cpu) in cpus.iter().enumerate() {
+        // The last one is stopped for the monitor.
+        let (asked, what) = match index + 1 == cpus.len() {
+            true => (true, ", stopped for the monitor"),
+            false => (false, ""),
+        };
+        steps.push(step(slot, &format!("Linux on {cpu}{what}"), move |bench, output| {
+            linux(bench, cpu, asked, output)
+        }));
     }
     steps.push(step(slot, "Linux under churn", |bench, output| {
         under_churn(bench, &bench.linux(LINUX_MEMORY)?, output)
@@ -111,8 +118,13 @@ fn natively(bench: &Bench, output: &mut String) -> Result<String> {
     Ok(format!("{:.1} s to init", seen.seconds_to_init().unwrap_or_default()))
 }
 
-fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
-    let (seen, report) = good(bench, &bench.linux(LINUX_MEMORY)?, (cpu, 1), &Choices::default(), output)?;
+fn linux(bench: &Bench, cpu: &str, asked: bool, output: &mut String) -> Result<String> {
+    let monitor = asked.then_some(monitor::asking(bench.platform));
+    let choices = Choices { monitor, trace: true, ..Choices::default() };
+    let (seen, report) = good(bench, &bench.linux(LINUX_MEMORY)?, (cpu, 1), &choices, output)?;
+    let answers =
+        if asked { format!("; {}", monitor::answered(bench.platform, &seen)?) } else { String::new() };
+    let traced = traced::is_complete(&seen, &report)?;
     let faults = report.faults.total;
     ensure!(faults <= MOST_FAULTS, "{faults} faults are too many");
     ensure!(report.leaves.size_2m > 0, "there is no large leaf");
@@ -121,7 +133,7 @@ fn linux(bench: &Bench, cpu: &str, output: &mut String) -> Result<String> {
     let accessed_dirty = seen.started.is_some_and(|started| started.accessed_dirty);
     let written = report.pages_written.filter(|written| written.dirty > 0);
     ensure!(written.is_some() == accessed_dirty, "the pages written are {:?}", report.pages_written);
-    Ok(format!("{faults} faults, each {} ticks", cost.ticks / cost.faults))
+    Ok(format!("{faults} faults, each {} ticks; {traced}{answers}", cost.ticks / cost.faults))
 }
 
 /// Page by page, moved, taken away and write-protected while the guest runs; and all of that once more on the model, which

@@ -43,6 +43,11 @@ macro_rules! system_registers {
             /// As the boot protocol wants them: MMU and caches off.
             pub(super) const INITIAL: Self = Self { $($name: $initial,)* };
 
+            /// The registers, each with its name.
+            pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+
             /// Takes the registers from the CPU.
             pub(super) fn save(&mut self) {
                 $(

@@ -6,11 +6,13 @@ use super::recording::record;
 use crate::arch::aarch64::maintenance::{Step, narrowed, steps};
 use crate::arch::aarch64::platform::RAM_ADDRESS;
 use crate::pool::Maintenance;
+use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 use slat::format::stage2::Instruction;
+use slat::trace::{Ring, Tracer};
 use slat::{CacheMaintenance, HostPhysRange, Invalidation};
 use slat_hv_protocol::Mistake;
 use slat_hv_protocol::recording::Event;
@@ -22,12 +24,13 @@ pub(super) struct Counted {
     /// Whether the mistake is made no more.
     corrected: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
+    trace: Option<Ring<'static>>,
 }
 
 impl Counted {
-    /// Nothing counted yet.
-    pub(super) fn new(mistake: Mistake) -> Self {
-        Self { mistake, corrected: AtomicBool::new(false), counts: Mutex::new(BTreeMap::new()) }
+    /// Nothing counted yet. What happens goes into `trace`, if there is one.
+    pub(super) fn new(mistake: Mistake, trace: Option<Ring<'static>>) -> Self {
+        Self { mistake, corrected: AtomicBool::new(false), counts: Mutex::new(BTreeMap::new()), trace }
     }
 
     /// From now on everything is done as the library wants it.
@@ -73,6 +76,14 @@ impl Maintenance for Counted {
         });
         slat::isa::aarch64::run(invalidation.root, native);
         record(Event::Invalidated);
+    }
+
+    fn tracer(&self) -> Option<Tracer<'_>> {
+        self.trace.map(|ring| ring.on_cpu((MPIDR_EL1.get() & 0xff) as usize))
+    }
+
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.counts()
     }
 
     fn is_memory(&self, range: HostPhysRange) -> bool {

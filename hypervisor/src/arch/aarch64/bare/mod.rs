@@ -22,18 +22,19 @@ use super::device_tree::{self, Description};
 use super::image::{DEVICE_TREE_MAX, Header, Layout};
 use super::platform;
 use crate::cpus::{Cpus, Entry};
-use crate::guest::Content;
+use crate::guest::{Content, Device};
 use crate::params;
-use crate::pool::Pool;
-use crate::run::{self, Job, Left, Machine};
+use crate::pool::{Pool, trace_ring};
+use crate::run::{self, Job, Left, Machine, SharedPort};
 use crate::store::Swap;
 use crate::vcpu::Vcpu as _;
+use aarch64_cpu::registers::{CNTFRQ_EL0, Readable as _};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use buddy_system_allocator::LockedHeap;
-use console::Console;
+use console::{Console, Keys};
 use core::fmt::Write as _;
 use maintenance::Counted;
 use slat::GuestPhysAddr;
@@ -128,10 +129,12 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
         // SAFETY: the parameters give this memory to the recording; it was checked to lie apart from everything else.
         unsafe { recording::start(params.recording) };
     }
+    // SAFETY: the parameters give this memory to the trace; it was checked to lie apart from everything else.
+    let trace = unsafe { trace_ring(params.trace) };
     let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.
-    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };
+    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake, trace)) };
     let pool: &Pool<Counted> = Box::leak(Box::new(pool));
     let features = Features::from_id_registers(&slat::isa::aarch64::id_registers());
     let format = Stage2::new(features, params.gpa_bits).map_err(|error| error.to_string())?;
@@ -141,18 +144,27 @@ fn set_up() -> Result<(&'static Shared, Entry), String> {
 
     let ram = MEMORY_MAP.guest_ram..MEMORY_MAP.guest_ram + params.guest_memory;
     let cpus: &Cpus = Box::leak(Box::new(Cpus::new(params.cpus as usize, ram, firmware::power_on)));
-    let devices = Box::leak(Box::new(platform::devices(cpus.count())));
+    let devices: Vec<Device> = platform::devices(cpus.count()).into();
+    let (devices, shared_port) = match params.monitor {
+        true => {
+            let others = devices.into_iter().filter(|device| *device != platform::UART).collect::<Vec<_>>();
+            (others, Some(SharedPort { device: platform::UART, registers: &Keys }))
+        }
+        false => (devices, None),
+    };
     let job = Job {
         ram: MEMORY_MAP.guest_ram,
         memory: params.guest_memory,
         content,
-        devices,
+        devices: devices.leak(),
         leaf: params.leaf,
         large_leaves_suit: false,
         on_fault: params.on_fault,
         churn: params.churn,
         uart: Some(platform::EMULATED_UART),
         screen: None,
+        shared_port,
+        terminal: params.monitor.then_some(&Keys),
         skip_copies: false,
         paging: None,
     };
@@ -224,6 +236,7 @@ fn started(format: &Stage2) -> Started {
         levels: levels.into(),
         root_tables: root_tables.into(),
         vtcr: format.vtcr_el2(),
+        ticks_per_second: CNTFRQ_EL0.get(),
         features: named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_string()).collect(),
         ..Started::default()
     }

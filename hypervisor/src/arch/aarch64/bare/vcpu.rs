@@ -14,6 +14,7 @@ use crate::arch::aarch64::exit::{self, Cause, Vector};
 use crate::arch::aarch64::extensions::{Extensions, HCR_HOST, IdRegisters};
 use crate::arch::aarch64::psci::{self, Answer};
 use crate::cpus::Cpus;
+use crate::monitor;
 use crate::requests;
 use crate::vcpu::{BufferAnswer, Event, Exit, Vcpu};
 use aarch64_cpu::registers::{
@@ -23,6 +24,7 @@ use aarch64_cpu::registers::{
 };
 use alloc::format;
 use core::arch::asm;
+use core::fmt;
 use slat::device::DataAccess;
 use slat::format::stage2::{Syndrome, decode_fault};
 use slat::{GuestPhysAddr, GuestVirtAddr, MappingFlags, NestedPageFaultInfo};
@@ -30,6 +32,12 @@ use slat_hv_protocol::recording::{Event as Recorded, Operation};
 
 /// SPSR for EL1h with debug exceptions, SErrors and interrupts masked.
 const PSTATE_AT_BOOT: u64 = 0x3c5;
+
+/// Names of the general registers.
+const GENERAL: [&str; 31] = [
+    "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15",
+    "x16", "x17", "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30",
+];
 
 /// What a guest's CPU is to be like.
 #[derive(Clone, Copy)]
@@ -154,6 +162,18 @@ impl Vcpu for Aarch64Vcpu {
         if let Some(register) = self.registers.x.get_mut(index) {
             *register = value;
         }
+    }
+
+    fn write_registers(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        // While it runs the CPU has them.
+        let mut system = self.system.clone();
+        system.save();
+        let Syndrome { esr, far, hpfar, .. } = self.last;
+        let own =
+            [("pc", self.registers.pc), ("pstate", self.registers.pstate), ("vttbr_el2", self.root.vttbr)];
+        let exit = [("esr_el2", esr), ("far_el2", far), ("hpfar_el2", hpfar)];
+        let general = GENERAL.into_iter().zip(self.registers.x);
+        monitor::write_table(out, own.into_iter().chain(exit).chain(general).chain(system.named()))
     }
 
     fn data_access(&self) -> Option<DataAccess> {

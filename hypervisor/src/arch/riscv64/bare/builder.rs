@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "takes over memory that the parameters describe")]
 
+use super::console::Keys;
 use super::guest::Shared;
 use super::maintenance::Counted;
 use super::pause::{self, Plan};
@@ -152,6 +153,8 @@ impl Builder<'_> {
             churn: params.churn,
             uart: (serial != Serial::None).then_some(platform::EMULATED_UART),
             screen: None,
+            shared_port: None,
+            terminal: params.monitor.then_some(&Keys),
             skip_copies: false,
             paging: params
                 .paging

@@ -1,17 +1,25 @@
 //! The serial port, which the firmware set up.
 //!
+//! The guest has none of it: what is typed comes to the hypervisor.
+//!
 //! Invariant: while a hart has claimed it no other one writes, so that a line is never cut by another line of the
 //! hypervisor's, nor, with several guests, by one of another guest.
 
 #![expect(unsafe_code, reason = "drives the 16550")]
 
 use crate::arch::riscv64::platform::UART;
+use crate::monitor::terminal::Terminal;
+use alloc::string::ToString;
 use core::fmt;
+use slat_hv_protocol::Message;
+use slat_hv_protocol::monitor::Told;
 use spin::{Mutex, MutexGuard};
 
 // Offsets of the 16550's registers, and bits of its line status.
 const TRANSMIT: u64 = 0;
+const RECEIVED: u64 = 0;
 const LINE_STATUS: u64 = 5;
+const DATA_READY: u8 = 1;
 const TRANSMIT_READY: u8 = 1 << 5;
 const TRANSMIT_EMPTY: u8 = 1 << 6;
 
@@ -62,8 +70,26 @@ impl fmt::Write for Console {
     }
 }
 
+/// The port as the monitor uses it.
+pub(super) struct Keys;
+
+impl Terminal for Keys {
+    fn poll(&self) -> Option<u8> {
+        self.take()
+    }
+
+    fn take(&self) -> Option<u8> {
+        (read(LINE_STATUS) & DATA_READY != 0).then(|| read(RECEIVED))
+    }
+
+    fn tell(&self, text: &str, open: bool) {
+        super::say(&Message::Monitor(Told { text: text.to_string(), open }));
+    }
+}
+
 fn read(offset: u64) -> u8 {
-    // SAFETY: a register of the 16550, which lies outside of all memory; reading this one has no effect.
+    // SAFETY: a register of the 16550, which lies outside of all memory; reading one of these has no effect but that a received byte is
+    // taken out.
     unsafe { ((UART + offset) as *const u8).read_volatile() }
 }
 

@@ -14,6 +14,7 @@ use alloc::string::{String, ToString};
 use core::sync::atomic::{self, Ordering};
 use slat::format::gstage::{Fence, HartMask, Instruction, RFENCE, RemoteFence, vmid};
 use slat::tlb::HartSet;
+use slat::trace::{Ring, Tracer};
 use slat::{CacheActions, CacheMaintenance, HostPhysRange, Invalidation, Scope};
 use slat_hv_protocol::Mistake;
 use slat_hv_protocol::recording::Event;
@@ -87,12 +88,13 @@ fn fence_there(fence: RemoteFence) -> bool {
 pub(super) struct Counted {
     mistake: Mistake,
     counts: Mutex<BTreeMap<&'static str, u64>>,
+    trace: Option<Ring<'static>>,
 }
 
 impl Counted {
-    /// Nothing counted yet.
-    pub(super) fn new(mistake: Mistake) -> Self {
-        Self { mistake, counts: Mutex::new(BTreeMap::new()) }
+    /// Nothing counted yet. What happens goes into `trace`, if there is one.
+    pub(super) fn new(mistake: Mistake, trace: Option<Ring<'static>>) -> Self {
+        Self { mistake, counts: Mutex::new(BTreeMap::new()), trace }
     }
 
     /// Instructions executed, by mnemonic.
@@ -120,6 +122,14 @@ impl Maintenance for Counted {
             }
         }
         record(Event::Invalidated);
+    }
+
+    fn tracer(&self) -> Option<Tracer<'_>> {
+        self.trace.map(|ring| ring.on_cpu(this_hart()))
+    }
+
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.counts()
     }
 
     fn is_memory(&self, range: HostPhysRange) -> bool {

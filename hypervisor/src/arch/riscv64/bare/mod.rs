@@ -30,7 +30,7 @@ pub use failure::fail;
 use super::flat_tree::{self, FlatTree};
 use super::host::Host;
 use crate::params;
-use crate::pool::Pool;
+use crate::pool::{Pool, trace_ring};
 use crate::schedule::Scheduler;
 use alloc::boxed::Box;
 use alloc::format;
@@ -168,10 +168,12 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
             this_hart()
         ));
     }
+    // SAFETY: the parameters give this memory to the trace; it was checked to lie apart from everything else.
+    let trace = unsafe { trace_ring(params.trace) };
     let poison = params.churn.is_some() || params.page_requests;
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.
-    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake)) };
+    let pool = unsafe { Pool::new(params.pool, poison, Counted::new(params.mistake, trace)) };
     let pool: &Pool<Counted> = Box::leak(Box::new(pool));
     // Each level more is more for every walk: as few as guest RAM needs.
     let ram_end = MEMORY_MAP.guest_ram + params.guest_memory;
@@ -183,7 +185,8 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let scheduler: &Scheduler = Box::leak(Box::new(Scheduler::new(count, each, harts, harts::kick)));
     // Nobody needs to be preempted where everybody has a hart of his own, nor must a wait be seen. Pages age by slices.
     let crowded = count.saturating_mul(each) > harts;
-    let slice = if crowded || params.paging.is_some() {
+    // The monitor's key is looked for after each slice.
+    let slice = if crowded || params.paging.is_some() || params.monitor {
         u64::from(host.timebase) / SLICES_PER_SECOND
     } else {
         timer::NEVER
@@ -194,7 +197,8 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         format,
         scheduler,
         harts,
-        trap_wait: params.churn.is_some() || crowded,
+        // A hart that sleeps would not see the monitor's key: the guest waits on the hart.
+        trap_wait: (params.churn.is_some() || crowded) && !params.monitor,
         several: count > 1,
         features: Features { sstc: timer::find() && host.has("sstc"), float: host.has("d") },
         reclaim: Box::leak(Box::default()),
@@ -211,7 +215,7 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
         first.machine.share_page_with(&second.machine, MEMORY_MAP.guest_ram + SHARED_PAGE)?;
     }
     let root = guests.first().map_or(0, |guest| guest.root);
-    say(&Message::Started(started(&format, root)));
+    say(&Message::Started(started(&format, root, host.timebase.into())));
     let tags = TagPool::new(pool, format.tag_bits(), harts).map_err(|error| error.to_string())?;
     let shared = guests.iter().map(|guest| guest.shared).collect();
     let machines = guests.into_iter().map(|guest| (guest.machine, guest.vcpus));
@@ -256,7 +260,7 @@ fn read_host(address: usize) -> Result<Host, String> {
     Host::from_tree(&tree).map_err(|error| error.to_string())
 }
 
-fn started(format: &Gstage, root: u64) -> Started {
+fn started(format: &Gstage, root: u64, ticks_per_second: u64) -> Started {
     let named = [
         (Extensions::SVPBMT, "Svpbmt"),
         (Extensions::SVNAPOT, "Svnapot"),
@@ -274,6 +278,7 @@ fn started(format: &Gstage, root: u64) -> Started {
         root_tables: root_tables.into(),
         mechanism: Mechanism::Gstage,
         hgatp: root,
+        ticks_per_second,
         vmid_bits: format.tag_bits(),
         accessed_dirty: capabilities.accessed_dirty,
         features: named

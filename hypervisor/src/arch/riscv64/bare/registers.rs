@@ -80,6 +80,9 @@ macro_rules! system_registers {
                 [$(self.$name),*]
             }
 
+            /// Their names, in the same order.
+            pub(super) const NAMES: [&'static str; Self::COUNT] = [$(stringify!($name)),*];
+
             /// The registers that [`to_words`](Self::to_words) was called for.
             pub(super) fn from_words(words: &[u64; Self::COUNT]) -> Self {
                 let [$($name),*] = *words;

@@ -21,13 +21,15 @@ use super::{code, this_hart};
 use crate::arch::riscv64::exception::{self, Before, Exception};
 use crate::arch::riscv64::exit::{self, Cause};
 use crate::arch::riscv64::registers::{
-    HCOUNTEREN, HEDELEG, HIDELEG, henvcfg, hstatus, interrupt, sstatus, without_float,
+    self, HCOUNTEREN, HEDELEG, HIDELEG, henvcfg, hstatus, interrupt, sstatus, without_float,
 };
 use crate::arch::riscv64::sbi::{self, Answer, Call, Harts, Machine};
+use crate::monitor;
 use crate::requests;
 use crate::vcpu::{BufferAnswer, BufferCall, Event, Exit, Vcpu};
 use alloc::format;
 use core::arch::asm;
+use core::fmt;
 use slat::device::DataAccess;
 use slat::format::gstage::{Fence, Trap, decode_fault, transform, vmid};
 use slat::guest::GuestPageWalkInfo;
@@ -264,6 +266,24 @@ impl Vcpu for RiscvVcpu {
         if let Some(register) = self.registers.x.get_mut(index).filter(|_| index != 0) {
             *register = value;
         }
+    }
+
+    fn write_registers(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let mode = if self.is_supervisor() { "VS" } else { "VU" };
+        let Trap { scause, stval, htval, htinst } = self.last;
+        let mut system = self.system.clone();
+        let mut vsatp = self.vsatp;
+        if self.bound {
+            system.save();
+            vsatp = read_register!("vsatp");
+        }
+        writeln!(out, "{mode}-mode")?;
+        let own = [("pc", self.registers.pc), ("hgatp", self.hgatp), ("vsatp", vsatp)];
+        let trap = [("scause", scause), ("stval", stval), ("htval", htval), ("htinst", htinst)];
+        let status = [("sstatus", self.registers.sstatus), ("hstatus", self.registers.hstatus)];
+        let system = SystemRegisters::NAMES.into_iter().zip(system.to_words());
+        let general = registers::GENERAL.into_iter().zip(self.registers.x);
+        monitor::write_table(out, own.into_iter().chain(trap).chain(status).chain(system).chain(general))
     }
 
     fn data_access(&self) -> Option<DataAccess> {

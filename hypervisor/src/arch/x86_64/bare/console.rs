@@ -5,7 +5,12 @@
 
 use super::port::{inb, outb};
 use crate::arch::x86_64::platform::COM1;
+use crate::monitor::terminal::Terminal;
+use alloc::string::ToString;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+use slat_hv_protocol::Message;
+use slat_hv_protocol::monitor::{ESCAPE, Told};
 use spin::{Mutex, MutexGuard};
 
 // Registers of a 16550 (PC16550D data sheet, "Registers"), as distances from the first port.
@@ -26,12 +31,19 @@ const DIVISOR: [u8; 2] = [1, 0];
 const FIFOS: u8 = 7;
 /// DTR and RTS.
 const READY: u8 = 3;
+/// A byte was received.
+const STATUS_RECEIVED: u8 = 1;
+/// The interrupt for that.
+const ON_RECEIVED: u8 = 1;
 /// There is room for a byte.
 const STATUS_ROOM: u8 = 1 << 5;
 /// Everything is sent.
 const STATUS_EMPTY: u8 = 1 << 6;
 /// Polls of the status before the port is taken for dead: seconds on any machine.
 const PATIENCE: u32 = 10_000_000;
+
+/// The guest has read [`ESCAPE`], and was given a zero instead.
+static CALLED: AtomicBool = AtomicBool::new(false);
 
 /// Held by the CPU that writes.
 static CLAIMED: Mutex<()> = Mutex::new(());
@@ -59,6 +71,47 @@ pub(super) fn set_up() {
     for (register, value) in values {
         outb(COM1 + register, value);
     }
+}
+
+/// The port as the monitor uses it. While the guest has asked for an interrupt when something comes, it is the one that reads it, and
+/// [`ESCAPE`] is found there.
+pub(super) struct Keys;
+
+impl Terminal for Keys {
+    fn poll(&self) -> Option<u8> {
+        if CALLED.swap(false, Ordering::AcqRel) {
+            return Some(ESCAPE);
+        }
+        // The guest may be about to set the divisor, on another CPU too: nothing is changed about that.
+        let guests =
+            inb(COM1 + LINE_CONTROL) & LINE_DIVISOR != 0 || inb(COM1 + INTERRUPT_ENABLE) & ON_RECEIVED != 0;
+        if guests { None } else { received() }
+    }
+
+    fn take(&self) -> Option<u8> {
+        let _console = Console::claim();
+        received()
+    }
+
+    fn tell(&self, text: &str, open: bool) {
+        super::say(&Message::Monitor(Told { text: text.to_string(), open }));
+    }
+}
+
+/// The next byte that was received. The divisor is not accessible.
+fn received() -> Option<u8> {
+    (inb(COM1 + LINE_STATUS) & STATUS_RECEIVED != 0).then(|| inb(COM1 + DATA))
+}
+
+/// What a guest gets that reads `value` from `port`, which is intercepted.
+pub(super) fn seen(port: u16, value: u32) -> u32 {
+    // Where the divisor is, no byte is read.
+    let is_data = port == COM1 + DATA && inb(COM1 + LINE_CONTROL) & LINE_DIVISOR == 0;
+    if is_data && value == u32::from(ESCAPE) {
+        CALLED.store(true, Ordering::Release);
+        return 0;
+    }
+    value
 }
 
 impl Console {

@@ -11,6 +11,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use slat::trace::{Ring, Tracer};
 use slat::{CacheMaintenance, HostPhysRange, Invalidation};
 use slat_hv_protocol::recording::{Event, Recorder};
 use slat_hv_protocol::{CPUS_MAX, Mistake};
@@ -32,6 +33,7 @@ pub(in crate::arch::x86_64) struct Shootdown {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     kicks: AtomicU64,
     recorder: Option<Recorder<'static>>,
+    trace: Option<Ring<'static>>,
     /// What the recording has of each CPU: its root and tag, and whether it is inside. Each is its own CPU's.
     recorded: [Mutex<Recorded>; CPUS_MAX],
 }
@@ -44,8 +46,12 @@ struct Recorded {
 }
 
 impl Shootdown {
-    /// Nothing done yet. With a `recorder`, all that happens is recorded.
-    pub(in crate::arch::x86_64) fn new(mistake: Mistake, recorder: Option<Recorder<'static>>) -> Self {
+    /// Nothing done yet. With a `recorder`, all that happens is recorded, and with a `trace` it is traced.
+    pub(in crate::arch::x86_64) fn new(
+        mistake: Mistake,
+        recorder: Option<Recorder<'static>>,
+        trace: Option<Ring<'static>>,
+    ) -> Self {
         Self {
             mistake,
             corrected: AtomicBool::new(false),
@@ -54,6 +60,7 @@ impl Shootdown {
             counts: Mutex::new(BTreeMap::new()),
             kicks: AtomicU64::new(0),
             recorder,
+            trace,
             recorded: [const { Mutex::new(Recorded { loaded: None, inside: false }) }; CPUS_MAX],
         }
     }
@@ -174,6 +181,14 @@ impl Maintenance for Shootdown {
         self.record(Event::Invalidate { root: invalidation.root });
         self.tell(&cpus);
         self.record(Event::Invalidated);
+    }
+
+    fn tracer(&self) -> Option<Tracer<'_>> {
+        self.trace.map(|ring| ring.on_cpu(cpu::this_cpu()))
+    }
+
+    fn invalidations(&self) -> BTreeMap<String, u64> {
+        self.counts()
     }
 
     fn is_memory(&self, range: HostPhysRange) -> bool {

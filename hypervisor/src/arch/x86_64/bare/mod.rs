@@ -36,7 +36,7 @@ pub(super) use self::{
 
 use crate::arch::x86_64::platform::Extension;
 use crate::params;
-use crate::pool::Pool;
+use crate::pool::{Pool, trace_ring};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -127,7 +127,9 @@ pub(super) fn host(params: &Params) -> vendor::Host {
         Recorder::new(unsafe { core::slice::from_raw_parts(first, params.recording.size as usize / 8) })
     });
     let poison = params.churn.is_some() || params.page_requests || !params.unit_guests.is_empty();
-    let maintenance = Shootdown::new(params.mistake, recorder);
+    // SAFETY: as above, of the trace.
+    let trace = unsafe { trace_ring(params.trace) };
+    let maintenance = Shootdown::new(params.mistake, recorder, trace);
     // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image and the blobs, and
     // all memory is mapped one to one.
     let pool = unsafe { Pool::new(params.pool, poison, maintenance) };

@@ -4,7 +4,7 @@
 
 use super::maintenance::Cpus;
 use super::vendor::{self, Host, Vendor};
-use super::{machine, port};
+use super::{console, machine, port};
 use crate::arch::x86_64::apic::Registers;
 use crate::arch::x86_64::ports::merged;
 use crate::arch::x86_64::vcpu::Hardware;
@@ -100,7 +100,7 @@ impl<V: Vendor> Hardware<V::Vcpu> for Physical<V> {
     fn pass(&self, access: &PortAccess, rax: u64) -> u64 {
         let PortAccess { port: Port(port), width, direction, .. } = *access;
         let value = match (direction, width) {
-            (PortDirection::In, AccessWidth::Byte) => port::input_8(port),
+            (PortDirection::In, AccessWidth::Byte) => console::seen(port, port::input_8(port)),
             (PortDirection::In, AccessWidth::Word) => port::input_16(port),
             (PortDirection::In, _) => port::input_32(port),
             (PortDirection::Out, AccessWidth::Byte) => {

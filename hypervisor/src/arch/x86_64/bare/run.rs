@@ -1,5 +1,6 @@
 //! The run of a kernel, from its image to the report.
 
+use super::console::Keys;
 use super::guest_cpus::{RunVcpu, Shared};
 use super::machine;
 use super::physical::Physical;
@@ -79,6 +80,8 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         churn: params.churn,
         uart: None,
         screen: Some(Screen { address: SCREEN, until: params.until_screen.clone() }),
+        shared_port: None,
+        terminal: params.monitor.then_some(&Keys),
         skip_copies: params.mistake == Mistake::SkippedCopies,
         paging: None,
     };
@@ -91,8 +94,11 @@ pub(super) fn run<V: Vendor>(params: &Params) -> Result<Message, String> {
         ..vendor.started(&format)
     }));
 
-    let intercepts =
-        Intercepts { ports: ports::intercepted(), log_modifications: true, ..Intercepts::default() };
+    let intercepts = Intercepts {
+        ports: ports::intercepted(params.monitor),
+        log_modifications: true,
+        ..Intercepts::default()
+    };
     let signals: &Signals = Box::leak(Box::default());
     let config = || -> Result<_, String> {
         Ok(Config {

@@ -1,7 +1,8 @@
 mod local_apic;
 
 use super::*;
-use crate::vcpu::{BufferCall, BufferError, DebugCommand, Request};
+use crate::monitor::Command;
+use crate::vcpu::{BufferCall, BufferError, Request};
 use core::cell::{Cell, RefCell};
 use slat::device::{AccessWidth, Port};
 use slat::{FaultCause, MappingFlags};
@@ -369,7 +370,7 @@ fn ports_are_passed_answered_or_the_end() {
     assert!(matches!(vcpu.run(), Exit::Answered));
     assert_eq!((bench.passed.take(), vcpu.general(General::Rax)), (std::vec![(0x64, 0x1_0000_1100)], 0x77));
     vcpu.set_general(General::Rax, b'\n'.into());
-    assert!(matches!(vcpu.run(), Exit::Debug(DebugCommand::Unknown)));
+    assert!(matches!(vcpu.run(), Exit::Debug(Command::Unknown)));
     vcpu.answer_debug("x".to_string());
     assert!(matches!(vcpu.run(), Exit::Answered));
     assert_eq!(vcpu.general(General::Rax), u64::from(b'x'));

@@ -25,7 +25,7 @@ fn a_model_has_its_name_and_short_ones() {
 #[test]
 fn the_configuration_has_the_layout_in_it() {
     let layout = Layout::new(&MemoryMap::X86_64, 1 << 20, 0, 128 << 20);
-    let text = configuration(&machine(Pace::Usual), &layout);
+    let text = configuration(&machine(Pace::Usual), &layout, "mode=file, dev=/dev/fd/3");
     let memory = layout.machine_memory >> 20;
     for line in [
         "cpu: model=corei7_haswell_4770, count=2, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1",
@@ -34,7 +34,7 @@ fn the_configuration_has_the_layout_in_it() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in {text}");
     }
-    assert!(configuration(&machine(Pace::Waiting), &layout).contains("ips=4000000,"));
+    assert!(configuration(&machine(Pace::Waiting), &layout, "mode=null").contains("ips=4000000,"));
 }
 
 #[test]
@@ -44,6 +44,9 @@ fn the_debugger_goes_on_keeps_the_recording_and_quits() {
     let layout = layout.with_recording();
     let (address, size) = (layout.recording.address, layout.recording.size);
     assert_eq!(script(&layout), format!("c\nwritemem \"recording\" {address:#x} {size:#x}\nq\n"));
+    let layout = layout.with_trace();
+    let (address, size) = (layout.trace.address, layout.trace.size);
+    assert!(script(&layout).ends_with(&format!("writemem \"trace\" {address:#x} {size:#x}\nq\n")));
 }
 
 #[test]

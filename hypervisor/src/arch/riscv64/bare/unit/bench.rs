@@ -145,7 +145,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new(params: &Params, extensions: Extensions) -> Result<Self, String> {
         let harts = params.host_cpus.unwrap_or(params.cpus) as usize;
-        let fenced = Fenced { right: Counted::new(Mistake::None), fencing: AtomicU8::new(0) };
+        let fenced = Fenced { right: Counted::new(Mistake::None, None), fencing: AtomicU8::new(0) };
         // SAFETY: the parameters give this memory to the pool; it was checked to lie apart from the image, and all memory is
         // mapped one to one. The pool of the unit guest before is not used any more.
         let pool = unsafe { Pool::new(params.pool, true, fenced) };

@@ -117,7 +117,7 @@ guest_code!(
     "vmmcall",
     "ret",
     ".org guest_asking + 0x200",
-    ".ascii \"query 0x10010\\ndump\\nstats\\nhelp\\n\"",
+    ".ascii \"help\\nstats\\nquery 0x10010\\nmap\\n\"",
     ".byte 0",
 );
 
@@ -125,12 +125,9 @@ fn debug_port_and_hypercalls<V: Vendor>(context: &Context<V>) -> Result<(), Fail
     let outcome = run(context, asking(), job(asking(), None), true)?;
     ensure_eq!(outcome.end, End::PowerOff, "end");
     let text = &outcome.buffer_calls.text;
-    for part in [
-        "0x10010: leaf 0x10000..0x11000 -> ",
-        "0x0..0x400000 rwxu alloc",
-        "exits      ",
-        "dump, query GPA or stats",
-    ] {
+    for part in
+        ["query GPA, regs, map, dump, stats, faults, audit, flushes", "exits      ", "GPA 0x10010: -> "]
+    {
         ensure!(text.contains(part), "{part:?} is not in {text:?}");
     }
     ensure_eq!(outcome.buffer_calls.done, 4, "texts printed");
@@ -301,6 +298,8 @@ fn job(code: &'static [u8], until: Option<&str>) -> Job<'static> {
         churn: None,
         uart: None,
         screen: Some(Screen { address: 0xb_8000, until: until.map(Into::into) }),
+        shared_port: None,
+        terminal: None,
         skip_copies: false,
         paging: None,
     }
@@ -323,7 +322,7 @@ fn run<V: Vendor>(
     let cpus: &Cpus = Box::leak(Box::new(Cpus::new(1, 0..MEMORY, |_| false)));
     let machine = Machine::new(space, cpus, job).map_err(|error| failed("regions", error))?;
     let machine: &Machine<'static, _, _> = Box::leak(Box::new(machine));
-    let intercepts = Intercepts { ports: ports::intercepted(), ..Intercepts::default() };
+    let intercepts = Intercepts { ports: ports::intercepted(false), ..Intercepts::default() };
     let config = Config {
         vcpu: context.vendor.vcpu(&intercepts)?,
         hardware: Physical::<V>::new(context.host, spaces_cpus, machine),
