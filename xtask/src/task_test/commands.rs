@@ -31,7 +31,7 @@ enum Shown {
 const BENCH: Shown = Shown::Long("instruction counts have not grown");
 
 /// Every command of the documents, without what is behind `#`; those between `&&` are one.
-const COMMANDS: [(&str, Shown); 36] = [
+const COMMANDS: [(&str, Shown); 37] = [
     ("cargo run --release -p slat-check -- --hostile", Shown::By("a million hostile accesses")),
     (
         "cargo run --release -p slat-check -- --hostile --accesses 5000000",
@@ -65,7 +65,7 @@ const COMMANDS: [(&str, Shown); 36] = [
     ("cargo xtask run --arch riscv64 --guests 3", Shown::By("RISC-V: three guests at once")),
     ("cargo xtask run --arch riscv64 --migrate", Shown::By("RISC-V: a guest moves while it works")),
     (
-        "cargo xtask run --arch riscv64 --monitor-commands 'regs; map; query 0x80200000; stats; faults; audit'",
+        "cargo xtask run --arch riscv64 --monitor-commands \"regs; map; query 0x80200000; stats; faults; audit\"",
         Shown::By("RISC-V: Linux with 4k leaves, stopped for the monitor"),
     ),
     (
