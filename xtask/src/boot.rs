@@ -7,4 +7,5 @@ pub(crate) mod machine;
 pub(crate) mod printed;
 pub(crate) mod screen;
 pub(crate) mod session;
+pub(crate) mod stopped;
 pub(crate) mod verdict;

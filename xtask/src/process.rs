@@ -1,14 +1,14 @@
 //! Child processes that never outlive the task: a [`Guard`] kills its child when it is dropped, and every wait
 //! looks at the interrupt flag.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -41,6 +41,14 @@ impl Guard {
 
     /// Waits for the end of the child; an interrupt kills it.
     pub(crate) fn wait(&mut self, mut tick: impl FnMut()) -> Result<ExitStatus> {
+        self.wait_while(&mut || {
+            tick();
+            Ok(())
+        })
+    }
+
+    /// As [`Guard::wait`]; gives up when `tick` fails.
+    fn wait_while(&mut self, tick: &mut dyn FnMut() -> Result<()>) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.0.try_wait().context("cannot wait for a child process")? {
                 return Ok(status);
@@ -48,7 +56,7 @@ impl Guard {
             if interrupted() {
                 bail!("interrupted");
             }
-            tick();
+            tick()?;
             thread::sleep(TICK);
         }
     }
@@ -86,14 +94,32 @@ pub(crate) fn capture(command: &mut Command) -> Result<Captured> {
 }
 
 /// As [`capture`]; `tick` is called while the command runs.
-pub(crate) fn capture_with(command: &mut Command, tick: impl FnMut()) -> Result<Captured> {
+pub(crate) fn capture_with(command: &mut Command, mut tick: impl FnMut()) -> Result<Captured> {
+    capture_while(command, || {
+        tick();
+        Ok(())
+    })
+}
+
+/// As [`capture`], for a command that is killed if it takes longer than this.
+pub(crate) fn capture_within(command: &mut Command, patience: Duration) -> Result<Captured> {
+    let begin = Instant::now();
+    let name = describe(command);
+    capture_while(command, || {
+        ensure!(begin.elapsed() < patience, "{name} took longer than {} s", patience.as_secs());
+        Ok(())
+    })
+}
+
+/// As [`capture`]; the command is killed when `tick` fails.
+fn capture_while(command: &mut Command, mut tick: impl FnMut() -> Result<()>) -> Result<Captured> {
     // Files instead of pipes: nothing can block however much the command prints.
     let mut stdout = tempfile::tempfile().context("cannot make a temporary file")?;
     let mut stderr = tempfile::tempfile().context("cannot make a temporary file")?;
     command.stdin(Stdio::null());
     command.stdout(stdout.try_clone().context("cannot share a temporary file")?);
     command.stderr(stderr.try_clone().context("cannot share a temporary file")?);
-    let status = Guard::spawn(command)?.wait(tick)?;
+    let status = Guard::spawn(command)?.wait_while(&mut tick)?;
     Ok(Captured {
         success: status.success(),
         stdout: read_back(&mut stdout)?,

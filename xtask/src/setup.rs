@@ -59,40 +59,73 @@ pub(crate) struct Equipment {
     pub(crate) busybox: Option<PathBuf>,
 }
 
+/// The part of it that has to do with the guest alone.
+#[derive(Clone, Debug)]
+pub(crate) struct BareMachine {
+    /// The emulator.
+    pub(crate) emulator: PathBuf,
+    /// The kernel, if one was wanted.
+    pub(crate) kernel: Option<PathBuf>,
+    /// Busybox, if it was wanted.
+    pub(crate) busybox: Option<PathBuf>,
+}
+
 /// Gets everything in `needs`.
 pub(crate) fn prepare(host: &Host, workspace: &Workspace, needs: &Needs) -> Result<Equipment> {
-    let platform = needs.platform;
-    let (wanted, target) = (Emulator::of(platform), platform.target());
-    let mut cache = Cache::new(&workspace.target, platform);
+    let target = needs.platform.target();
+    let mut cache = Cache::new(&workspace.target, needs.platform);
     let plan = toolchain::plan(host, target);
-    MissingThings::check(out_of_reach(host, &cache, &plan, needs))?;
+    MissingThings::check(out_of_reach(host, &cache, Some(&plan), needs))?;
 
     let mut missing = Vec::new();
-    let emulator =
-        keep(&mut missing, emulator(host, &workspace.target, wanted), missing_emulator(host, wanted))?;
+    let machine = machine(host, workspace, &mut cache, needs, &mut missing)?;
     let toolchain =
         keep(&mut missing, toolchain::obtain(host, &plan, target), toolchain::missing(host, target))?;
-    let kernel = needs.kernel.map(|kernel| cache.kernel(host, kernel)).transpose();
-    let kernel = keep(&mut missing, kernel, missing_kernel(needs))?;
-    let busybox = needs.busybox.then(|| cache.busybox(host)).transpose();
-    let busybox = keep(&mut missing, busybox, missing_busybox(platform))?;
     MissingThings::check(missing)?;
-    match (emulator, toolchain) {
-        (Some(emulator), Some(toolchain)) => {
-            Ok(Equipment { emulator, toolchain, kernel: kernel.flatten(), busybox: busybox.flatten() })
+    match (machine, toolchain) {
+        (Some(BareMachine { emulator, kernel, busybox }), Some(toolchain)) => {
+            Ok(Equipment { emulator, toolchain, kernel, busybox })
         }
         _ => bail!("the set-up is incomplete"),
     }
 }
 
+/// Gets everything in `needs` for a guest that has no hypervisor below it, so that nothing need be built.
+pub(crate) fn prepare_bare(host: &Host, workspace: &Workspace, needs: &Needs) -> Result<BareMachine> {
+    let mut cache = Cache::new(&workspace.target, needs.platform);
+    MissingThings::check(out_of_reach(host, &cache, None, needs))?;
+    let mut missing = Vec::new();
+    let machine = machine(host, workspace, &mut cache, needs, &mut missing)?;
+    MissingThings::check(missing)?;
+    machine.context("the set-up is incomplete")
+}
+
+/// The emulator and the guest's files; none, and what is `missing`, if there is not everything.
+fn machine(
+    host: &Host,
+    workspace: &Workspace,
+    cache: &mut Cache,
+    needs: &Needs,
+    missing: &mut Vec<Missing>,
+) -> Result<Option<BareMachine>> {
+    let wanted = Emulator::of(needs.platform);
+    let emulator = keep(missing, emulator(host, &workspace.target, wanted), missing_emulator(host, wanted))?;
+    let kernel = needs.kernel.map(|kernel| cache.kernel(host, kernel)).transpose();
+    let kernel = keep(missing, kernel, missing_kernel(needs))?;
+    let busybox = needs.busybox.then(|| cache.busybox(host)).transpose();
+    let busybox = keep(missing, busybox, missing_busybox(needs.platform))?;
+    let (Some(emulator), Some(kernel), Some(busybox)) = (emulator, kernel, busybox) else { return Ok(None) };
+    Ok(Some(BareMachine { emulator, kernel, busybox }))
+}
+
 /// What is neither there nor to be had by us.
-fn out_of_reach(host: &Host, cache: &Cache, plan: &Plan, needs: &Needs) -> Vec<Missing> {
+fn out_of_reach(host: &Host, cache: &Cache, plan: Option<&Plan>, needs: &Needs) -> Vec<Missing> {
     let mut missing = Vec::new();
     let emulator = Emulator::of(needs.platform);
     if find(host, emulator).is_none() && !host.can_install() {
         missing.push(missing_emulator(host, emulator));
     }
-    if *plan == Plan::Impossible {
+    if plan == Some(&Plan::Impossible) {
         missing.push(toolchain::missing(host, needs.platform.target()));
     }
     if !Cache::can_fetch(host) {

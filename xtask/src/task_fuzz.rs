@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: coverage-guided fuzzing of the operation language and the codecs.
+//! `cargo xtask fuzz`: coverage-guided fuzzing of the operation language, the codecs, and dumps for slat-inspect.
 //!
 //! libFuzzer needs a nightly compiler and cargo-fuzz, both of which are fetched when they are missing. What it finds
 //! interesting goes to fuzz/corpus, which `cargo xtask test` replays; what fails goes to fuzz/artifacts.
@@ -9,9 +9,9 @@ use crate::workspace::{Workspace, cargo};
 use anyhow::{Context, Result, bail};
 use std::process::{Command, ExitCode};
 
-const TARGETS: [&str; 2] = ["operations", "codecs"];
+const TARGETS: [&str; 3] = ["operations", "codecs", "dumps"];
 
-/// Fuzzes the operation language and the codecs, and adds what is interesting to fuzz/corpus
+/// Fuzzes the operation language, the codecs and slat-inspect, and adds what is interesting to fuzz/corpus
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
     /// Seconds for each target

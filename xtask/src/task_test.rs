@@ -10,6 +10,7 @@ mod documents;
 mod emulator;
 mod examples;
 mod flat;
+mod inspect;
 mod instructions;
 mod linux;
 mod matrix;
@@ -102,7 +103,12 @@ impl Plan {
     fn names(&self) -> BTreeSet<String> {
         let groups = [&self.looks, &self.lints, &self.busy, &self.command_line, &self.emulated];
         let here = groups.into_iter().flatten().map(|step| step.name().to_owned());
-        let emulated = [emulator::suite("").names(), riscv::suite("").names(), x86::suite("").names()];
+        let emulated = [
+            inspect::suite("", true).names(),
+            emulator::suite("").names(),
+            riscv::suite("").names(),
+            x86::suite("").names(),
+        ];
         here.chain(emulated.into_iter().flatten()).collect()
     }
 }
@@ -121,6 +127,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     board.run(wanted(plan.lints), &context, 1);
     board.run(wanted(plan.busy), &context, 2);
     board.run(wanted(plan.command_line), &context, 1);
+    inspect::run(&mut board, &context, inspect::suite(&options.filter, !options.no_emulator));
     if !options.no_emulator {
         emulator::run(&mut board, &context, emulator::suite(&options.filter));
         riscv::run(&mut board, &context, riscv::suite(&options.filter));

@@ -1,11 +1,14 @@
 #![doc = include_str!("../README.md")]
-#![no_std]
+#![cfg_attr(not(feature = "cli"), no_std)]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "cli")))]
 extern crate std;
 
 mod access;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod decode;
 mod entry;
 mod fault;

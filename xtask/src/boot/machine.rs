@@ -9,6 +9,7 @@ mod qemu;
 pub(crate) use bochs::{MODELS as BOCHS_MODELS, model as bochs_model};
 
 use super::layout::Layout;
+use super::session::Guest;
 use crate::platform::Platform;
 use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, TcpListener};
@@ -130,6 +131,14 @@ impl Machine {
         let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
         let complaint = qemu::complaint;
         Ok(Prepared { command, listener: None, recording: None, trace: None, snapshot: None, complaint })
+    }
+
+    /// As [`Machine::native`], with QEMU's monitor on the socket `monitor`, which is made.
+    pub(crate) fn native_with_monitor(&self, guest: &Guest, monitor: &Path) -> Result<Command> {
+        let (kernel, initrd) = (&guest.kernel, guest.initrd.as_deref());
+        let mut command = qemu::native(self, kernel, initrd, guest.memory, &guest.bootargs);
+        command.arg("-qmp").arg(qemu::socket(monitor));
+        Ok(command)
     }
 }
 

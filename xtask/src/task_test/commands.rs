@@ -1,10 +1,10 @@
 //! The commands that the documents show: every line of their blocks of ```sh``` is executed, or stands for a step that does just that.
 //!
 //! A new command in a document wants a line in [`COMMANDS`]; one that is there and that no document shows wants to go. Examples need
-//! none: `cargo run -p slat-examples --example NAME` is the step `example NAME`.
+//! none: `cargo run -p slat-examples --example NAME` is the step `example NAME`. Nor do those of `slat-inspect`: one step executes all.
 
 use super::step::{Outcome, Step};
-use super::{Context, examples, tidy};
+use super::{Context, examples, inspect, tidy};
 use crate::process;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::BTreeSet;
@@ -31,7 +31,8 @@ enum Shown {
 const BENCH: Shown = Shown::Long("instruction counts have not grown");
 
 /// Every command of the documents, without what is behind `#`; those between `&&` are one.
-const COMMANDS: [(&str, Shown); 38] = [
+const COMMANDS: &[(&str, Shown)] = &[
+    ("cargo install --path crates/slat-inspect", Shown::By("slat-inspect: cargo install")),
     ("cargo run --release -p slat-check -- --hostile", Shown::By("a million hostile accesses")),
     (
         "cargo run --release -p slat-check -- --hostile --accesses 5000000",
@@ -105,7 +106,7 @@ pub(crate) const LIST: &str = "documents: every command is executed";
 pub(crate) fn list(names: BTreeSet<String>) -> Step {
     Step::new(LIST, move |context, _| {
         Outcome::of(documented(context).and_then(|shown| {
-            let complaints = judge(&COMMANDS, &shown, &names);
+            let complaints = judge(COMMANDS, &shown, &names);
             ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
             Ok(format!("{} commands", shown.len()))
         }))
@@ -123,7 +124,7 @@ pub(crate) fn emulated() -> Vec<Step> {
 }
 
 fn executed(wanted: impl Fn(Shown) -> bool) -> Vec<Step> {
-    let commands = COMMANDS.into_iter().filter(|(_, shown)| wanted(*shown));
+    let commands = COMMANDS.iter().copied().filter(|(_, shown)| wanted(*shown));
     let step = |(command, shown)| {
         let line = if let Shown::Short(line) = shown { line } else { command };
         Step::new(format!("{PREFIX}{line}"), move |context, output| {
@@ -153,7 +154,7 @@ fn documented(context: &Context) -> Result<Vec<(String, String)>> {
 }
 
 /// The lines of the blocks of sh in a document, without their comments.
-fn commands_of(text: &str) -> Vec<String> {
+pub(super) fn commands_of(text: &str) -> Vec<String> {
     let (mut commands, mut inside) = (Vec::new(), false);
     for line in text.lines() {
         if line.starts_with("```") {
@@ -179,6 +180,8 @@ fn judge(list: &[(&str, Shown)], shown: &[(String, String)], names: &BTreeSet<St
     let mut unknown = Vec::new();
     for (command, path) in shown {
         let example = command.strip_prefix(&examples::command_line("")).map(|name| format!("example {name}"));
+        let example =
+            example.or_else(|| command.starts_with("slat-inspect ").then(|| inspect::README.to_owned()));
         match (list.iter().find(|(known, _)| known == command), example) {
             (Some((_, Shown::By(step) | Shown::Long(step))), _) => step_exists(command, step),
             (Some(_), _) => {}
@@ -221,7 +224,7 @@ fn split<'w>(words: &'w [&'w str]) -> Option<([&'w str; 2], &'w [&'w str])> {
 }
 
 /// The words of a command. What only a shell can do is refused, but for quotes around one word.
-fn words(command: &str) -> Result<Vec<&str>> {
+pub(super) fn words(command: &str) -> Result<Vec<&str>> {
     let mut words = Vec::new();
     let mut rest = command.trim();
     while !rest.is_empty() {

@@ -18,7 +18,7 @@ const X86_PACKAGES: [&str; 3] = ["slat", "slat-x86", "slat-hv"];
 const RISCV_PACKAGES: [&str; 2] = ["slat", "slat-hv"];
 
 /// What others can depend on.
-pub(crate) const PUBLISHED: [&str; 3] = ["slat", "slat-x86", "slat-model"];
+pub(crate) const PUBLISHED: [&str; 4] = ["slat", "slat-x86", "slat-model", "slat-inspect"];
 
 /// Those that look at the code. They may add parts to the toolchain, so they come one after the other.
 pub(crate) fn lints() -> Vec<Step> {

@@ -74,6 +74,12 @@ pub(super) fn native(
     command
 }
 
+/// A socket for the monitor that speaks JSON; the machine does not wait for anybody to come.
+pub(super) fn socket(path: &Path) -> OsString {
+    let path = path.to_string_lossy().replace(',', ",,");
+    format!("unix:{path},server=on,wait=off").into()
+}
+
 /// The first line that is more than a warning.
 pub(super) fn complaint(errors: &str) -> &str {
     errors.lines().find(|line| !line.contains(": warning: ")).unwrap_or_default()
