@@ -106,7 +106,6 @@ pub fn write_tables<H: Host, F: Format, B: CustomBackend>(
     if summary.end == End::Stopped || tree.runs.finish().is_break() {
         return Err(fmt::Error);
     }
-    drop(tree);
     let out = out.into_inner();
     match summary.end {
         End::Truncated { address } => {
