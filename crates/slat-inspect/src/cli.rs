@@ -2,7 +2,7 @@
 //!
 //! Invariants: every failure is one line `error: ...` on stderr and exit code 2; a reader that goes away ends the program quietly;
 //! colours and the progress bar are for terminals. Whatever the dump says, time is bounded by the entries that may be read
-//! (`--limit`) and memory by [`runs::MOST_KEPT`].
+//! (`--limit`) and memory by the ranges that are kept (`runs::MOST_KEPT`).
 
 mod decode;
 mod diff;

@@ -79,7 +79,7 @@ const EPT: [&str; 4] = ["--format", "ept", "--root", "0x1000"];
 
 /// EPT: 8 pages of a device, then one of RAM that is read-only, then a page of 2 MiB.
 fn guest(place: &Place) -> String {
-    let mut words = vec![(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007), (0x3008, 0x0060_00f7)];
+    let mut words = vec![(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007), (0x3008, 0x0060_00b7)];
     words.extend((0..8).map(|page| (0x4000 + 8 * page, (0x900_0000 + 0x1000 * page) | 3)));
     words.push((0x4040, 0x7031));
     place.raw("guest", 0x8000, &words)
@@ -215,7 +215,7 @@ fn answered(dump: &str, tables: &[&str], place: &Place) -> Vec<String> {
     let mut answers = Vec::new();
     for command in commands {
         // What a machine reads in a moment.
-        let limit: &[&str] = if command[0] == "query" { &[] } else { &["--limit", "2000000"] };
+        let limit: &[&str] = if command[0] == "query" { &[] } else { &["--limit", "200000"] };
         let output = run(&[command, tables, limit].concat());
         let errors = text(&output.stderr);
         match output.status.code() {
@@ -258,7 +258,7 @@ fn hostile_tables_are_answered() {
                 all(0x1000, |_| 0x2007),
                 all(0x2000, |_| 0x3007),
                 all(0x3000, |_| 0x4007),
-                all(0x4000, |index| index << 12 | 0x37),
+                all(0x4000, |index| (index << 12) | 0x37),
             ]
             .concat(),
             "entries were read",

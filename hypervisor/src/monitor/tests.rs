@@ -1,5 +1,4 @@
 use super::*;
-use core::fmt::Write as _;
 
 #[test]
 fn each_word_is_its_command_and_nothing_else_is() {

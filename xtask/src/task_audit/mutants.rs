@@ -140,7 +140,7 @@ pub(crate) fn test_changes(workspace: &Workspace, record: &Record, most: usize) 
 }
 
 /// Of more mutants than a test run can bear, so many are tested in it.
-const SAMPLE: usize = 20;
+const SAMPLE: usize = 8;
 
 /// Every `each`th mutant, whatever function it is of: the same ones each time.
 fn sample(batches: Vec<Batch>, each: usize) -> Vec<Batch> {

@@ -44,7 +44,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ),
     (
         "SLAT_CHECK_WALKS=10000000 cargo test --release -p slat-check --test guest_walk",
-        Shown::Short("SLAT_CHECK_WALKS=10000 cargo test -p slat-check --test guest_walk"),
+        Shown::Short("SLAT_CHECK_WALKS=100000 cargo test -p slat-check --test guest_walk"),
     ),
     ("cargo test", Shown::By("host tests")),
     ("cargo xtask audit", Shown::Short("cargo xtask audit --licences")),
@@ -67,7 +67,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("cargo xtask run --arch riscv64 --guests 3", Shown::By("RISC-V: three guests at once")),
     ("cargo xtask run --arch riscv64 --migrate", Shown::By("RISC-V: a guest moves while it works")),
     (
-        "cargo xtask run --arch riscv64 --monitor-commands 'regs; map; query 0x80200000; stats; faults; audit'",
+        "cargo xtask run --arch riscv64 --monitor-commands \"regs; map; query 0x80200000; stats; faults; audit\"",
         Shown::By("RISC-V: Linux with 4k leaves, stopped for the monitor"),
     ),
     (

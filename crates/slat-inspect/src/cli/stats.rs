@@ -159,7 +159,8 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
 fn dump_line(dump: &super::dump::Dump) -> String {
     let count = dump.ranges().count();
     let cpus = if dump.cpus.is_empty() { String::new() } else { format!(", {} CPUs", dump.cpus.len()) };
-    format!("{} in {count} ranges{cpus}", Bytes(dump.size()))
+    let ranges = if count == 1 { "one range".to_owned() } else { format!("{count} ranges") };
+    format!("{} in {ranges}{cpus}", Bytes(dump.size()))
 }
 
 /// Several keys may have the same name.

@@ -104,8 +104,8 @@ impl Keyboard {
 
 /// Whether the last command of `script` closes the monitor. What came behind that would be the guest's.
 fn closes(script: &str) -> bool {
-    let commands = script.split([';', '\n']).map(str::trim).filter(|command| !command.is_empty());
-    matches!(commands.last(), Some("continue" | "quit"))
+    let mut commands = script.split([';', '\n']).map(str::trim).filter(|command| !command.is_empty());
+    matches!(commands.next_back(), Some("continue" | "quit"))
 }
 
 /// Reads without making anybody wait. The thread ends with the input, or with this program.

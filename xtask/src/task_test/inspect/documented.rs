@@ -56,9 +56,9 @@ fn dumps(directory: &Path) -> std::io::Result<()> {
     }
     // Sv57 at 64 MiB, where RAM begins at 2 GiB; each table points to the next one, and the last one to a page.
     for level in 0..4 {
-        word(0x400_0000 + 0x1000 * level + if level == 2 { 16 } else { 0 }, (0x8_4001 + level) << 10 | 1)?;
+        word(0x400_0000 + 0x1000 * level + if level == 2 { 16 } else { 0 }, ((0x8_4001 + level) << 10) | 1)?;
     }
-    word(0x400_4000, 0x8_0200 << 10 | 0xcf)?;
+    word(0x400_4000, (0x8_0200 << 10) | 0xcf)?;
     for (name, permissions) in [("guest.core", 7), ("before.core", 7), ("after.core", 5)] {
         fs::write(directory.join(name), core_file(permissions))?;
     }

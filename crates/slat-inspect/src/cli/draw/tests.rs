@@ -40,10 +40,10 @@ fn scattered(count: u64) -> Vec<u64> {
     words.resize(512 * (4 + count.div_ceil(512)) as usize, 0);
     (words[0], words[512]) = (0x2007, 0x3007);
     for table in 0..count.div_ceil(512) {
-        words[1024 + table as usize] = (5 + table) << 12 | 7;
+        words[1024 + table as usize] = ((5 + table) << 12) | 7;
     }
     for page in 0..count {
-        words[2048 + page as usize] = (page * 7919 % 100_000) << 12 | 0x37;
+        words[2048 + page as usize] = ((page * 7919 % 100_000) << 12) | 0x37;
     }
     words
 }

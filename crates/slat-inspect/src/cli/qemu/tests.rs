@@ -44,7 +44,7 @@ const X86: [(usize, usize, u64); 9] = [
     (1, 0, 0x3007),
     (2, 0, 0x4005),
     (3, 510, 0x8000_0000_0900_0063),
-    (3, 511, 0x0800_0e3),
+    (3, 511, 0x0080_00e3),
     (2, 1, 0x0060_01e7),
     (0, 511, 0x5003),
     (4, 511, 0x6003),
@@ -76,7 +76,7 @@ fn info_mem_of_x86_merges_what_is_protected_alike() {
 fn info_mem_of_risc_v_ends_a_run_with_its_table() {
     const POINTER: u64 = 1;
     const PAGE: u64 = 0xcf;
-    let page = |frame: u64, flags: u64| frame << 10 | flags;
+    let page = |frame: u64, flags: u64| (frame << 10) | flags;
     let expected = [
         "vaddr            paddr            size             attr",
         "---------------- ---------------- ---------------- -------",
@@ -86,9 +86,9 @@ fn info_mem_of_risc_v_ends_a_run_with_its_table() {
         "ffffffffc0000000 0000000040000000 0000000040000000 rwx--ad",
     ];
     let entries = [
-        (0, 0, 2 << 10 | POINTER),
-        (1, 0, 3 << 10 | POINTER),
-        (1, 1, 4 << 10 | POINTER),
+        (0, 0, (2 << 10) | POINTER),
+        (1, 0, (3 << 10) | POINTER),
+        (1, 1, (4 << 10) | POINTER),
         (2, 510, page(0x8_0000, PAGE)),
         (2, 511, page(0x8_0001, PAGE)),
         (3, 0, page(0x8_0002, PAGE)),
