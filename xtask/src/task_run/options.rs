@@ -171,7 +171,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     pub(crate) record: Option<PathBuf>,
 
-    /// Write what happened when, fault by fault, in the trace event format of Chrome, which https://ui.perfetto.dev shows
+    /// Write what happened when, fault by fault, in the trace event format of Chrome, which ui.perfetto.dev shows
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     pub(crate) trace: Option<PathBuf>,
 
