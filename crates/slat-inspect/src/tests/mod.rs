@@ -1,6 +1,9 @@
 //! Tests of more than one module.
 
 mod agreement;
+mod codecs;
+mod faults;
+mod hostile;
 mod model;
 
 use crate::{Cpu, End, Format, Mapping, Root, Tables, Visitor, Words};

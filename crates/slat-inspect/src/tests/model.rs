@@ -8,7 +8,7 @@ use crate::{
 };
 use proptest::prelude::*;
 use slat_model::{
-    Ept, FaultKind, Gstage, GuestSyndrome, Machine, Memory, Mmu, Npt, Policy, Ram, Stage1, Stage2,
+    Ept, Fault, FaultKind, Gstage, GuestSyndrome, Machine, Memory, Mmu, Npt, Policy, Ram, Stage1, Stage2,
     VirtualFault, X86Features,
 };
 use std::vec::Vec;
@@ -133,13 +133,7 @@ impl Setup {
 
     /// The model's.
     pub(super) fn theirs(&self, access: Access) -> Verdict {
-        let kind = match access.kind {
-            AccessKind::Read => slat_model::AccessKind::Read,
-            AccessKind::Write => slat_model::AccessKind::Write,
-            AccessKind::Execute => slat_model::AccessKind::Execute,
-        };
-        let mut access_of_model = slat_model::Access::new(kind);
-        access_of_model.user = access.user;
+        let access_of_model = of_model(access);
         let Some(stage1) = &self.stage1 else {
             let outcomes = self.machine.possible(0, self.address, access_of_model);
             assert_eq!(outcomes.len(), 1, "nothing is cached");
@@ -167,6 +161,12 @@ impl Setup {
         }
     }
 
+    /// The fault of an access at the second level, by the model.
+    pub(super) fn fault(&self, access: Access) -> Option<Fault> {
+        let outcomes = self.machine.possible(0, self.address, of_model(access));
+        outcomes.first().and_then(|outcome| outcome.result.err())
+    }
+
     /// The first access on which the two do not agree, this crate reading `memory`.
     pub(super) fn disagreement(&self, memory: &impl PhysicalMemory) -> Option<(Access, Verdict, Verdict)> {
         Self::accesses().find_map(|access| {
@@ -174,6 +174,15 @@ impl Setup {
             (ours != theirs).then_some((access, ours, theirs))
         })
     }
+}
+
+fn of_model(access: Access) -> slat_model::Access {
+    let kind = match access.kind {
+        AccessKind::Read => slat_model::AccessKind::Read,
+        AccessKind::Write => slat_model::AccessKind::Write,
+        AccessKind::Execute => slat_model::AccessKind::Execute,
+    };
+    slat_model::Access { user: access.user, ..slat_model::Access::new(kind) }
 }
 
 /// The fields of a leaf that hold its memory type, if what was made of them fits.
