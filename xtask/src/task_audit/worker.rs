@@ -291,7 +291,7 @@ fn remove_others(tree: &Path, below: &str, wanted: &BTreeSet<&str>) -> Result<()
 /// The library's manifest without its dependency on itself. The unit tests do not use it, and cargo would build the library
 /// twice for each mutant.
 fn without_itself(manifest: &str) -> Result<String> {
-    const SECTION: &str = "[dev-dependencies]\nslat = { path = \".\", features = [\"std\"] }\n";
+    const SECTION: &str = "[dev-dependencies]\nslat = { path = \".\", features = [\"std\", \"tracing\"] }\n";
     ensure!(manifest.contains(SECTION), "{MANIFEST} does not say `{}`", SECTION.trim().replace('\n', " "));
     Ok(manifest.replace(SECTION, ""))
 }
