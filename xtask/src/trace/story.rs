@@ -77,7 +77,8 @@ struct Faults {
     answers: Vec<(&'static str, bool, Vec<u64>)>,
     /// Reads, writes, fetches.
     accesses: [u64; 3],
-    /// How many took as long as 2 to the n nanoseconds, from the second number on, and less than twice as long.
+    /// How many took as long as 2 to the n nanoseconds, from the second number on, and less than twice as long; without those
+    /// that began and ended at the same tick.
     durations: (Vec<u64>, u32),
     /// Microseconds: the middle one, and the one that one in a hundred exceeds.
     median: f64,
@@ -215,8 +216,8 @@ fn kind_of(access: MappingFlags) -> usize {
 
 /// How many of these microseconds lie between one power of two of nanoseconds and the next, and which power the first is.
 fn by_powers(durations: &[f64]) -> (Vec<u64>, u32) {
-    let power = |microseconds: &f64| ((microseconds * 1e3) as u64).max(1).ilog2();
-    let powers: Vec<u32> = durations.iter().map(power).collect();
+    let power = |microseconds: &f64| ((microseconds * 1e3) as u64).checked_ilog2();
+    let powers: Vec<u32> = durations.iter().filter_map(power).collect();
     let (Some(first), Some(last)) = (powers.iter().min(), powers.iter().max()) else { return (vec![], 0) };
     let mut counts = vec![0; (last - first + 1) as usize];
     powers.iter().for_each(|power| counts[(power - first) as usize] += 1);

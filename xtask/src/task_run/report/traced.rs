@@ -53,7 +53,7 @@ impl Summary<'_> {
     fn title(&self) -> String {
         let on = match self.machine {
             Machine::Emulator(platform) => format!("{} in {}", platform.arch(), platform.emulator_title()),
-            Machine::Model(cpu) => format!("the model of {}", cpu.description()),
+            Machine::Model(cpu) => format!("a {}", cpu.description()),
         };
         format!("{} under slat on {on}", self.name)
     }
