@@ -7,7 +7,7 @@ use crate::workspace::cargo;
 use std::process::Command;
 
 /// Operations that are asked for, over all formats; a few sequences are shorter, and a million is to remain.
-const OPERATIONS: &str = "1050000";
+const OPERATIONS: &str = "1120000";
 
 /// The formats of which every sequence is run, one of each ISA.
 const EXHAUSTIVE: &str = "stage2-3-levels,ept-5-levels-marks,npt-4-levels,gstage-sv48x4";
