@@ -9,8 +9,9 @@ use std::process::Command;
 /// Operations that are asked for, over all formats; a few sequences are shorter, and a million is to remain.
 const OPERATIONS: &str = "1120000";
 
-/// The formats of which every sequence is run, one of each ISA.
-const EXHAUSTIVE: &str = "stage2-3-levels,ept-5-levels-marks,npt-4-levels,gstage-sv48x4";
+/// The formats of which every sequence of four is run: one whose tables have permissions, and one whose tables have none. All four ISAs take
+/// five minutes; the host tests run every sequence of three on each.
+const EXHAUSTIVE: &str = "stage2-3-levels,ept-5-levels-marks";
 
 /// Three steps.
 pub(crate) fn steps() -> Vec<Step> {
