@@ -113,8 +113,8 @@ pub(crate) fn audit(workspace: &Workspace, choice: &Choice) -> Result<String> {
 pub(crate) enum Changes {
     /// There are none.
     None,
-    /// There are so many; what became of some of them, and the survivors.
-    Sampled(usize, Score, Vec<String>),
+    /// There are so many, more than a test run can bear.
+    TooMany(usize),
     /// The score, and the survivors.
     Tested(Score, Vec<String>),
 }
@@ -128,34 +128,12 @@ pub(crate) fn test_changes(workspace: &Workspace, record: &Record, most: usize) 
     if count == 0 {
         return Ok(Changes::None);
     }
-    let batches = if count > most { sample(batches, count.div_ceil(SAMPLE)) } else { batches };
+    if count > most {
+        return Ok(Changes::TooMany(count));
+    }
     let tested = test(workspace, first, batches, 1, Record::default(), |_| Ok(()))?;
     let survivors = tested.missed().map(|(file, function, key, _)| format!("{file}: {function}: {key}"));
-    let (score, survivors) = (tested.scores().1, survivors.collect());
-    Ok(if count > most {
-        Changes::Sampled(count, score, survivors)
-    } else {
-        Changes::Tested(score, survivors)
-    })
-}
-
-/// Of more mutants than a test run can bear, so many are tested in it.
-const SAMPLE: usize = 8;
-
-/// Every `each`th mutant, whatever function it is of: the same ones each time.
-fn sample(batches: Vec<Batch>, each: usize) -> Vec<Batch> {
-    let mut number = 0;
-    let mut chosen = |_: &listing::Mutant| {
-        number += 1;
-        number % each == 0
-    };
-    let part = |(unit, mutants): (Unit, Vec<listing::Mutant>)| {
-        let mutants: Vec<_> = mutants.into_iter().filter(&mut chosen).collect();
-        (!mutants.is_empty()).then_some((unit, mutants))
-    };
-    let mut part = part;
-    let parts = batches.into_iter().map(|batch| batch.into_iter().filter_map(&mut part).collect::<Batch>());
-    parts.filter(|batch| !batch.is_empty()).collect()
+    Ok(Changes::Tested(tested.scores().1, survivors.collect()))
 }
 
 fn count(batches: &[Batch]) -> usize {

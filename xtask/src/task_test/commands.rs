@@ -44,7 +44,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ),
     (
         "SLAT_CHECK_WALKS=10000000 cargo test --release -p slat-check --test guest_walk",
-        Shown::Short("SLAT_CHECK_WALKS=100000 cargo test -p slat-check --test guest_walk"),
+        Shown::Short("SLAT_CHECK_WALKS=100000 cargo test --workspace --test guest_walk"),
     ),
     ("cargo test", Shown::By("host tests")),
     ("cargo xtask audit", Shown::Short("cargo xtask audit --licences")),
