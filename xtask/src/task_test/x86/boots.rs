@@ -32,7 +32,7 @@ pub(super) fn patience(platform: Platform, mistake: Mistake) -> Duration {
 /// How long a guest under which a mistake is made may print nothing before it counts as one that hangs: longer than until its
 /// first line on a loaded machine.
 pub(super) fn silence(platform: Platform) -> Option<Duration> {
-    Some(Duration::from_secs(if platform == Platform::Intel { 30 } else { 10 }))
+    Some(Duration::from_secs(if platform == Platform::Intel { 45 } else { 10 }))
 }
 
 /// All of them on one emulator.
