@@ -80,7 +80,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ),
     ("cargo xtask run --arch x86_64", Shown::By("x86 on Bochs: Linux on corei7_haswell_4770")),
     ("cargo xtask run --churn --cpus 2 --record boot.slat && cargo xtask replay boot.slat", Shown::Emulated),
-    ("cargo xtask run --cpus 2", Shown::Emulated),
+    ("cargo xtask run --cpus 2", Shown::By("boot under churn on two CPUs")),
     ("cargo xtask run --help", Shown::Here),
     ("cargo xtask run --machine model --format ept --cpus 4 --churn", Shown::Here),
     (
@@ -88,7 +88,7 @@ const COMMANDS: &[(&str, Shown)] = &[
         Shown::By("a trace and its story in a browser: ept"),
     ),
     ("cargo xtask run --report boot.html --trace boot.json", Shown::By("boot with 4k leaves")),
-    ("cargo xtask run --vendor amd", Shown::Emulated),
+    ("cargo xtask run --vendor amd", Shown::By("x86 on QEMU: Linux on EPYC, stopped for the monitor")),
     ("cargo xtask test", Shown::Itself),
     ("cargo xtask test --filter \"RISC-V\"", Shown::Itself),
     ("cargo xtask test --filter \"x86 on\"", Shown::Itself),
