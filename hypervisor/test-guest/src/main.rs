@@ -50,10 +50,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
 
-#[cfg(all(target_os = "none", target_arch = "aarch64"))]
-mod aarch64;
-#[cfg(all(target_os = "none", target_arch = "riscv64"))]
-mod riscv64;
+mod arch;
 
 #[cfg(not(target_os = "none"))]
 fn main() -> std::process::ExitCode {

@@ -83,7 +83,7 @@ fn architectures(file: File<'_>) -> Vec<String> {
     let crate_isa = file.path.strip_prefix("crates/").and_then(|path| path.split_once('/'));
     let in_place = crate_isa.is_some_and(|(_, path)| path.starts_with("src/isa/") || path == "src/isa.rs")
         || file.path.starts_with("hypervisor/src/arch/")
-        || file.path.starts_with("hypervisor/test-guest/");
+        || file.path.starts_with("hypervisor/test-guest/src/arch/");
     if !is_rust(file) || in_place {
         return Vec::new();
     }
