@@ -5,6 +5,7 @@ pub(crate) mod console;
 pub(crate) mod layout;
 pub(crate) mod machine;
 pub(crate) mod printed;
+mod qmp;
 pub(crate) mod screen;
 pub(crate) mod session;
 pub(crate) mod stopped;

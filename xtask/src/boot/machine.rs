@@ -70,6 +70,8 @@ pub(crate) struct Prepared {
     pub(crate) trace: Option<(PathBuf, u64)>,
     /// The same of the snapshot that the run is to make.
     pub(crate) snapshot: Option<(PathBuf, u64)>,
+    /// Where QEMU's monitor is found while the machine runs.
+    pub(crate) monitor: Option<PathBuf>,
     /// Finds what the emulator complained about in what it wrote to its standard error.
     pub(crate) complaint: fn(&str) -> &str,
 }
@@ -97,12 +99,20 @@ impl Machine {
             let trace = traced.then(|| (directory.join(bochs::TRACE), 0));
             let command = bochs::command(self, directory);
             let complaint = bochs::complaint;
-            return Ok(Prepared { command, listener, recording, trace, snapshot: None, complaint });
+            return Ok(Prepared {
+                command,
+                listener,
+                recording,
+                trace,
+                snapshot: None,
+                monitor: None,
+                complaint,
+            });
         }
         let snapshots = layout.image.size > 0 && files.snapshot.is_none();
         let memory = (record || traced || snapshots).then(|| directory.join("memory"));
         let kept = memory.as_deref();
-        let command = match self.platform {
+        let mut command = match self.platform {
             Platform::Arm => qemu::arm(self, hypervisor, files, layout, kept),
             Platform::Riscv => qemu::riscv(self, hypervisor, files, layout, kept),
             Platform::Intel | Platform::Amd => {
@@ -116,8 +126,10 @@ impl Machine {
         };
         let (recording, snapshot) = (at(record, layout.recording), at(snapshots, layout.image));
         let trace = at(traced, layout.trace);
-        let complaint = qemu::complaint;
-        Ok(Prepared { command, listener: None, recording, trace, snapshot, complaint })
+        let socket = directory.join("monitor");
+        command.arg("-qmp").arg(qemu::socket(&socket));
+        let (monitor, complaint) = (Some(socket), qemu::complaint);
+        Ok(Prepared { command, listener: None, recording, trace, snapshot, monitor, complaint })
     }
 
     /// The guest's kernel with nothing below it, where that can be.
@@ -130,7 +142,15 @@ impl Machine {
         );
         let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
         let complaint = qemu::complaint;
-        Ok(Prepared { command, listener: None, recording: None, trace: None, snapshot: None, complaint })
+        Ok(Prepared {
+            command,
+            listener: None,
+            recording: None,
+            trace: None,
+            snapshot: None,
+            monitor: None,
+            complaint,
+        })
     }
 
     /// As [`Machine::native`], with QEMU's monitor on the socket `monitor`, which is made.

@@ -10,6 +10,7 @@ use super::console::Console;
 use super::layout::Layout;
 use super::machine::{Files, Machine, Pace, Prepared};
 use super::printed::Printed;
+use super::qmp::Qmp;
 use super::screen;
 use crate::guests::commands;
 use crate::process::{self, Guard};
@@ -36,6 +37,9 @@ use std::time::{Duration, Instant};
 
 /// How long the emulator may take to go after the hypervisor's report.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Asks QEMU's monitor for the registers of all CPUs.
+const CPUS: &str = "info registers -a";
 
 /// Most bytes of console that are kept.
 const CONSOLE_MAX: usize = 1 << 18;
@@ -456,6 +460,13 @@ fn watch(
     };
     observer.take(console.finish(), screen)?;
     let mut seen = observer.seen;
+    // Where it hangs is not to be guessed.
+    if let (Some(Ending::TimedOut(_) | Ending::Silent(_)), Some(monitor)) = (&ending, &prepared.monitor) {
+        // Of a machine that does not answer there is nothing to be shown.
+        let cpus = Qmp::connect(monitor).and_then(|mut monitor| monitor.ask(CPUS)).unwrap_or_default();
+        writeln!(screen, "\nthe machine's CPUs before it was ended:\n{cpus}")
+            .context("nothing can be shown")?;
+    }
     seen.ending = match ending {
         Some(ending) => ending,
         // The output is closed, so the emulator is about to go.
