@@ -3,7 +3,7 @@
 //! All last-level tables are the same one, so that what is measured is the reader and not the memory.
 
 use core::ops::ControlFlow;
-use slat_inspect::{Cpu, Format, LeafFlags, Mapping, Root, Runs, Tables, Visitor, Words};
+use slat_inspect::{Cpu, Format, Mapping, Root, Runs, Tables, Visitor, Words};
 use std::time::Instant;
 
 struct Count(u64);
@@ -11,6 +11,16 @@ struct Count(u64);
 impl Visitor for Count {
     fn leaf(&mut self, mapping: &Mapping) -> ControlFlow<()> {
         self.0 += mapping.length;
+        ControlFlow::Continue(())
+    }
+}
+
+/// The runs, and how many are complete.
+struct List(Runs, usize);
+
+impl Visitor for List {
+    fn leaf(&mut self, mapping: &Mapping) -> ControlFlow<()> {
+        self.1 += usize::from(self.0.push(mapping).is_some());
         ControlFlow::Continue(())
     }
 }
@@ -56,14 +66,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut count = Count(0);
         let summary = tables.visit(&memory, 0..=u64::MAX, u64::MAX, &mut count);
         let visit = begin.elapsed();
-        let mut runs = 0;
         let begin = Instant::now();
-        let mut list = Runs::new(LeafFlags::empty(), |_| {
-            runs += 1;
-            ControlFlow::Continue(())
-        });
+        let mut list = List(Runs::new(true), 0);
         tables.visit(&memory, 0..=u64::MAX, u64::MAX, &mut list);
-        let _ = list.finish();
+        let runs = list.1 + usize::from(list.0.finish().is_some());
         let listing = begin.elapsed();
         let leaves = count.0 >> 12;
         println!(

@@ -35,9 +35,9 @@ pub use format::{Cpu, Format, UnknownFormat};
 pub use lint::{Finding, FindingKind, Lint, LintOptions, Severity};
 pub use memory::{PhysicalMemory, Words};
 pub use problem::{Bits, Effect, Problem, ProblemKind};
-pub use ranges::{Run, Runs};
+pub use ranges::{Mark, Run, Runs};
 pub use root::{Register, Root, RootError};
-pub use text::{Bytes, Letters, RunLine};
+pub use text::{Bytes, Letters, RunLine, TypeOnly};
 pub use visit::{Descend, End, EntryAt, Mapping, Pointer, Summary, Trouble, TroubleKind, Visitor};
 pub use walk::{Step, Tables, Walk, WalkEnd};
 

@@ -1,68 +1,121 @@
 //! Neighbours that continue each other, as one range: what a list of a whole address space is made of.
 
 use crate::entry::{LeafFlags, MemoryType, Permissions};
-use crate::visit::{Mapping, Visitor};
-use core::ops::ControlFlow;
+use crate::visit::Mapping;
+
+/// Marks of the hardware.
+const MARKS: LeafFlags = LeafFlags::ACCESSED.union(LeafFlags::DIRTY);
+
+/// How many of the leaves of a run have a mark of the hardware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mark {
+    /// None of them.
+    None,
+    /// Some, and some not.
+    Some,
+    /// All of them.
+    All,
+}
+
+impl Mark {
+    const fn of(is_set: bool) -> Self {
+        if is_set { Self::All } else { Self::None }
+    }
+
+    fn with(self, other: Self) -> Self {
+        if self == other { self } else { Self::Some }
+    }
+
+    /// The letter `letter` for all, its small one for some, `-` for none.
+    #[must_use]
+    pub const fn letter(self, letter: char) -> char {
+        match self {
+            Self::None => '-',
+            Self::Some => letter.to_ascii_lowercase(),
+            Self::All => letter,
+        }
+    }
+}
 
 /// Leaves in a row that are alike, and whose outputs are in a row as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
     /// The first address.
     pub address: u64,
-    /// The physical address that it is translated to.
+    /// The last one.
+    pub last: u64,
+    /// The physical address that the first one is translated to.
     pub output: u64,
-    /// In bytes. 0 stands for 2^64.
-    pub length: u64,
     /// The size of each leaf in bytes.
     pub leaf_size: u64,
     /// What all levels allow together.
     pub permissions: Permissions,
     /// The memory type.
     pub memory: MemoryType,
-    /// The flags that all have, without those that the caller asked not to tell apart.
+    /// The flags that all have, but for the marks of the hardware.
     pub flags: LeafFlags,
+    /// Accessed.
+    pub accessed: Mark,
+    /// Dirty.
+    pub dirty: Mark,
 }
 
 impl Run {
-    fn of(mapping: &Mapping, ignored: LeafFlags) -> Self {
+    fn of(mapping: &Mapping) -> Self {
         Self {
             address: mapping.address,
+            last: mapping.address.wrapping_add(mapping.length - 1),
             output: mapping.output,
-            length: mapping.length,
             leaf_size: mapping.leaf.size,
             permissions: mapping.permissions,
             memory: mapping.leaf.memory,
-            flags: mapping.flags - ignored,
+            flags: mapping.flags.difference(MARKS),
+            accessed: Mark::of(mapping.flags.contains(LeafFlags::ACCESSED)),
+            dirty: Mark::of(mapping.flags.contains(LeafFlags::DIRTY)),
         }
     }
 
-    /// The last address.
+    /// In bytes; less than 2^64, because no format translates 64 bits.
     #[must_use]
-    pub const fn last(&self) -> u64 {
-        self.address.wrapping_add(self.length.wrapping_sub(1))
+    pub const fn size(&self) -> u64 {
+        self.last.wrapping_sub(self.address).wrapping_add(1)
     }
 
-    /// Adds what follows, if it continues this one.
-    fn extend(&mut self, next: &Self) -> bool {
-        let continues = next.address == self.address.wrapping_add(self.length)
-            && next.output == self.output.wrapping_add(self.length)
-            && next.leaf_size == self.leaf_size
-            && next.permissions == self.permissions
-            && next.memory == self.memory
-            && next.flags == self.flags;
-        if continues {
-            self.length = self.length.wrapping_add(next.length);
-        }
-        continues
+    /// Whether everything but the place and the marks is the same.
+    #[must_use]
+    pub fn is_alike(&self, other: &Self) -> bool {
+        (self.leaf_size, self.permissions, self.memory, self.flags)
+            == (other.leaf_size, other.permissions, other.memory, other.flags)
+    }
+
+    /// Takes in what marks another one has.
+    pub fn join_marks(&mut self, other: &Self) {
+        self.accessed = self.accessed.with(other.accessed);
+        self.dirty = self.dirty.with(other.dirty);
+    }
+
+    fn continues(&self, next: &Self, by_marks: bool) -> bool {
+        self.last.wrapping_add(1) == next.address
+            && self.output.wrapping_add(self.size()) == next.output
+            && self.is_alike(next)
+            && (!by_marks || (self.accessed, self.dirty) == (next.accessed, next.dirty))
     }
 }
 
-/// A visitor that makes runs of leaves and gives each to a function. What is left when the visit ends is given by
-/// [`finish`](Self::finish).
+/// Makes runs of leaves that come in the order of their addresses. What stands between two leaves is for the caller to see:
+/// [`finish`](Self::finish) ends a run there.
 ///
 /// ```
 /// use core::ops::ControlFlow;
-/// use slat_inspect::{Cpu, Format, LeafFlags, Root, Runs, Tables, Words};
+/// use slat_inspect::{Cpu, Format, Mapping, Root, Run, Runs, Tables, Visitor, Words};
+///
+/// struct List(Runs, Vec<Run>);
+/// impl Visitor for List {
+///     fn leaf(&mut self, mapping: &Mapping) -> ControlFlow<()> {
+///         self.1.extend(self.0.push(mapping));
+///         ControlFlow::Continue(())
+///     }
+/// }
 ///
 /// let mut words = vec![0; 4 * 512];
 /// (words[0], words[512], words[1024]) = (0x2007, 0x3007, 0x4007);
@@ -70,50 +123,42 @@ impl Run {
 ///     words[1536 + page] = 0x8_0000 + 0x1000 * page as u64 | 0x37;
 /// }
 /// let tables = Tables::new(Root::new(Format::Ept, 0x1000)?, Cpu::permissive(Format::Ept));
-/// let mut seen = Vec::new();
-/// let mut runs = Runs::new(LeafFlags::empty(), |run| {
-///     seen.push((run.address, run.output, run.length));
-///     ControlFlow::Continue(())
-/// });
-/// tables.visit(&Words { base: 0x1000, words: &words }, 0..=u64::MAX, 1 << 20, &mut runs);
-/// let _ = runs.finish();
-/// assert_eq!(seen, [(0, 0x8_0000, 0x8000)]);
+/// let mut list = List(Runs::new(true), Vec::new());
+/// tables.visit(&Words { base: 0x1000, words: &words }, 0..=u64::MAX, 1 << 20, &mut list);
+/// let List(mut runs, mut seen) = list;
+/// seen.extend(runs.finish());
+/// assert_eq!((seen.len(), seen[0].address, seen[0].output, seen[0].size()), (1, 0, 0x8_0000, 0x8000));
 /// # Ok::<(), slat_inspect::RootError>(())
 /// ```
-#[derive(Debug)]
-pub struct Runs<F> {
-    ignored: LeafFlags,
+#[derive(Clone, Copy, Debug)]
+pub struct Runs {
+    by_marks: bool,
     current: Option<Run>,
-    give: F,
 }
 
-impl<F: FnMut(&Run) -> ControlFlow<()>> Runs<F> {
-    /// Runs whose leaves may differ in the flags `ignored` (accessed and dirty, for a short list).
-    pub const fn new(ignored: LeafFlags, give: F) -> Self {
-        Self { ignored, current: None, give }
+impl Runs {
+    /// Runs whose leaves may differ in the marks of the hardware, unless it is `by_marks`.
+    #[must_use]
+    pub const fn new(by_marks: bool) -> Self {
+        Self { by_marks, current: None }
     }
 
-    /// Gives the last run, if there is one. What stands between two visits is also separated by this.
-    pub fn finish(&mut self) -> ControlFlow<()> {
-        match self.current.take() {
-            Some(run) => (self.give)(&run),
-            None => ControlFlow::Continue(()),
-        }
-    }
-}
-
-impl<F: FnMut(&Run) -> ControlFlow<()>> Visitor for Runs<F> {
+    /// Adds a leaf; the run that it does not continue, if there is one, is complete.
     #[inline]
-    fn leaf(&mut self, mapping: &Mapping) -> ControlFlow<()> {
-        let next = Run::of(mapping, self.ignored);
-        if let Some(current) = &mut self.current {
-            if current.extend(&next) {
-                return ControlFlow::Continue(());
+    pub fn push(&mut self, mapping: &Mapping) -> Option<Run> {
+        let next = Run::of(mapping);
+        match &mut self.current {
+            Some(run) if run.continues(&next, self.by_marks) => {
+                run.last = next.last;
+                run.join_marks(&next);
+                None
             }
+            run => run.replace(next),
         }
-        match self.current.replace(next) {
-            Some(run) => (self.give)(&run),
-            None => ControlFlow::Continue(()),
-        }
+    }
+
+    /// The last run, if there is one: it is complete.
+    pub const fn finish(&mut self) -> Option<Run> {
+        self.current.take()
     }
 }

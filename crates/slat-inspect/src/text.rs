@@ -104,32 +104,75 @@ impl fmt::Display for Pbmt {
     }
 }
 
+impl LeafFlags {
+    /// The flags that are set, in words.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let words = [
+            (Self::ACCESSED, "accessed"),
+            (Self::DIRTY, "dirty"),
+            (Self::GLOBAL, "global"),
+            (Self::NAPOT, "napot"),
+            (Self::CONTIGUOUS, "contiguous"),
+            (Self::DIRTY_BIT_MODIFIER, "dbm"),
+        ];
+        words.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, word)| word)
+    }
+}
+
 /// Flags of a leaf in words: ` accessed dirty`, each with a space before it.
 struct Words(LeafFlags);
 
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = [
-            (LeafFlags::ACCESSED, "accessed"),
-            (LeafFlags::DIRTY, "dirty"),
-            (LeafFlags::GLOBAL, "global"),
-            (LeafFlags::NAPOT, "napot"),
-            (LeafFlags::CONTIGUOUS, "contiguous"),
-            (LeafFlags::DIRTY_BIT_MODIFIER, "dbm"),
-        ];
-        for (flag, word) in words {
-            if self.0.contains(flag) {
-                write!(f, " {word}")?;
-            }
-        }
-        Ok(())
+        self.0.words().try_for_each(|word| write!(f, " {word}"))
     }
 }
 
-/// A run as one line: addresses, output, permissions, leaf size, memory type, flags.
+/// A memory type, without the index into the PAT that x86 leaves have.
+#[derive(Clone, Copy, Debug)]
+pub struct TypeOnly(pub MemoryType);
+
+impl fmt::Display for TypeOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            MemoryType::Pat { kind, .. } => kind.fmt(f),
+            memory => memory.fmt(f),
+        }
+    }
+}
+
+/// Something in a column of so many letters, at its left edge or at its right one.
+struct Column<T>(T, usize, Edge);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    Left,
+    Right,
+}
+
+impl<T: fmt::Display> fmt::Display for Column<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Letters(usize);
+        impl fmt::Write for Letters {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0 += text.len();
+                Ok(())
+            }
+        }
+        let Self(what, width, edge) = self;
+        let mut letters = Letters(0);
+        fmt::write(&mut letters, format_args!("{what}"))?;
+        let space = width.saturating_sub(letters.0);
+        let (before, behind) = if *edge == Edge::Left { (0, space) } else { (space, 0) };
+        write!(f, "{:before$}{what}{:behind$}", "", "")
+    }
+}
+
+/// A run as one line: addresses, size, output, permissions, memory type, leaf size, marks (a capital letter if all leaves have it, a
+/// small one if some have), flags.
 ///
 /// ```text
-/// 0x0000000000200000-0x00000000003fffff -> 0x40000000 rwxu 2 MiB   WB accessed
+/// 0x0000000000200000-0x00000000003fffff       2 MiB -> 0x000040000000 rwxu WB       2 MiB Ad global
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct RunLine<'a>(pub Format, pub &'a Run);
@@ -139,13 +182,16 @@ impl fmt::Display for RunLine<'_> {
         let Self(format, run) = *self;
         write!(
             f,
-            "{:#018x}-{:#018x} -> {:#x} {} {} {}{}",
+            "{:#018x}-{:#018x} {} -> {:#014x} {} {} {} {}{}{}",
             run.address,
-            run.last(),
+            run.last,
+            Column(Bytes(run.size()), 11, Edge::Right),
             run.output,
             Letters(format, run.permissions),
-            Bytes(run.leaf_size),
-            run.memory,
+            Column(TypeOnly(run.memory), 6, Edge::Left),
+            Column(Bytes(run.leaf_size), 7, Edge::Right),
+            run.accessed.letter('A'),
+            run.dirty.letter('D'),
             Words(run.flags)
         )
     }

@@ -1,14 +1,13 @@
 //! The tables of a space as `slat-inspect` reads them: out of the host's memory, by the manual, knowing nothing of slat.
 
 use crate::pool::Host;
-use core::cell::RefCell;
 use core::fmt;
 use core::ops::ControlFlow;
 use slat::format::{Format, Geometry};
 use slat::{AddrSpace, CustomBackend, GuestPhysAddr, HostPhysAddr, MappingFlags, TableKind};
 use slat_inspect::{
-    Cpu, Descend, End, Format as TableFormat, LeafFlags, Letters, Mapping, PhysicalMemory, Pointer, Root,
-    RootError, Run, RunLine, Runs, Tables, Trouble, Visitor,
+    Cpu, Descend, End, Format as TableFormat, Letters, Mapping, PhysicalMemory, Pointer, Root, RootError,
+    Run, RunLine, Runs, Tables, Trouble, Visitor,
 };
 
 /// Entries that one answer reads at most: those of all tables of 2 GiB in 4 KiB leaves.
@@ -95,18 +94,13 @@ pub fn write_tables<H: Host, F: Format, B: CustomBackend>(
         root.level(),
         root.bytes()
     )?;
-    let out = RefCell::new(out);
-    let level = |at: u8| usize::from(root.level().saturating_sub(at));
-    let runs = Runs::new(LeafFlags::ACCESSED.union(LeafFlags::DIRTY), |run: &Run| {
-        let depth = level(run.leaf_size.ilog2().saturating_sub(12) as u8 / 9) + 1;
-        flow(writeln!(out.borrow_mut(), "{:1$}{2}", "", 2 * depth, RunLine(format, run)))
-    });
-    let mut tree = Tree { out: &out, format, root_level: root.level(), runs };
+    let mut tree = Tree { out, format, root_level: root.level(), runs: Runs::new(false) };
     let summary = tables.visit(&HostMemory(space.hal()), 0..=u64::MAX, BUDGET, &mut tree);
-    if summary.end == End::Stopped || tree.runs.finish().is_break() {
+    let rest = tree.runs.finish();
+    if summary.end == End::Stopped || tree.run(rest).is_break() {
         return Err(fmt::Error);
     }
-    let out = out.into_inner();
+    let Tree { out, .. } = tree;
     match summary.end {
         End::Truncated { address } => {
             writeln!(out, "{BUDGET} entries are read; what begins at {address:#x} is left out")
@@ -118,30 +112,45 @@ pub fn write_tables<H: Host, F: Format, B: CustomBackend>(
 }
 
 /// Prints tables as they come, each run of leaves below its table.
-struct Tree<'t, 'o, F> {
-    out: &'t RefCell<&'o mut dyn fmt::Write>,
+struct Tree<'o> {
+    out: &'o mut dyn fmt::Write,
     format: TableFormat,
     root_level: u8,
-    runs: Runs<F>,
+    runs: Runs,
 }
 
-impl<F: FnMut(&Run) -> ControlFlow<()>> Visitor for Tree<'_, '_, F> {
+impl Tree<'_> {
+    /// The column of what stands in a table of `level`.
+    fn column(&self, level: u8) -> usize {
+        2 * (usize::from(self.root_level.saturating_sub(level)) + 1)
+    }
+
+    /// Prints a run that is complete, if there is one.
+    fn run(&mut self, run: Option<Run>) -> ControlFlow<()> {
+        let Some(run) = run else { return ControlFlow::Continue(()) };
+        let column = self.column(run.leaf_size.ilog2().saturating_sub(12) as u8 / 9);
+        flow(writeln!(self.out, "{:column$}{}", "", RunLine(self.format, &run)))
+    }
+}
+
+impl Visitor for Tree<'_> {
     fn leaf(&mut self, mapping: &Mapping) -> ControlFlow<()> {
-        self.runs.leaf(mapping)
+        let complete = self.runs.push(mapping);
+        self.run(complete)
     }
 
     fn table(&mut self, pointer: &Pointer) -> ControlFlow<(), Descend> {
-        if self.runs.finish().is_break() {
+        let complete = self.runs.finish();
+        if self.run(complete).is_break() {
             return ControlFlow::Break(());
         }
         let Pointer { address, length, at, table, permissions } = pointer;
         let last = address.wrapping_add(length.wrapping_sub(1));
-        let depth = usize::from(self.root_level.saturating_sub(at.level)) + 1;
+        let column = self.column(at.level);
         let line = writeln!(
-            self.out.borrow_mut(),
-            "{:1$}{address:#018x}-{last:#018x} table at {2:#x} {3}",
+            self.out,
+            "{:column$}{address:#018x}-{last:#018x} table at {:#x} {}",
             "",
-            2 * depth,
             table.address,
             Letters(self.format, *permissions),
         );
@@ -152,8 +161,9 @@ impl<F: FnMut(&Run) -> ControlFlow<()>> Visitor for Tree<'_, '_, F> {
     }
 
     fn trouble(&mut self, trouble: &Trouble) -> ControlFlow<()> {
-        self.runs.finish()?;
-        flow(writeln!(self.out.borrow_mut(), "  {trouble}"))
+        let complete = self.runs.finish();
+        self.run(complete)?;
+        flow(writeln!(self.out, "  {trouble}"))
     }
 }
 

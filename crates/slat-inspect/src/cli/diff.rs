@@ -3,9 +3,9 @@
 use super::dump::{Dump, Opener};
 use super::input::{Bounds, CpuOptions, DumpOptions, TableOptions};
 use super::output::{Emphasis, Output};
-use super::runs::{self, Row, Run};
+use super::runs::{self, Row};
 use super::{Finding, number};
-use crate::Tables;
+use crate::{Run, RunLine, Tables};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
@@ -121,16 +121,17 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
         };
         *bytes += size;
         if output.json {
-            let change = Change { kind, a: a.map(|run| run.row(format)), b: b.map(|run| run.row(format)) };
+            let change =
+                Change { kind, a: a.map(|run| Row::of(format, &run)), b: b.map(|run| Row::of(format, &run)) };
             output.item(&change, tail.differences == 1)?;
             continue;
         }
         if let Some(run) = a {
-            let line = output.emphasised(Emphasis::Alarm, format_args!("- {}", run.line(format)));
+            let line = output.emphasised(Emphasis::Alarm, format_args!("- {}", RunLine(format, &run)));
             output.line(line)?;
         }
         if let Some(run) = b {
-            let line = output.emphasised(Emphasis::Heading, format_args!("+ {}", run.line(format)));
+            let line = output.emphasised(Emphasis::Heading, format_args!("+ {}", RunLine(format, &run)));
             output.line(line)?;
         }
     }

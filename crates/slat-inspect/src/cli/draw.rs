@@ -10,9 +10,9 @@ use super::dump::Opener;
 use super::input::{Bounds, Input};
 use super::number::Size;
 use super::output::{Output, Text};
-use super::runs::{self, Run, Troubles};
+use super::runs::{self, Troubles};
 use super::{Finding, words};
-use crate::{Cacheability, Permissions, Tables};
+use crate::{Cacheability, Permissions, Run, Tables, TypeOnly};
 use anyhow::{Context, Result, bail};
 use layout::{Piece, pieces};
 use serde::Serialize;
@@ -301,7 +301,7 @@ fn kind(picture: &Picture, run: &Run) -> Kind {
         w: allows(Permissions::WRITE),
         x: execute,
         user: user && !format.is_second_stage(),
-        memory: words::memory(run.memory),
+        memory: TypeOnly(run.memory).to_string(),
         cacheability: match run.memory.cacheability() {
             Cacheability::Cacheable => "cacheable",
             Cacheability::Uncached => "uncached",
@@ -309,7 +309,7 @@ fn kind(picture: &Picture, run: &Run) -> Kind {
             Cacheability::Elsewhere => "elsewhere",
         },
         size: run.leaf_size,
-        flags: words::flags(run.flags),
+        flags: run.flags.words().collect(),
     }
 }
 

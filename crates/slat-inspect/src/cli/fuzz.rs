@@ -6,7 +6,7 @@ use super::input::CpuOptions;
 use super::output::Output;
 use super::qemu::{Listing, Printer};
 use super::runs;
-use crate::{Cpu, Format, Mapping, Register, Root, Tables, Visitor};
+use crate::{Cpu, Format, Mapping, Register, Root, RunLine, Tables, Visitor};
 use std::io;
 use std::ops::ControlFlow;
 
@@ -62,7 +62,7 @@ fn everything(dump: &Dump, tables: &Tables, first: u64, second: u64) {
     let (from, to) = (first.min(second), first.max(second));
     for range in [0..=u64::MAX, from..=to] {
         if let Ok((found, troubles)) = runs::collect((dump, tables), range.clone(), LIMIT, first & 1 == 1) {
-            found.iter().for_each(|run| drop(run.line(tables.root().format()).to_string()));
+            found.iter().for_each(|run| drop(RunLine(tables.root().format(), run).to_string()));
             troubles.first.iter().for_each(|trouble| drop(trouble.to_string()));
             if let Ok(picture) = Picture::new(String::new(), tables.clone(), &found, troubles) {
                 // A sink takes everything.

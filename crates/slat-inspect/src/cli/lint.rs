@@ -4,12 +4,12 @@
 use super::Finding as Found;
 use super::dump::{Dump, Opener};
 use super::input::{Bounds, Input};
-use super::output::{Emphasis, Hex, Output, Text};
-use super::runs::{self, Run};
+use super::output::{Emphasis, Hex, Output, Text, go_on};
+use super::runs;
 use super::{number, progress};
 use crate::{
-    Descend, End, Finding, FindingKind, Lint, LintOptions, Mapping, Permissions, Pointer, Severity, Tables,
-    TroubleKind, Visitor,
+    Descend, End, Finding, FindingKind, Lint, LintOptions, Mapping, Permissions, Pointer, Run, Severity,
+    Tables, TroubleKind, Visitor,
 };
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -165,13 +165,7 @@ impl Report<'_, '_> {
             let line = self.output.emphasised(emphasis, &row.text);
             self.output.line(line).map_err(Into::into)
         };
-        match printed {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        go_on(printed, &mut self.failed)
     }
 }
 

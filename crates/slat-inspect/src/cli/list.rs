@@ -2,11 +2,11 @@
 
 use super::dump::{Dump, Opener};
 use super::input::{Bounds, Input};
-use super::output::{Emphasis, Hex, Output, Text};
+use super::output::{Emphasis, Hex, Output, Text, go_on};
 use super::qemu::{Listing, Printer};
-use super::runs::{self, Row, Run, Sink, TroubleRow, Troubles};
+use super::runs::{self, Row, Sink, TroubleRow, Troubles};
 use super::{Finding, progress, words};
-use crate::{End, Format, Mapping, Summary, Tables, Trouble, Visitor};
+use crate::{End, Format, Mapping, Run, RunLine, Summary, Tables, Trouble, TypeOnly, Visitor};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::io;
@@ -133,10 +133,10 @@ impl Sink for Printed<'_, '_> {
     fn run(&mut self, run: &Run) -> io::Result<()> {
         self.count += 1;
         if self.output.json {
-            let row: Row = run.row(self.format);
+            let row: Row = Row::of(self.format, run);
             return self.output.item(&row, self.count == 1).map_err(io::Error::other);
         }
-        self.output.line(run.line(self.format))
+        self.output.line(RunLine(self.format, run))
     }
 
     fn trouble(&mut self, trouble: &Trouble) -> io::Result<()> {
@@ -208,8 +208,8 @@ impl Leaves<'_, '_> {
                 size: mapping.length,
                 output: Hex(mapping.output),
                 permissions: words::permissions(self.tables.root().format(), mapping.permissions),
-                memory: words::memory(mapping.leaf.memory),
-                flags: words::flags(mapping.flags),
+                memory: TypeOnly(mapping.leaf.memory).to_string(),
+                flags: mapping.flags.words().collect(),
                 entry: Hex(mapping.at.address()),
                 value: Hex(mapping.at.raw),
             };
@@ -221,13 +221,8 @@ impl Leaves<'_, '_> {
 
 impl Visitor for Leaves<'_, '_> {
     fn leaf(&mut self, mapping: &Mapping) -> ControlFlow<()> {
-        match self.print(mapping) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        let printed = self.print(mapping);
+        go_on(printed, &mut self.failed)
     }
 
     fn trouble(&mut self, trouble: &Trouble) -> ControlFlow<()> {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 use std::fmt;
 use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
 
 /// Standard output.
 pub(crate) struct Output<'a> {
@@ -128,5 +129,16 @@ impl FieldRow {
     pub(crate) fn of(field: &Field) -> Self {
         let Field { name, high, low, value, .. } = *field;
         Self { name, high, low, value: Hex(value), text: field.to_string() }
+    }
+}
+
+/// Goes on with a visit, or breaks it off for an error that its caller then finds in `failed`.
+pub(crate) fn go_on<E>(result: Result<(), E>, failed: &mut Option<E>) -> ControlFlow<()> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            *failed = Some(error);
+            ControlFlow::Break(())
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::dump::Opener;
 use super::input::Input;
 use super::output::{Emphasis, FieldRow, Hex, Output, Text};
 use super::{Finding, number, words};
-use crate::{Access, AccessKind, Mapping, PhysicalMemory as _, Step, Tables, Walk, WalkEnd};
+use crate::{Access, AccessKind, Mapping, PhysicalMemory as _, Step, Tables, TypeOnly, Walk, WalkEnd};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -126,7 +126,7 @@ fn answer(tables: &Tables, walk: &Walk, content: Option<u64>) -> Answer {
         text: walk.to_string().lines().last().unwrap_or_default().to_owned(),
         output: walk.output().map(Hex),
         permissions: mapping.map(|mapping| words::permissions(format, mapping.permissions)),
-        memory: mapping.map(|mapping| words::memory(mapping.leaf.memory)),
+        memory: mapping.map(|mapping| TypeOnly(mapping.leaf.memory).to_string()),
         content: content.map(Hex),
         refused: mapping.map(|mapping| refused(tables, mapping)).unwrap_or_default(),
     }

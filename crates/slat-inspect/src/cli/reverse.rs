@@ -2,10 +2,10 @@
 
 use super::dump::Opener;
 use super::input::{Bounds, Input};
-use super::output::{Hex, Output};
+use super::output::{Hex, Output, go_on};
 use super::runs;
 use super::{Finding, number, progress, words};
-use crate::{Bytes, Descend, Format, Mapping, Pointer, Visitor};
+use crate::{Bytes, Descend, Format, Mapping, Pointer, TypeOnly, Visitor};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -132,13 +132,7 @@ impl Search<'_, '_> {
             );
             self.output.line(line).map_err(Into::into)
         };
-        match printed {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        go_on(printed, &mut self.failed)
     }
 }
 
@@ -155,7 +149,7 @@ impl Visitor for Search<'_, '_> {
             output: Hex(output),
             size: end.min(self.last) - output + 1,
             permissions: Some(words::permissions(self.format, mapping.permissions)),
-            memory: Some(words::memory(mapping.leaf.memory)),
+            memory: Some(TypeOnly(mapping.leaf.memory).to_string()),
             entry: Hex(mapping.at.address()),
             value: Hex(mapping.at.raw),
             level: mapping.at.level,

@@ -1,15 +1,11 @@
-//! Runs: neighbouring leaves that continue each other, as one.
+//! Runs of a dump: given one by one, or kept; and as JSON.
 
 use super::dump::Dump;
-use super::output::{Hex, Output};
+use super::output::{Hex, Output, go_on};
 use super::{progress, words};
-use crate::{
-    Bytes, End, Format, LeafFlags, Letters, Mapping, MemoryType, Permissions, Summary, Tables, Trouble,
-    TroubleKind, Visitor,
-};
+use crate::{End, Format, Mapping, Run, Runs, Summary, Tables, Trouble, TroubleKind, TypeOnly, Visitor};
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
-use std::fmt;
 use std::io;
 use std::ops::{ControlFlow, RangeInclusive};
 
@@ -18,126 +14,6 @@ pub(crate) const MOST_KEPT: usize = 1 << 21;
 
 /// Troubles that are described one by one.
 const MOST_TROUBLES: usize = 100;
-
-/// Marks of the hardware.
-const MARKS: LeafFlags = LeafFlags::ACCESSED.union(LeafFlags::DIRTY);
-
-/// How many of the leaves of a run have a mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Mark {
-    None,
-    Some,
-    All,
-}
-
-impl Mark {
-    fn of(is_set: bool) -> Self {
-        if is_set { Self::All } else { Self::None }
-    }
-
-    fn with(self, other: Self) -> Self {
-        if self == other { self } else { Self::Some }
-    }
-
-    /// A letter for it: capital for all, small for some.
-    pub(crate) fn letter(self, letter: char) -> char {
-        match self {
-            Self::None => '-',
-            Self::Some => letter.to_ascii_lowercase(),
-            Self::All => letter,
-        }
-    }
-}
-
-/// Leaves in a row that map memory in a row in the same way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    /// The first address.
-    pub(crate) address: u64,
-    /// The last one.
-    pub(crate) last: u64,
-    /// The physical address that the first one is translated to.
-    pub(crate) output: u64,
-    /// The size of each leaf in bytes.
-    pub(crate) leaf_size: u64,
-    /// What all entries down to the leaves allow together.
-    pub(crate) permissions: Permissions,
-    /// The memory type.
-    pub(crate) memory: MemoryType,
-    /// Flags but for the marks.
-    pub(crate) flags: LeafFlags,
-    /// Accessed.
-    pub(crate) accessed: Mark,
-    /// Dirty.
-    pub(crate) dirty: Mark,
-}
-
-impl Run {
-    fn of(mapping: &Mapping) -> Self {
-        Self {
-            address: mapping.address,
-            last: mapping.address.wrapping_add(mapping.length - 1),
-            output: mapping.output,
-            leaf_size: mapping.leaf.size,
-            permissions: mapping.permissions,
-            memory: mapping.leaf.memory,
-            flags: mapping.flags.difference(MARKS),
-            accessed: Mark::of(mapping.flags.contains(LeafFlags::ACCESSED)),
-            dirty: Mark::of(mapping.flags.contains(LeafFlags::DIRTY)),
-        }
-    }
-
-    /// Bytes; less than 2^64, because no format translates 64 bits.
-    pub(crate) fn size(&self) -> u64 {
-        self.last.wrapping_sub(self.address).wrapping_add(1)
-    }
-
-    /// Whether everything but the place and the marks is the same.
-    pub(crate) fn is_alike(&self, other: &Self) -> bool {
-        (self.leaf_size, self.permissions, self.memory, self.flags)
-            == (other.leaf_size, other.permissions, other.memory, other.flags)
-    }
-
-    fn continues(&self, next: &Self, by_marks: bool) -> bool {
-        self.last.wrapping_add(1) == next.address
-            && self.output.wrapping_add(self.size()) == next.output
-            && self.is_alike(next)
-            && (!by_marks || (self.accessed, self.dirty) == (next.accessed, next.dirty))
-    }
-
-    fn extend(&mut self, next: &Self) {
-        self.last = next.last;
-        self.join_marks(next);
-    }
-
-    /// Takes in what marks another one has.
-    pub(crate) fn join_marks(&mut self, other: &Self) {
-        self.accessed = self.accessed.with(other.accessed);
-        self.dirty = self.dirty.with(other.dirty);
-    }
-
-    /// As a line of a listing.
-    pub(crate) fn line(&self, format: Format) -> impl fmt::Display + use<> {
-        Line(format, *self)
-    }
-
-    /// As JSON.
-    pub(crate) fn row(&self, format: Format) -> Row {
-        Row {
-            first: Hex(self.address),
-            last: Hex(self.last),
-            size: self.size(),
-            output: Hex(self.output),
-            permissions: words::permissions(format, self.permissions),
-            memory: words::memory(self.memory),
-            leaf_size: self.leaf_size,
-            accessed: self.accessed,
-            dirty: self.dirty,
-            flags: words::flags(self.flags),
-        }
-    }
-}
 
 /// A run in JSON.
 #[derive(Clone, Debug, Serialize)]
@@ -149,31 +25,25 @@ pub(crate) struct Row {
     permissions: String,
     memory: String,
     leaf_size: u64,
-    accessed: Mark,
-    dirty: Mark,
+    accessed: &'static str,
+    dirty: &'static str,
     flags: Vec<&'static str>,
 }
 
-/// A run as a line: addresses, size, output, permissions, memory type, leaf size, marks, flags.
-struct Line(Format, Run);
-
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(format, run) = self;
-        write!(
-            f,
-            "{:#018x}-{:#018x} {:>11} -> {:#014x} {} {:<6} {:>7} {}{}",
-            run.address,
-            run.last,
-            Bytes(run.size()).to_string(),
-            run.output,
-            Letters(*format, run.permissions),
-            words::memory(run.memory),
-            Bytes(run.leaf_size).to_string(),
-            run.accessed.letter('A'),
-            run.dirty.letter('D')
-        )?;
-        words::flags(run.flags).iter().try_for_each(|flag| write!(f, " {flag}"))
+impl Row {
+    pub(crate) fn of(format: Format, run: &Run) -> Self {
+        Self {
+            first: Hex(run.address),
+            last: Hex(run.last),
+            size: run.size(),
+            output: Hex(run.output),
+            permissions: words::permissions(format, run.permissions),
+            memory: TypeOnly(run.memory).to_string(),
+            leaf_size: run.leaf_size,
+            accessed: words::mark(run.accessed),
+            dirty: words::mark(run.dirty),
+            flags: run.flags.words().collect(),
+        }
     }
 }
 
@@ -262,13 +132,13 @@ pub(crate) fn visit(
     by_marks: bool,
     sink: &mut impl Sink,
 ) -> Result<Summary> {
-    let mut merger = Merger { sink, by_marks, run: None, failed: None };
+    let mut merger = Merger { sink, runs: Runs::new(by_marks), failed: None };
     let summary = progress::visit(tables, dump, range, limit, &mut merger);
-    let Merger { sink, run, failed, .. } = merger;
+    let Merger { sink, mut runs, failed } = merger;
     if let Some(error) = failed {
         return Err(error.into());
     }
-    if let Some(run) = run {
+    if let Some(run) = runs.finish() {
         sink.run(&run)?;
     }
     Ok(summary)
@@ -318,44 +188,29 @@ pub(crate) fn complete(summary: &Summary) -> Result<()> {
 
 struct Merger<'a, S> {
     sink: &'a mut S,
-    by_marks: bool,
-    run: Option<Run>,
+    runs: Runs,
     failed: Option<io::Error>,
 }
 
 impl<S: Sink> Merger<'_, S> {
-    fn go_on(&mut self, result: io::Result<()>) -> ControlFlow<()> {
-        match result {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+    /// Tells of a run that is complete, then of what stands behind it.
+    fn tell(&mut self, complete: Option<Run>, trouble: Option<&Trouble>) -> ControlFlow<()> {
+        let told = complete.map_or(Ok(()), |run| self.sink.run(&run));
+        let told = told.and_then(|()| trouble.map_or(Ok(()), |trouble| self.sink.trouble(trouble)));
+        go_on(told, &mut self.failed)
     }
 }
 
 impl<S: Sink> Visitor for Merger<'_, S> {
     fn leaf(&mut self, mapping: &Mapping) -> ControlFlow<()> {
-        let next = Run::of(mapping);
-        match &mut self.run {
-            Some(run) if run.continues(&next, self.by_marks) => {
-                run.extend(&next);
-                ControlFlow::Continue(())
-            }
-            run => {
-                let complete = run.replace(next);
-                let told = complete.map_or(Ok(()), |complete| self.sink.run(&complete));
-                self.go_on(told)
-            }
+        match self.runs.push(mapping) {
+            None => ControlFlow::Continue(()),
+            complete => self.tell(complete, None),
         }
     }
 
     fn trouble(&mut self, trouble: &Trouble) -> ControlFlow<()> {
-        // In order: first what comes before it.
-        let complete = self.run.take();
-        let told = complete.map_or(Ok(()), |complete| self.sink.run(&complete));
-        let told = told.and_then(|()| self.sink.trouble(trouble));
-        self.go_on(told)
+        let complete = self.runs.finish();
+        self.tell(complete, Some(trouble))
     }
 }

@@ -6,7 +6,9 @@ use super::number::Size;
 use super::output::{Emphasis, Output};
 use super::runs::{self, TroubleRow, Troubles};
 use super::{Finding, progress, words};
-use crate::{Bytes, Descend, End, LeafFlags, Mapping, MemoryType, Permissions, Pointer, Trouble, Visitor};
+use crate::{
+    Bytes, Descend, End, LeafFlags, Mapping, MemoryType, Permissions, Pointer, Trouble, TypeOnly, Visitor,
+};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
@@ -135,7 +137,10 @@ pub(crate) fn run(options: &Options, opener: Opener, output: &mut Output<'_>) ->
             .iter()
             .map(|(&permissions, &amount)| (words::permissions(root.format(), permissions), amount))
             .collect(),
-        by_memory_type: sum(counted.memory.iter().map(|(&memory, &amount)| (words::memory(memory), amount))),
+        by_memory_type: sum(counted
+            .memory
+            .iter()
+            .map(|(&memory, &amount)| (TypeOnly(memory).to_string(), amount))),
         accessed: counted.accessed,
         dirty: counted.dirty,
         global: counted.global,

@@ -1,6 +1,6 @@
 use super::{How, differences};
-use crate::cli::runs::{Mark, Run};
 use crate::{LeafFlags, MemoryType, Permissions, X86MemoryType};
+use crate::{Mark, Run};
 
 const HOW: How = How { marks: false, frames: true };
 

@@ -2,7 +2,7 @@
 
 use super::{Colour, Picture, Range};
 use crate::cli::words;
-use crate::{Bytes, Cacheability, Permissions};
+use crate::{Bytes, Cacheability, Permissions, RunLine, TypeOnly};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -174,7 +174,7 @@ fn ranges(
                 "several ranges".clone_into(what);
             }
             slot => {
-                let line = range.run.line(picture.tables.root().format()).to_string();
+                let line = RunLine(picture.tables.root().format(), &range.run).to_string();
                 if let Some(shape) = slot.replace((left, right, fill, line)) {
                     flush(lane, shape);
                 }
@@ -219,7 +219,7 @@ fn look(picture: &Picture, colour: Colour, range: &Range) -> (String, &'static s
                 Cacheability::Device => VERMILION,
                 Cacheability::Elsewhere => GREY,
             };
-            (words::memory(run.memory), fill)
+            (TypeOnly(run.memory).to_string(), fill)
         }
     }
 }
