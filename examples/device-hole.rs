@@ -1,6 +1,6 @@
 //! A hole in the guest's memory with an emulated UART behind it: RISC-V, where the hart does not say which register was stored.
 //!
-//! `cargo run -p slat-examples --example device-hole`
+//! `cargo run --example device-hole`
 //!
 //! ```text
 //! the UART printed: hello from a guest

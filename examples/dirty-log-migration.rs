@@ -1,6 +1,6 @@
 //! A guest that moves to another machine while it works: rounds of what it has written since, then a short stop for the rest.
 //!
-//! `cargo run -p slat-examples --example dirty-log-migration`
+//! `cargo run --example dirty-log-migration`
 //!
 //! ```text
 //! round 0: all 512 pages

@@ -6,7 +6,7 @@
 //!
 //! The tests at the end are what you would put among your own.
 //!
-//! `cargo run -p slat-examples --example flush-hook`
+//! `cargo run --example flush-hook`
 //!
 //! ```text
 //! a host that reaches both CPUs:

@@ -1,7 +1,7 @@
 //! A server that boots a guest once and forks it for each job, in time that does not grow with the guest; and a fuzzer's loop, which
 //! goes back to one state again and again.
 //!
-//! `cargo run -p slat-examples --example fork-server`
+//! `cargo run --example fork-server`
 //!
 //! ```text
 //! the parent has booted: 2056 frames

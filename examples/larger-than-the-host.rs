@@ -1,6 +1,6 @@
 //! A guest whose memory is twice as large as what its host has, and one whose memory arrives while it runs.
 //!
-//! `cargo run -p slat-examples --example larger-than-the-host`
+//! `cargo run --example larger-than-the-host`
 //!
 //! ```text
 //! 256 pages on a host with 128 frames: 768 paged in, 672 paged out

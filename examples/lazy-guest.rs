@@ -1,6 +1,6 @@
 //! A guest with 1 GiB on a host with 4 MiB: a frame is taken when the guest first touches a page, and comes back when the page goes.
 //!
-//! `cargo run -p slat-examples --example lazy-guest`
+//! `cargo run --example lazy-guest`
 //!
 //! ```text
 //! mapped 1024 MiB, 2 frames are in use: the root, and one for the list of regions

@@ -1,6 +1,6 @@
 //! A backend of one's own: a boot image whose pages are copied when the guest first touches them, and a count of those that it wrote to.
 //!
-//! `cargo run -p slat-examples --example own-backend`
+//! `cargo run --example own-backend`
 //!
 //! ```text
 //! the guest read two pages: 2 of the image's pages are in memory

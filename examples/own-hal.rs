@@ -1,6 +1,6 @@
 //! A host of one's own: a buddy allocator, whose runs are large and aligned enough for leaves of 2 MiB and for roots of 16 KiB.
 //!
-//! `cargo run -p slat-examples --example own-hal`
+//! `cargo run --example own-hal`
 //!
 //! ```text
 //! 20 MiB: 10 leaves of 2 MiB, 0 of 4 KiB

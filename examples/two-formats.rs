@@ -1,6 +1,6 @@
 //! One binary for both vendors: the format is chosen at run time, by what the CPU is. And the same life of a guest on the other ISAs.
 //!
-//! `cargo run -p slat-examples --example two-formats`
+//! `cargo run --example two-formats`
 //!
 //! ```text
 //! Intel EPT: 4 levels, 48 bits, root register 0x8000001e

@@ -68,6 +68,8 @@ pub(crate) struct Context {
 struct Plan {
     looks: Vec<Step>,
     lints: Vec<Step>,
+    /// What the busy ones run; by itself, for it keeps all processors busy, and the others would wait for it.
+    builds: Vec<Step>,
     /// None of these depends on how long it takes; while one builds or has a single thread left, another one runs. The
     /// longest come first.
     busy: Vec<Step>,
@@ -91,8 +93,9 @@ impl Plan {
         let busy = busy.into_iter().flatten().collect();
         let (looks, mut lints) = (tidy::steps(), workspace_steps::lints());
         lints.extend(matrix::steps(&workspace_steps::PUBLISHED));
+        let builds = workspace_steps::builds();
         let (command_line, emulated) = (command_line::steps(), commands::emulated());
-        let mut plan = Self { looks, lints, busy, command_line, emulated };
+        let mut plan = Self { looks, lints, builds, busy, command_line, emulated };
         let names = plan.names();
         plan.looks.push(commands::list(names.clone()));
         plan.looks.extend(documents::steps(names));
@@ -101,7 +104,7 @@ impl Plan {
 
     /// What all steps are called, those with an emulator among them.
     fn names(&self) -> BTreeSet<String> {
-        let groups = [&self.looks, &self.lints, &self.busy, &self.command_line, &self.emulated];
+        let groups = [&self.looks, &self.lints, &self.builds, &self.busy, &self.command_line, &self.emulated];
         let here = groups.into_iter().flatten().map(|step| step.name().to_owned());
         let emulated = [
             inspect::suite("", true).names(),
@@ -125,6 +128,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let plan = Plan::new(&context.workspace.root);
     board.run(wanted(plan.looks), &context, 1);
     board.run(wanted(plan.lints), &context, 1);
+    board.run(wanted(plan.builds), &context, 1);
     board.run(wanted(plan.busy), &context, 2);
     board.run(wanted(plan.command_line), &context, 1);
     inspect::run(&mut board, &context, inspect::suite(&options.filter, !options.no_emulator));

@@ -143,5 +143,5 @@ fn control<V: Vcpu + ?Sized>(vcpu: &mut V, access: ControlAccess) -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

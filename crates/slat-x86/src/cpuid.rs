@@ -164,5 +164,5 @@ pub fn guest_xcr0(host: impl Fn(u32, u32) -> Leaf) -> u64 {
     if has_xsave { (u64::from(edx) << 32 | u64::from(eax)) & XCR0 } else { 1 }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

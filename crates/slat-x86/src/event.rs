@@ -106,5 +106,5 @@ impl Event {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -86,5 +86,5 @@ impl<H: Hal> Drop for Frames<H> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -223,5 +223,5 @@ impl<H: Hal> fmt::Debug for HostCpus<H> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

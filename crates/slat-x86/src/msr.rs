@@ -113,5 +113,5 @@ pub(crate) fn may_pass(first: u32, count: u32) -> bool {
     PASSING.iter().any(|&(low, high)| first <= high && low < first + count)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

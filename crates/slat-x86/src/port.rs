@@ -49,5 +49,5 @@ impl Intercepted {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -167,7 +167,7 @@ unsafe fn exchange<H: Hal>(old: &mut Registers<H>, new: &Registers<H>, component
     unsafe { isa::write_xcr0(new.xcr0) };
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::Resident;
     use slat::test_util::HeapHal;

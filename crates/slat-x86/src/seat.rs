@@ -141,5 +141,5 @@ impl<T> Seat<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -153,5 +153,5 @@ impl<const CPUS: usize> Default for SpaceCpus<CPUS> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

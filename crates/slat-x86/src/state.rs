@@ -267,5 +267,5 @@ impl CpuState {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -39,5 +39,5 @@ pub const fn check(index: u32, value: u64, supported: u64) -> Result<(), BadXcr>
     if good { Ok(()) } else { Err(BadXcr { index, value }) }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

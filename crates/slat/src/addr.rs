@@ -288,5 +288,5 @@ range! {
     HostPhysRange of HostPhysAddr
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

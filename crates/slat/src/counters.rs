@@ -384,5 +384,5 @@ unsafe impl<H: Hal, const CPUS: usize, N: Fn() -> usize> Hal for Counted<H, CPUS
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

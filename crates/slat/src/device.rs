@@ -146,5 +146,5 @@ impl DataAccess {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

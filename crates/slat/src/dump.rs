@@ -107,5 +107,5 @@ impl<H: Hal, F: Format, B: CustomBackend> fmt::Display for Dump<'_, H, F, B> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -88,5 +88,5 @@ pub enum FaultOutcome {
     Trap(DeviceAccess),
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -160,5 +160,5 @@ pub(crate) const fn level_bytes(level: u8) -> u64 {
     1 << (12 + 9 * level as u32)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -302,5 +302,5 @@ impl CacheMaintenance {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -1,7 +1,7 @@
 //! The commands that the documents show: every line of their blocks of ```sh``` is executed, or stands for a step that does just that.
 //!
 //! A new command in a document wants a line in [`COMMANDS`]; one that is there and that no document shows wants to go. Examples need
-//! none: `cargo run -p slat-examples --example NAME` is the step `example NAME`. Nor do those of `slat-inspect`: one step executes all.
+//! none: `cargo run --example NAME` is the step `example NAME`. Nor do those of `slat-inspect`: one step executes all.
 
 use super::step::{Outcome, Step};
 use super::{Context, examples, inspect, tidy};
@@ -33,18 +33,18 @@ const BENCH: Shown = Shown::Long("instruction counts have not grown");
 /// Every command of the documents, without what is behind `#`; those between `&&` are one.
 const COMMANDS: &[(&str, Shown)] = &[
     ("cargo install --path crates/slat-inspect", Shown::By("slat-inspect: cargo install")),
-    ("cargo run --release -p slat-check -- --hostile", Shown::By("a million hostile accesses")),
+    ("cargo run --bin slat-check -- --hostile", Shown::By("a million hostile accesses")),
     (
-        "cargo run --release -p slat-check -- --hostile --accesses 5000000",
-        Shown::Short("cargo run --release -p slat-check -- --hostile --accesses 50000"),
+        "cargo run --bin slat-check -- --hostile --accesses 5000000",
+        Shown::Short("cargo run --bin slat-check -- --hostile --accesses 50000"),
     ),
     (
-        "cargo run --release -p slat-check -- --seed 7 --operations 200000",
-        Shown::Short("cargo run --release -p slat-check -- --seed 7 --operations 4000"),
+        "cargo run --bin slat-check -- --seed 7 --operations 200000",
+        Shown::Short("cargo run --bin slat-check -- --seed 7 --operations 4000"),
     ),
     (
-        "SLAT_CHECK_WALKS=10000000 cargo test --release -p slat-check --test guest_walk",
-        Shown::Short("SLAT_CHECK_WALKS=100000 cargo test --workspace --test guest_walk"),
+        "SLAT_CHECK_WALKS=10000000 cargo test --test guest_walk",
+        Shown::Short("SLAT_CHECK_WALKS=100000 cargo test --test guest_walk"),
     ),
     ("cargo test", Shown::By("host tests")),
     ("cargo xtask audit", Shown::Short("cargo xtask audit --licences")),

@@ -12,9 +12,6 @@ use std::process::Command;
 /// The longest example, in lines.
 const LONGEST: usize = 150;
 
-/// The package that they are in.
-const PACKAGE: &str = "slat-examples";
-
 /// One step for each file in `examples/`.
 pub(crate) fn steps(root: &Path) -> Vec<Step> {
     match names(root) {
@@ -40,7 +37,7 @@ pub(super) fn names(root: &Path) -> Result<Vec<String>> {
 
 /// How a reader runs it.
 pub(super) fn command_line(name: &str) -> String {
-    format!("cargo run -p {PACKAGE} --example {name}")
+    format!("cargo run --example {name}")
 }
 
 fn step(name: String) -> Step {
@@ -52,7 +49,7 @@ fn run(name: &str, context: &Context, output: &mut String) -> Result<String> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let promised = promise(name, &text)?;
     let mut command = Command::new(cargo());
-    command.args(["run", "--quiet", "--package", PACKAGE, "--example", name]);
+    command.args(["run", "--quiet", "--example", name]);
     let captured = process::capture(command.current_dir(&context.workspace.root))?;
     output.push_str(&captured.stdout);
     output.push_str(&captured.stderr);

@@ -16,7 +16,7 @@ const EXHAUSTIVE: &str = "stage2-3-levels,ept-5-levels-marks";
 /// Three steps.
 pub(crate) fn steps() -> Vec<Step> {
     vec![
-        // The seeds are always the same; `cargo run --release -p slat-check` takes others.
+        // The seeds are always the same; `cargo run --bin slat-check` takes others.
         Step::new("slat beside the model of the hardware", |context, output| {
             check(&["--operations", OPERATIONS], context, output)
         }),
@@ -29,7 +29,7 @@ pub(crate) fn steps() -> Vec<Step> {
 
 fn check(arguments: &[&str], context: &Context, output: &mut String) -> Outcome {
     let mut command = Command::new(cargo());
-    command.args(["run", "--release", "--quiet", "--package", "slat-check", "--"]).args(arguments);
+    command.args(["run", "--quiet", "--bin", "slat-check", "--"]).args(arguments);
     command.current_dir(&context.workspace.root);
     match process::capture(&mut command) {
         Ok(captured) => {

@@ -47,6 +47,13 @@ pub(crate) fn lints() -> Vec<Step> {
     ]
 }
 
+/// What is run afterwards: tests, examples, tools.
+pub(crate) fn builds() -> Vec<Step> {
+    vec![Step::new("tests, examples and tools are built", |context, output| {
+        simple(&mut cargo_command(context, &["test", "--workspace", "--no-run"], &[]), output)
+    })]
+}
+
 /// Those that run it.
 pub(crate) fn tests() -> Vec<Step> {
     vec![
@@ -178,8 +185,8 @@ fn package(context: &Context, output: &mut String) -> Outcome {
     let command = || {
         let mut command = cargo_command(context, &["package", "--allow-dirty"], &[]);
         command.args(PUBLISHED.iter().flat_map(|package| ["--package", package]));
-        // A package has no profile of the workspace's: with this one, what it depends on is built already.
-        command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
+        // A package has no profile of the workspace's, and nobody runs what is built here.
+        command.envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")]);
         command
     };
     let offline = process::capture(command().arg("--offline"));

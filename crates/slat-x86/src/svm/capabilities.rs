@@ -253,5 +253,5 @@ const fn guest_efer(facts: &Facts) -> u64 {
     bits
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(super) mod tests;

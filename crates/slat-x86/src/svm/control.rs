@@ -96,5 +96,5 @@ impl Controls {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

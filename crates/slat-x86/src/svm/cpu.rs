@@ -122,7 +122,7 @@ impl<H: Hal> Drop for SvmCpu<H> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::capabilities::tests::epyc;
     use super::{HostCpus, SvmCpu, TurnOnError};

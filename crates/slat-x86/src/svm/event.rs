@@ -103,5 +103,5 @@ pub(super) fn interrupted(info: u64, injected: Option<Event>) -> Option<Interrup
     Some(Interrupted { event, again: Delivery::of(event).length == 0 })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -189,5 +189,5 @@ fn nested_page_fault(info_1: u64, info_2: u64, interrupted: Option<Event>) -> Ex
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

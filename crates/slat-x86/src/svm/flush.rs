@@ -33,5 +33,5 @@ pub(super) const fn plan(wanted: bool, flush_by_asid: bool, shared: bool) -> Pla
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

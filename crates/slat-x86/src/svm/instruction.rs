@@ -46,5 +46,5 @@ const fn is_prefix(byte: u8, long: bool) -> bool {
         || long && matches!(byte, 0x40..=0x4f)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -89,5 +89,5 @@ pub(super) const fn words(chosen: Intercepts, wanted: Wanted) -> Words {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -66,5 +66,5 @@ fn msr_byte(index: usize) -> u8 {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

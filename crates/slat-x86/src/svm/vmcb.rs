@@ -37,7 +37,7 @@ pub(super) struct Field {
     group: Group,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 impl Field {
     /// Offset and size.
     pub(super) fn place(self) -> (usize, usize) {
@@ -220,5 +220,5 @@ fn segment_fields(name: SegmentName) -> [Field; 2] {
     [field(offset, 8, group), field(offset + 8, 8, group)]
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -364,5 +364,5 @@ impl Capabilities {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod tests;

@@ -211,5 +211,5 @@ impl<H: Hal, P: Instructions> Drop for VmxCpu<H, P> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -133,5 +133,5 @@ impl fmt::Debug for EptPointer {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

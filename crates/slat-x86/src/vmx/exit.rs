@@ -149,5 +149,5 @@ fn port(qualification: u64) -> Exit {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

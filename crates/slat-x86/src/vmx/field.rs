@@ -147,7 +147,7 @@ macro_rules! fields {
             pub const $name: Field<$width, $access> = Field::new($encoding);
         )*
         /// All of them, for the tests.
-        #[cfg(test)]
+        #[cfg(all(test, not(loom)))]
         pub(crate) const ALL: &[(&str, u32)] = &[$((stringify!($name), $encoding)),*];
     };
 }
@@ -266,7 +266,7 @@ pub const fn guest_base(name: SegmentName) -> Field<Natural, ReadWrite> {
     Field::new(0x6806 + 2 * name as u32)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::{ALL, guest_base, guest_limit, guest_rights, guest_selector};
     use crate::state::SegmentName;

@@ -59,5 +59,5 @@ pub(crate) fn decode(fields: Interruption) -> Option<Event> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -148,5 +148,5 @@ pub fn find(
     None
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -5,7 +5,7 @@
 mod capabilities;
 mod controls;
 mod cpu;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod double;
 mod eptp;
 mod exit;

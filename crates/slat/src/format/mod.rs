@@ -11,7 +11,7 @@ pub mod gstage;
 pub mod npt;
 pub mod stage2;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod conformance;
 
 use crate::addr::{GuestPhysAddr, HostPhysAddr};

@@ -131,5 +131,5 @@ pub struct GuestTranslation {
     pub level: u8,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

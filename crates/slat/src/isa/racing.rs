@@ -186,5 +186,5 @@ pub(crate) unsafe fn fill(to: *mut u8, byte: u8, bytes: usize) {
     unsafe { steps(to as usize, bytes, LARGEST, &Fill(to, byte)) }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -271,5 +271,5 @@ fn aligned_range(start: GuestPhysAddr, size: u64) -> Result<GuestPhysRange, BadR
     if range.is_aligned(PAGE_SIZE) { Ok(range) } else { Err(BadRange::Unaligned(range)) }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod tests;

@@ -299,5 +299,5 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

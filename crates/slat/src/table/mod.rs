@@ -428,7 +428,7 @@ impl<H: Hal, F: Format> Table<H, F> {
     }
 
     /// Every non-zero entry of the table, by the address of the entry: what "bit for bit as before" compares.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn fingerprint(&self) -> Vec<(u64, u64)> {
         fn collect<H: Hal, F: Format>(
             table: &Table<H, F>,
@@ -494,5 +494,5 @@ fn caches_differ(old: MappingFlags, new: MappingFlags) -> bool {
     old.memory_type() != new.memory_type() || !old.intersects(fetch) && new.intersects(fetch)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -242,5 +242,5 @@ fn with_flags(leaf: Leaf, flags: MappingFlags, copied: bool) -> Leaf {
     Leaf { flags, ..leaf }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

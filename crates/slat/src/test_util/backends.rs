@@ -271,5 +271,5 @@ impl<'s, 'h, B: CustomBackend + Sync> Suite<'s, 'h, B> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

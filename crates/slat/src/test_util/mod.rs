@@ -165,7 +165,7 @@ impl HeapHal {
 
 /// How many cases a test of random ones goes through: `usual`, or so many percent of them as the environment variable
 /// `SLAT_TEST_PERCENT` says, for runs that repeat all tests thousands of times (`cargo xtask audit`).
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) fn cases(usual: usize) -> usize {
     let percent = std::env::var("SLAT_TEST_PERCENT").ok().and_then(|percent| percent.parse().ok());
     (usual * percent.unwrap_or(100)).div_ceil(100)

@@ -109,5 +109,5 @@ impl<const WORDS: usize> Default for HartSet<WORDS> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

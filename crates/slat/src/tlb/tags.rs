@@ -334,5 +334,5 @@ impl<H: Hal> fmt::Debug for TagPool<H> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -31,7 +31,7 @@ fn what_nobody_executes_is_told() {
 
 #[test]
 fn examples_are_steps_of_their_own() {
-    let example = |name: &str| shown(&[&format!("cargo run -p slat-examples --example {name}")]);
+    let example = |name: &str| shown(&[&format!("cargo run --example {name}")]);
     assert!(judge(&[], &example("lazy"), &names()).is_empty());
     assert_eq!(judge(&[], &example("busy"), &names()).len(), 1);
 }

@@ -2,7 +2,7 @@
 
 use super::{LONGEST, compare, promise};
 
-const GOOD: &str = "//! What it is.\n//!\n//! `cargo run -p slat-examples --example x`\n//!\n//! ```text\n//! one\n//!\n//! two\n//! ```\n\nfn main() {}\n";
+const GOOD: &str = "//! What it is.\n//!\n//! `cargo run --example x`\n//!\n//! ```text\n//! one\n//!\n//! two\n//! ```\n\nfn main() {}\n";
 
 #[test]
 fn the_header_is_read() {

@@ -29,10 +29,14 @@ pub(super) fn patience(platform: Platform, mistake: Mistake) -> Duration {
     })
 }
 
-/// How long a guest under which a mistake is made may print nothing before it counts as one that hangs: longer than until its
-/// first line on a loaded machine.
-pub(super) fn silence(platform: Platform) -> Option<Duration> {
-    Some(Duration::from_secs(if platform == Platform::Intel { 45 } else { 10 }))
+/// How long a guest may print nothing before it counts as one that hangs: longer than until its first line on a loaded machine. One
+/// under which a mistake is made is expected to hang.
+pub(super) fn silence(platform: Platform, mistake: Mistake) -> Option<Duration> {
+    Some(Duration::from_secs(match (platform, mistake) {
+        (Platform::Intel, Mistake::None) => 45,
+        (Platform::Intel, _) => 20,
+        (_, _) => 10,
+    }))
 }
 
 /// All of them on one emulator.
@@ -140,7 +144,7 @@ fn linux(bench: &Bench, cpu: &str, asked: bool, output: &mut String) -> Result<S
 /// notices when one invalidation is left out.
 fn under_churn(bench: &Bench, guest: &Guest, output: &mut String) -> Result<String> {
     // As little patience as with a mistake: what is silent for so long there is so because of the mistake.
-    let (churn, silence) = (Some(CHURN), silence(bench.platform));
+    let (churn, silence) = (Some(CHURN), silence(bench.platform, Mistake::None));
     let choices = Choices { churn, leaf: Leaf::Size4K, record: true, silence, ..Choices::default() };
     let (seen, report) = good(bench, guest, (bench.platform.default_cpu(), 1), &choices, output)?;
     let note = enough_churn(&report)?;
@@ -155,7 +159,7 @@ fn noticed(bench: &Bench, mistake: Mistake, output: &mut String) -> Result<Strin
     let cpu = (bench.platform.default_cpu(), 1);
     for seed in 1..=attempts {
         let churn = Some(Churn { seed, ..CHURN });
-        let silence = silence(bench.platform);
+        let silence = silence(bench.platform, mistake);
         let choices = Choices { churn, leaf: Leaf::Size4K, mistake, silence, ..Choices::default() };
         let seen = bench.boot(&guest, cpu, &choices, patience(bench.platform, mistake), output)?;
         ensure!(seen.started.is_some(), "the guest was not even started: {}", seen.emulator_error);

@@ -48,7 +48,8 @@ fn as_it_is(bench: &Bench, output: &mut String) -> Result<String> {
 
 fn under_churn(bench: &Bench, output: &mut String) -> Result<String> {
     // On Bochs tens of thousands of changes, each with a kick, come before the kernel's first line.
-    let (churn, silence) = (Some(CHURN), silence(bench.platform).map(|silence| 2 * silence));
+    let silence = silence(bench.platform, Mistake::None).map(|silence| 2 * silence);
+    let churn = Some(CHURN);
     let choices = Choices { churn, leaf: Leaf::Size4K, record: true, silence, ..Choices::default() };
     let (seen, report) = boot(bench, &choices, output)?;
     let note = enough_churn(&report)?;
@@ -76,7 +77,7 @@ fn boot(bench: &Bench, choices: &Choices, output: &mut String) -> Result<(Observ
 fn without_kicks(bench: &Bench, output: &mut String) -> Result<String> {
     let guest = bench.linux_on(CPUS, LINUX_MEMORY)?;
     let mistake = Mistake::NoKick;
-    let silence = silence(bench.platform);
+    let silence = silence(bench.platform, mistake);
     // Without end: whether a change meets the other CPU inside, with what it takes away in use, is a matter of luck. The run that
     // passes would only take longer.
     let churn = Some(Churn { limit: u64::MAX, ..CHURN });

@@ -358,5 +358,5 @@ impl<H: Hal, P: Instructions> Drop for VmxVcpu<H, P> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

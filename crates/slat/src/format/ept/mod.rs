@@ -293,5 +293,5 @@ impl Format for Ept {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

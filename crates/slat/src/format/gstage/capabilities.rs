@@ -252,5 +252,5 @@ pub enum ConfigError {
     PhysicalBits(u32),
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -70,5 +70,5 @@ pub fn instructions<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<Ite
     before.into_iter().chain(fences(invalidation).map(one)).chain(after)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -124,5 +124,5 @@ pub fn probe_henvcfg(exchange: impl FnOnce(u64) -> u64) -> u64 {
     exchange(ASKED) & ASKED
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -95,5 +95,5 @@ fn expand_narrow(word: u32) -> Option<u32> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -361,5 +361,5 @@ impl Format for Gstage {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -104,5 +104,5 @@ pub fn remote_fences<'a>(invalidation: &'a Invalidation<'a>) -> impl Iterator<It
     by_address.chain(whole)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

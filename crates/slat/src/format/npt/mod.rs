@@ -228,5 +228,5 @@ impl Format for Npt {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -333,5 +333,5 @@ impl Format for Stage2 {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

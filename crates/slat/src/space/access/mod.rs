@@ -300,5 +300,5 @@ fn check_wrap(gpa: GuestPhysAddr, size: u64) -> Result<(), AccessError> {
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

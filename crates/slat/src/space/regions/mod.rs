@@ -297,5 +297,5 @@ impl<const L: usize, const I: usize> Iterator for Iter<'_, L, I> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

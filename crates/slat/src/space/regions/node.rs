@@ -485,5 +485,5 @@ impl Link {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

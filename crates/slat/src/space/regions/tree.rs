@@ -449,7 +449,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
     }
 
     /// Checks the invariants of the module.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn check(&self) {
         let nodes = self.root.map_or(0, |root| self.check_below(root, self.height, true));
         assert_eq!(self.root.is_some(), self.height > 0);
@@ -463,7 +463,7 @@ impl<const L: usize, const I: usize> Tree<L, I> {
     }
 
     /// Checks a node and those below it; returns how many there are.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     fn check_below(&self, link: Link, height: usize, last: bool) -> usize {
         let keys = if height > 1 { self.inner(link).keys() } else { self.leaf(link).keys() };
         assert!(keys.is_sorted_by(|a, b| a < b), "{keys:?}");
@@ -487,5 +487,5 @@ impl<const L: usize, const I: usize> Tree<L, I> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -61,6 +61,8 @@ const MEMORY_MAP: MemoryMap = MemoryMap::RISCV64;
 
 /// Slices of time in a second, where there are more virtual CPUs than harts.
 const SLICES_PER_SECOND: u64 = 100;
+/// The same where each has a hart of its own: rarely, but a hart comes back from any guest, and writes the guest's timer again.
+const LONE_SLICES_PER_SECOND: u64 = 1;
 
 /// Where in RAM the page lies that two guests have by [`Mistake::SharedFrame`]: behind the test guest's program.
 const SHARED_PAGE: u64 = 4 << 20;
@@ -183,14 +185,11 @@ fn set_up(tree: usize) -> Result<&'static Run, String> {
     let places = params.pause.as_ref().map_or(0, |pause| pause.then.more_guests()) as usize;
     let count = params.guests as usize + places;
     let scheduler: &Scheduler = Box::leak(Box::new(Scheduler::new(count, each, harts, harts::kick)));
-    // Nobody needs to be preempted where everybody has a hart of his own, nor must a wait be seen. Pages age by slices.
+    // Hardly anybody needs to be preempted where everybody has a hart of his own, nor must a wait be seen. Pages age by slices.
     let crowded = count.saturating_mul(each) > harts;
     // The monitor's key is looked for after each slice.
-    let slice = if crowded || params.paging.is_some() || params.monitor {
-        u64::from(host.timebase) / SLICES_PER_SECOND
-    } else {
-        timer::NEVER
-    };
+    let often = crowded || params.paging.is_some() || params.monitor;
+    let slice = u64::from(host.timebase) / if often { SLICES_PER_SECOND } else { LONE_SLICES_PER_SECOND };
     let builder = Builder {
         params,
         pool,
