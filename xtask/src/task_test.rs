@@ -82,11 +82,11 @@ impl Plan {
     fn new(root: &Path) -> Self {
         let busy = [
             workspace_steps::tests(),
+            instructions::steps(),
             oracle::steps(),
             on_model::steps(),
             traced::steps(),
             mutants::steps(),
-            instructions::steps(),
             examples::steps(root),
             commands::steps(),
         ];

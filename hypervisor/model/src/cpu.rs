@@ -67,7 +67,10 @@ impl Cpu {
 }
 
 /// 40-bit addresses: three levels and two tables side by side as the root. Without FWB, so that caches are maintained.
-pub(crate) fn stage2() -> Result<Stage2, String> {
+///
+/// # Errors
+/// None on this CPU.
+pub fn stage2() -> Result<Stage2, String> {
     let features = Features { pa_bits: 48, vmid_bits: 16, ..Features::BASELINE };
     Stage2::new(features, Some(40)).map_err(|error| error.to_string())
 }
@@ -97,7 +100,10 @@ pub(crate) fn npt() -> Result<Npt, String> {
 }
 
 /// Sv39x4 with Svpbmt.
-pub(crate) fn gstage() -> Result<Gstage, String> {
+///
+/// # Errors
+/// None on this CPU.
+pub fn gstage() -> Result<Gstage, String> {
     let capabilities = gstage::Capabilities {
         vmid_bits: 14,
         extensions: gstage::Extensions::SVPBMT,

@@ -14,7 +14,7 @@
 //! spaces than tags, so that what a CPU remembers of one guest must not be found by another one.
 
 mod checks;
-mod cpu;
+pub mod cpu;
 pub mod guest;
 mod guests;
 mod host;
@@ -27,6 +27,3 @@ mod world;
 pub use checks::Checks;
 pub use cpu::Cpu;
 pub use run::{Observed, Settings, run, run_on};
-
-#[cfg(test)]
-mod tests;

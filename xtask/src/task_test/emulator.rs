@@ -23,6 +23,9 @@ use tempfile::TempDir;
 /// A guest that a mistake makes hang is given up after this; a good one takes a third of it.
 const MISTAKE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// And after so long without a word; a good one's first comes in a fifth of it.
+const MISTAKE_SILENCE: Duration = Duration::from_secs(5);
+
 /// Pages that are mapped before the guest runs: the UART (4 KiB), the GIC's distributor (64 KiB) and its one
 /// redistributor (128 KiB).
 const DEVICE_PAGES: u64 = 1 + 16 + 32;
@@ -311,7 +314,8 @@ fn churned_by_mistake(
     output: &mut String,
 ) -> Result<(Guest, Observed)> {
     let churn = Some(task_run::churn(3));
-    let choices = Choices { leaf: Leaf::Size4K, churn, mistake, record: true, ..Choices::default() };
+    let silence = Some(MISTAKE_SILENCE);
+    let choices = Choices { leaf: Leaf::Size4K, churn, mistake, record: true, silence, ..Choices::default() };
     let boot = Boot { cpus, choices, patience: MISTAKE_PATIENCE, ..bench.linux.usual() };
     let (guest, seen) = bench.linux.boot(&boot, output)?;
     ensure!(seen.started.is_some(), "the guest was not even started");

@@ -84,7 +84,12 @@ impl<H: Hal, F: Format> Table<H, F> {
     fn count(&self, level: u8, table: HostPhysAddr, census: &mut Census) {
         let entries = self.entries(level, table);
         for index in 0..entries.len() {
-            match self.view(level, index, entries.load(index)) {
+            let entry = entries.load(index);
+            // Most are, and are nothing in any format.
+            if entry == 0 {
+                continue;
+            }
+            match self.view(level, index, entry) {
                 View::Absent => {}
                 View::Table(next)
                 | View::Soft(Soft::RetiredTable { hpa: next, shared: false, .. } | Soft::NewTable(next)) => {

@@ -34,7 +34,7 @@ pub(super) fn patience(platform: Platform, mistake: Mistake) -> Duration {
 pub(super) fn silence(platform: Platform, mistake: Mistake) -> Option<Duration> {
     Some(Duration::from_secs(match (platform, mistake) {
         (Platform::Intel, Mistake::None) => 45,
-        (Platform::Intel, _) => 20,
+        (Platform::Intel, _) => 15,
         (_, _) => 10,
     }))
 }

@@ -1,6 +1,8 @@
-use crate::{Checks, Cpu, Observed, Settings, cpu, run, run_on};
+//! Runs in which all must be well, and runs with a mistake, which has to be noticed.
+
 use slat::trace::{FaultAnswer, Ring, What};
 use slat_check::mistakes::Mistaken;
+use slat_hv_model::{Checks, Cpu, Observed, Settings, cpu, run, run_on};
 use slat_hv_protocol::{Churn, End, Leaf, Mistake};
 use slat_model::Policy;
 use std::sync::atomic::AtomicU64;
