@@ -6,7 +6,7 @@ use super::scenarios;
 use super::step::{Board, Outcome, Step};
 use super::{Context, flat, monitor, recorded, traced};
 use crate::boot::machine::Pace;
-use crate::boot::session::{Choices, Goal, Guest, Observed};
+use crate::boot::session::{Choices, Ending, Goal, Guest, Observed};
 use crate::boot::verdict;
 use crate::guests::cache::{Cache, OTHER_KERNEL};
 use crate::platform::Platform;
@@ -300,6 +300,9 @@ fn on_cpu(
 /// Boots Linux under churn with `mistake`: the control that the churn tests can fail at all.
 fn bad_boot(bench: &Bench, mistake: Mistake, output: &mut String) -> Result<String> {
     let (guest, seen) = churned_by_mistake(bench, 1, mistake, output)?;
+    if matches!(seen.ending, Ending::Silent(_) | Ending::TimedOut(_)) {
+        ensure!(output.contains("CPU#0"), "the machine was ended, and nobody asked where its CPU was");
+    }
     match verdict::under_slat(&guest, &seen) {
         Err(reason) => Ok(format!("{reason}; {}", recorded::is_stale(&seen)?)),
         Ok(()) => bail!("the guest reached its end all the same"),

@@ -16,11 +16,24 @@ unsafe extern "C" {
     fn slat_hv_start_hart();
 }
 
+/// SBI_ERR_ALREADY_AVAILABLE: the hart is on.
+const ALREADY_AVAILABLE: SbiError = SbiError(-6);
+
+/// Calls before a hart that should be off is believed to be on: a second or so.
+const PATIENCE: u32 = 1 << 18;
+
 /// Makes hart `hart`, which is off, begin at `slat_hv_start_hart`.
 pub(super) fn start_hart(hart: usize) -> Result<(), SbiError> {
     let entry: unsafe extern "C" fn() = slat_hv_start_hart;
     let arguments = [hart as u64, entry as usize as u64, hart as u64, 0, 0];
-    call(hsm::EID_HSM, hsm::HART_START, arguments).map(drop)
+    let mut left = PATIENCE;
+    loop {
+        match call(hsm::EID_HSM, hsm::HART_START, arguments) {
+            // OpenSBI 1.1 was seen to say so of a hart that nobody had started; it may be late to bring it up.
+            Err(ALREADY_AVAILABLE) if left > 0 => left -= 1,
+            answer => return answer.map(drop),
+        }
+    }
 }
 
 /// Interrupts the harts in `mask`.
