@@ -76,6 +76,21 @@ pub(crate) struct Prepared {
     pub(crate) complaint: fn(&str) -> &str,
 }
 
+impl Prepared {
+    /// A machine that leaves nothing behind.
+    pub(crate) fn new(command: Command, complaint: fn(&str) -> &str) -> Self {
+        Self {
+            command,
+            listener: None,
+            recording: None,
+            trace: None,
+            snapshot: None,
+            monitor: None,
+            complaint,
+        }
+    }
+}
+
 impl Machine {
     /// The hypervisor, with the files of a run in memory where `layout` says. Files that are made go into `directory`, as
     /// does the memory that is to be kept for its recording or its trace. `typed` says that something is to be typed on the serial
@@ -142,15 +157,7 @@ impl Machine {
         );
         let command = qemu::native(self, kernel, files.initrd, memory, bootargs);
         let complaint = qemu::complaint;
-        Ok(Prepared {
-            command,
-            listener: None,
-            recording: None,
-            trace: None,
-            snapshot: None,
-            monitor: None,
-            complaint,
-        })
+        Ok(Prepared::new(command, complaint))
     }
 
     /// As [`Machine::native`], with QEMU's monitor on the socket `monitor`, which is made.

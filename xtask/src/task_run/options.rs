@@ -314,7 +314,6 @@ impl Options {
         let memtest = memtest || image.as_ref().is_some_and(|image| image.program == Program::Memtest);
         ensure!(!memtest || self.initrd.is_none(), "--initrd: memtest86+ takes none");
         ensure!(!u_boot || self.initrd.is_none(), "--initrd: u-boot takes none");
-        self.check_files()?;
         check_size(self.memory)?;
         // A kernel that is still to be fetched is checked again once it is there.
         let (program, least) = match (memtest, u_boot) {
@@ -327,14 +326,21 @@ impl Options {
         let size = given.map_or(0, |file| file_size(Some(file)));
         self.check_machine(size, file_size(self.initrd.as_deref()))?;
         bootargs::check(&self.append)?;
+        self.check_files()?;
         Ok(Checked { platform, program, image, choices: self.choices() })
     }
 
-    /// Whether everything that is to be written can be.
+    /// Whether everything that is to be written can be. The last check, for it makes files; what they hold stays until the run has ended.
     fn check_files(&self) -> Result<()> {
-        let files = [("--record", &self.record), ("--trace", &self.trace), ("--report", &self.report)];
+        let files = [
+            ("--record", &self.record),
+            ("--trace", &self.trace),
+            ("--report", &self.report),
+            ("--snapshot", &self.pause.snapshot),
+        ];
         for (name, file) in files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?))) {
-            File::create(file).with_context(|| format!("{name}: cannot write {}", file.display()))?;
+            let opened = File::options().append(true).create(true).open(file);
+            opened.with_context(|| format!("{name}: cannot write {}", file.display()))?;
         }
         Ok(())
     }
@@ -346,7 +352,6 @@ impl Options {
 
     /// Checks the options for the model.
     pub(crate) fn check_model(&self) -> Result<ModelChoices> {
-        self.check_files()?;
         refuse("--machine model", &self.pause.given())?;
         refuse("--machine model", &self.monitor.given())?;
         refuse("--machine model", &self.paging.given())?;
@@ -383,6 +388,7 @@ impl Options {
         ensure!(everywhere || cpu == Cpu::Arm, "--mistake: this one can be made with --format stage2 alone");
         let seed = self.seed.unwrap_or(1);
         let random = self.tlb.as_deref() == Some("random");
+        self.check_files()?;
         Ok(ModelChoices { cpu, seed, policy: if random { Policy::Seeded(seed) } else { Policy::Everything } })
     }
 

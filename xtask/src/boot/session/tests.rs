@@ -18,15 +18,7 @@ fn watch_as(script: &str, what: &Watched) -> (Observed, String) {
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
     let complaint: fn(&str) -> &str = |text| text.lines().next().unwrap_or_default();
-    let mut prepared = Prepared {
-        command,
-        listener: None,
-        recording: None,
-        trace: None,
-        snapshot: None,
-        monitor: None,
-        complaint,
-    };
+    let mut prepared = Prepared::new(command, complaint);
     let mut screen = Vec::new();
     let observed = watch(&mut prepared, "nonce", what, &mut screen).unwrap();
     (observed, String::from_utf8(screen).unwrap())

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use slat_hv_protocol::GUESTS_MAX;
 use slat_hv_protocol::pause::Then;
 use slat_hv_protocol::snapshot::{Snapshot, State};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// At most one of them.
@@ -78,9 +77,6 @@ impl Options {
                 ("--append", !self.append.is_empty() && self.pause.restore.is_some()),
             ],
         )?;
-        if let Some(file) = &self.pause.snapshot {
-            File::create(file).with_context(|| format!("--snapshot: cannot write {}", file.display()))?;
-        }
         match &self.pause.restore {
             Some(file) => check_snapshot(file, self.memory),
             None => Ok(()),

@@ -270,6 +270,23 @@ fn what_means_nothing_on_a_machine_is_named() {
 }
 
 #[test]
+fn a_refused_run_leaves_files_as_they_were() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = write(directory.path(), "old", b"an older recording");
+    let new = format!("{}/new", directory.path().display());
+    for file in [&*old, &*new] {
+        assert!(parse(&["--machine", "model", "--record", file]).unwrap().check_model().is_err());
+        assert!(parse(&["--record", file, "--append", "a\nb"]).unwrap().check().is_err());
+        assert!(
+            parse(&["--machine", "model", "--trace", file, "--memory", "8M"]).unwrap().check_model().is_err()
+        );
+    }
+    assert!(!Path::new(&new).exists());
+    assert!(parse(&["--record", &old]).unwrap().check().is_ok());
+    assert_eq!(std::fs::read(old).unwrap(), b"an older recording");
+}
+
+#[test]
 fn what_is_appended_may_look_like_an_option() {
     assert!(parse(&["--append", "--not-an-option"]).unwrap().check().is_ok());
     assert!(refusal(&["--append", "a\nb"]).contains("--append"));
