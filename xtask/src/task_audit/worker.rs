@@ -288,12 +288,17 @@ fn remove_others(tree: &Path, below: &str, wanted: &BTreeSet<&str>) -> Result<()
     Ok(())
 }
 
-/// The library's manifest without its dependency on itself. The unit tests do not use it, and cargo would build the library
-/// twice for each mutant.
+/// The library's manifest without its dependency on itself: the unit tests do not use it, and cargo would build the library
+/// twice for each mutant. The features that it asks for, in which they are tested, are there by default instead.
 fn without_itself(manifest: &str) -> Result<String> {
-    const SECTION: &str = "[dev-dependencies]\nslat = { path = \".\", features = [\"std\", \"tracing\"] }\n";
-    ensure!(manifest.contains(SECTION), "{MANIFEST} does not say `{}`", SECTION.trim().replace('\n', " "));
-    Ok(manifest.replace(SECTION, ""))
+    const ITSELF: &str = "[dev-dependencies]\nslat = { path = \".\", features = [\"std\", \"tracing\"] }\n";
+    const FEATURES: &str = "[features]\n";
+    for section in [ITSELF, FEATURES] {
+        let once = manifest.matches(section).count() == 1;
+        ensure!(once, "{MANIFEST} does not say `{}`", section.trim().replace('\n', " "));
+    }
+    let alone = manifest.replace(ITSELF, "");
+    Ok(alone.replace(FEATURES, "[features]\ndefault = [\"std\", \"tracing\"]\n"))
 }
 
 /// Writes a file unless it is the same already: cargo looks at the times.

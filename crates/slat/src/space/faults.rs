@@ -11,7 +11,7 @@ use crate::format::{Format, allows};
 use crate::hal::Hal;
 use crate::observe::Begin;
 use crate::operation::Operation;
-use crate::table::{Leaf, MadeWritable, OutOfMemory, Populated, Refused, Unshared, Want};
+use crate::table::{Init, Leaf, MadeWritable, OutOfMemory, Populated, Refused, Unshared, Want};
 #[cfg(feature = "tracing")]
 use crate::trace::{FaultAnswer, What};
 use log::{trace, warn};
@@ -112,12 +112,13 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         })
     }
 
+    /// Compiled once, whatever the contents come from.
     #[inline(never)]
     fn handle_unusual_fault(
         &self,
         gpa: GuestPhysAddr,
         access: MappingFlags,
-        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+        init: &mut Init<'_>,
     ) -> Result<FaultOutcome, FaultError> {
         // Regions lie inside the space, so only the unusual case asks where its edges are.
         let Some(region) = self.regions.find(gpa) else { return Err(self.no_region(gpa, access)) };
@@ -177,7 +178,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         region: &Region,
         gpa: GuestPhysAddr,
         access: MappingFlags,
-        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+        init: &mut Init<'_>,
     ) -> Result<Populated, Refused> {
         let populated = self.supply_unlogged(region, gpa, access, init);
         if region.log.is_some() && matches!(populated, Ok(Populated::New(_))) {
@@ -192,7 +193,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
         region: &Region,
         gpa: GuestPhysAddr,
         access: MappingFlags,
-        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+        init: &mut Init<'_>,
     ) -> Result<Populated, Refused> {
         let Region { range, flags, .. } = *region;
         match region.backend {
@@ -349,13 +350,7 @@ impl<H: Hal, F: Format, B: CustomBackend> AddrSpace<H, F, B> {
     /// Populates the window around a fault that was just answered. Best effort: a page that cannot be had now will
     /// fault by itself.
     #[cold]
-    fn populate_around(
-        &self,
-        region: &Region,
-        fault: GuestPhysAddr,
-        window: LeafSize,
-        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
-    ) {
+    fn populate_around(&self, region: &Region, fault: GuestPhysAddr, window: LeafSize, init: &mut Init<'_>) {
         let window = GuestPhysRange::new(fault.align_down(window.bytes()), window.bytes());
         let Some(window) = window.ok().and_then(|window| window.intersection(region.range)) else { return };
         let begin = Begin::now(self.hal());

@@ -39,7 +39,7 @@ pub(crate) use map::{Frames, Linear, OutOfMemory, Source};
 pub(crate) use memory::Slot;
 pub(crate) use migrate::NewFrames;
 pub(crate) use page_out::Verdict;
-pub(crate) use populate::{Populated, Refused, Supplier, Want};
+pub(crate) use populate::{Init, Populated, Refused, Supplier, Want};
 pub(crate) use protect::Alike;
 pub(crate) use reach::Reached;
 pub(crate) use retire::Ownership;

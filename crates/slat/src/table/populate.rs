@@ -60,14 +60,17 @@ pub(crate) trait Supplier {
     fn keep(frames: Self::Frames);
 }
 
+/// What fills a fresh frame, as [`handle_page_fault_with`](crate::AddrSpace::handle_page_fault_with) is given it.
+pub(crate) type Init<'a> = dyn FnMut(GuestPhysAddr, &mut [u8]) + 'a;
+
 /// Fresh frames of the host.
-struct Fresh<'a, 'h, H: Hal, F: Format, I> {
+struct Fresh<'a, 'h, H: Hal, F: Format> {
     table: &'h Table<H, F>,
     want: &'a Want,
-    init: &'a mut I,
+    init: &'a mut Init<'a>,
 }
 
-impl<'h, H: Hal, F: Format, I: FnMut(GuestPhysAddr, &mut [u8])> Supplier for Fresh<'_, 'h, H, F, I> {
+impl<'h, H: Hal, F: Format> Supplier for Fresh<'_, 'h, H, F> {
     const OWNED: bool = true;
     type Frames = OwnedFrames<'h, H>;
 
@@ -136,7 +139,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         flags: MappingFlags,
         level: u8,
         frames: &mut OwnedFrames<'_, H>,
-        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+        init: &mut (impl FnMut(GuestPhysAddr, &mut [u8]) + ?Sized),
     ) {
         frames.zero();
         init(gpa.align_down(level_bytes(level)), frames.as_mut_slice());
@@ -166,7 +169,7 @@ impl<H: Hal, F: Format> Table<H, F> {
         &self,
         want: &Want,
         access: MappingFlags,
-        init: &mut impl FnMut(GuestPhysAddr, &mut [u8]),
+        init: &mut Init<'_>,
     ) -> Result<Populated, Refused> {
         self.populate_from(want.gpa, (want.flags, access), &mut Fresh { table: self, want, init })
     }

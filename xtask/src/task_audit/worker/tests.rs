@@ -62,6 +62,10 @@ fn the_copy_of_the_manifest_does_not_depend_on_itself() {
     let manifest = manifest.expect("it is in the tree");
     let changed = without_itself(&manifest).expect("the dependency is there");
     assert!(!changed.contains("dev-dependencies") && changed.contains("[lints]"), "{changed}");
+    assert!(
+        changed.contains("[features]\ndefault = [\"std\", \"tracing\"]\n"),
+        "what is optional is tested: {changed}"
+    );
     assert!(without_itself(&changed).is_err(), "a manifest of another form is noticed");
 }
 
