@@ -119,7 +119,7 @@ impl<P: Platform> Driver<'_, P> {
             let reached =
                 self.subjects[index].specification.page(page).filter(|page| page.target().is_some());
             let wanted = reached.is_some_and(|page| {
-                let granted = permissions(rules, page.flags);
+                let granted = permissions(rules, page.grants());
                 granted.allow(Access::WRITE)
                     && (granted.allow(Access::EXECUTE) || granted.allow(Access::EXECUTE.by_user()))
             });

@@ -7,7 +7,6 @@ use crate::mistakes::{Mistake, distort_range};
 use crate::operation::{BatchEnd, Step};
 use crate::platform::Platform;
 use crate::specification::Page;
-use crate::watch::Target;
 use slat::{ClearError, ProtectError, UnmapError};
 
 impl<P: Platform> Driver<'_, P> {
@@ -31,12 +30,8 @@ impl<P: Platform> Driver<'_, P> {
                 for page in
                     self.shape.pages_in(start, size).filter(|_| hole.is_none() && self.takes(index, *flags))
                 {
-                    let hpa = refused
-                        .page(page)
-                        .map(|page| Page { flags: *flags, ..*page })
-                        .as_ref()
-                        .and_then(Page::target);
-                    hpa.into_iter().for_each(|hpa| self.allow(page, *flags, Target::Exact(hpa)));
+                    let spec = refused.page(page).map(|page| Page { flags: *flags, ..*page });
+                    self.allow_spec(page, spec.as_ref());
                 }
             }
             if ahead.first_hole(&self.shape, start, size).is_some() {
@@ -48,9 +43,7 @@ impl<P: Platform> Driver<'_, P> {
                 Step::Protect(_, flags) if self.takes(index, *flags) => {
                     ahead.protect(&self.shape, start, size, *flags);
                     for page in self.shape.pages_in(start, size) {
-                        if let Some(hpa) = ahead.page(page).and_then(Page::target) {
-                            self.allow(page, *flags, Target::Exact(hpa));
-                        }
+                        self.allow_spec(page, ahead.page(page));
                     }
                 }
                 Step::Protect(..) => {}

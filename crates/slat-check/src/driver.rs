@@ -242,9 +242,9 @@ impl<'h, P: Platform> Driver<'h, P> {
         watch.begin(&self.shape, self.cpus_running(index));
         for (page, spec) in &subject.specification.pages {
             if let Some(hpa) = spec.target() {
-                watch.allow(*page, Expected { flags: spec.flags, target: Target::Exact(hpa) });
+                watch.allow(*page, Expected { flags: spec.grants(), target: Target::Exact(hpa) });
             }
-            if spec.marks.held {
+            if spec.marks.held || spec.marks.weaker {
                 watch.hold(*page);
             }
         }
@@ -280,8 +280,8 @@ impl<'h, P: Platform> Driver<'h, P> {
                     | Operation::Pin(_)
             );
             subject.forgot &= way;
-            // And they invalidate what they copy alone.
-            if !(way && subject.shares) {
+            // And they invalidate what they copy or link alone.
+            if !way {
                 subject.owed = None;
             }
         }
@@ -306,7 +306,9 @@ impl<'h, P: Platform> Driver<'h, P> {
             spec.marks.note_use(used, written);
             let Some(word) = watch.word(*page) else { continue };
             match &mut spec.backing {
-                Backing::Alloc { frame: Some(frame), .. } => (frame.word, frame.written) = (word, true),
+                Backing::Alloc { frame: Some(frame), .. } | Backing::Private { copy: Some(frame), .. } => {
+                    (frame.word, frame.written) = (word, true);
+                }
                 Backing::Shared { memory, page, .. } => {
                     if let Some(shared) = &mut self.shared[*memory] {
                         shared.wrote(self.host, *page);
@@ -326,8 +328,9 @@ impl<'h, P: Platform> Driver<'h, P> {
         let space = subject.space.as_ref().expect("there again");
         for (page, spec) in &mut subject.specification.pages {
             let gpa = watch.gpa(*page);
-            let found = leaf_at(space, gpa)
-                .map(|mapping| mapping.hpa.as_u64().wrapping_add(gpa.wrapping_sub(mapping.gpa.as_u64())));
+            let leaf = leaf_at(space, gpa);
+            let found =
+                leaf.map(|mapping| mapping.hpa.as_u64().wrapping_add(gpa.wrapping_sub(mapping.gpa.as_u64())));
             if !self.noted.contains(page) {
                 let (used, written) = watch.uses(*page);
                 spec.marks.note_use(used, written);
@@ -339,7 +342,26 @@ impl<'h, P: Platform> Driver<'h, P> {
                 continue;
             }
             let paged = spec.paged();
-            let Backing::Alloc { frame, .. } = &mut spec.backing else { continue };
+            let frame = match &mut spec.backing {
+                Backing::Alloc { frame, .. } => frame,
+                Backing::Private { memory, page: number, seen, copy } => {
+                    let state = self.shared[*memory].as_mut().expect("it was mapped");
+                    let copied = copy.is_some() || leaf.is_some_and(|leaf| leaf.owned);
+                    if !copied {
+                        state.adopt_seen(
+                            self.host,
+                            &watch,
+                            (*page, self.planned[*page]),
+                            *number,
+                            (seen, found),
+                        )?;
+                        continue;
+                    }
+                    *seen = None;
+                    copy
+                }
+                _ => continue,
+            };
             let changed = match (&frame, found) {
                 (None, None) => None,
                 (Some(frame), Some(hpa)) if frame.hpa == hpa => None,

@@ -66,6 +66,9 @@ impl<P: Platform> Driver<'_, P> {
             Operation::MapShared { span, flags, memory, page } => {
                 self.map_shared(index, *span, *flags, *memory, *page)
             }
+            Operation::MapPrivate { span, flags, memory, page } => {
+                self.map_private(index, *span, *flags, *memory, *page)
+            }
             Operation::Pin(span) => self.pin(index, *span),
             Operation::Unpin(span) => self.unpin(index, *span),
             Operation::Discard(span) => self.discard(index, *span),
@@ -96,6 +99,13 @@ impl<P: Platform> Driver<'_, P> {
 
     pub(crate) fn allow(&self, page: usize, flags: MappingFlags, target: Target) {
         self.host.watch.borrow_mut().allow(page, Expected { flags, target });
+    }
+
+    /// Allows what the specification has of a page.
+    pub(crate) fn allow_spec(&self, page: usize, spec: Option<&Page>) {
+        if let Some((spec, hpa)) = spec.and_then(|spec| Some((spec, spec.target()?))) {
+            self.allow(page, spec.grants(), Target::Exact(hpa));
+        }
     }
 
     pub(crate) fn judge_map(
@@ -205,6 +215,10 @@ impl<P: Platform> Driver<'_, P> {
             Backing::Shared { memory, page: number, .. } => {
                 return self.plan_shared(page, spec.flags, memory, number);
             }
+            Backing::Private { memory, page: number, .. } if spec.grants().is_accessible() => {
+                return self.plan_shared(page, spec.grants(), memory, number);
+            }
+            Backing::Private { .. } => return self.plan_private_copy(index, page),
             Backing::Alloc { origin: Origin::Custom(source, offset), .. } => {
                 Target::Fresh(contents(source, offset))
             }
@@ -243,7 +257,11 @@ impl<P: Platform> Driver<'_, P> {
         let flags = spec.flags;
         let (largest, around) = match spec.backing {
             Backing::Alloc { largest, around, frame: None, .. } => (largest, around),
-            Backing::Shared { hpa: None, .. } if flags.is_accessible() => return vec![page],
+            Backing::Shared { hpa: None, .. } | Backing::Private { seen: None, copy: None, .. }
+                if flags.is_accessible() =>
+            {
+                return vec![page];
+            }
             _ => return vec![],
         };
         if !flags.is_accessible() {
@@ -288,7 +306,10 @@ impl<P: Platform> Driver<'_, P> {
         }
         let already = leaf_at(space, gpa).is_some();
         let shares = self.subjects[index].shares;
-        if access.contains(MappingFlags::WRITE) {
+        let to_copy = spec.is_some_and(|spec| spec.to_copy().is_some());
+        if access.contains(MappingFlags::WRITE)
+            && spec.is_some_and(|spec| self.host.rules().allows(spec.flags, access))
+        {
             self.plan_copy(index, page);
         }
         let space = self.subjects[index].space();
@@ -312,12 +333,8 @@ impl<P: Platform> Driver<'_, P> {
         let written = access.contains(MappingFlags::WRITE);
         let right = match (&answer, spec) {
             (Ok(FaultOutcome::Copied(size)), Some(spec)) => {
-                shares
-                    && written
-                    && rules.allows(spec.flags, access)
-                    && already
-                    && spec.is_owned()
-                    && fits(&spec, *size)
+                let shared = shares && spec.is_owned() || to_copy;
+                shared && written && rules.allows(spec.flags, access) && already && fits(&spec, *size)
             }
             (Ok(FaultOutcome::MadeWritable), Some(spec)) => {
                 let lacks = shares && spec.is_owned() || spec.marks.held;
@@ -329,7 +346,8 @@ impl<P: Platform> Driver<'_, P> {
                 !rules.allows(spec.flags, access) && *allowed == spec.flags
             }
             (Err(FaultError::OutOfMemory(_)), Some(spec)) => {
-                rules.allows(spec.flags, access) && (shares || !window.is_empty()) && self.host.refused() > 0
+                let takes = shares || !window.is_empty() || to_copy && written;
+                rules.allows(spec.flags, access) && takes && self.host.refused() > 0
             }
             (Ok(FaultOutcome::Populated(size)), Some(spec)) => {
                 rules.allows(spec.flags, access) && !window.is_empty() && !already && fits(&spec, *size)
@@ -359,6 +377,7 @@ impl<P: Platform> Driver<'_, P> {
                 | FaultOutcome::MadeWritable
                 | FaultOutcome::Unshared)
         );
+        self.lose_private_copy(index, page);
         if let (Some(Mistake::CopyLosesContents), Ok(FaultOutcome::Copied(_))) =
             (self.host.mistake(), &answer)
         {
@@ -436,7 +455,7 @@ impl<P: Platform> Driver<'_, P> {
         // One fault that populates, one for what the CPU remembers of the time before; one for a table that was shared, one
         // for a mark that is missing then.
         let marks = self.subjects[index].specification.page(page).map(|page| page.marks);
-        let more = marks.is_some_and(|marks| marks.held || marks.idle);
+        let more = marks.is_some_and(|marks| marks.held || marks.weaker || marks.idle);
         for _ in 0..if more || self.subjects[index].shares { 5 } else { 3 } {
             if self.write_past_slat(index, page, access) {
                 return Ok(());
@@ -465,7 +484,8 @@ impl<P: Platform> Driver<'_, P> {
         let specification = &self.subjects[index].specification;
         let hole = specification.first_hole(&self.shape, start, size);
         let pages = self.shape.pages_in(start, size);
-        let linear = specification.any(&self.shape, start, size, |page| !page.is_owned());
+        let linear =
+            specification.any(&self.shape, start, size, |page| !page.is_owned() || page.is_private());
         let pinned = self.pinned(index, start, size);
         let mut count = 0;
         for page in pages.filter(|_| hole.is_none() && !linear && !pinned) {

@@ -104,10 +104,16 @@ impl<P: Platform> Driver<'_, P> {
             let fixed = if self.shape.complete { spec.pins > 0 } else { pinned };
             spec.pins = 0;
             spec.marks = spec.marks.inherited();
-            let Backing::Alloc { frame, origin, .. } = &mut spec.backing else { continue };
-            if matches!(origin, Origin::Custom(..)) {
-                *frame = None;
-            }
+            let frame = match &mut spec.backing {
+                Backing::Alloc { frame, origin, .. } => {
+                    if matches!(origin, Origin::Custom(..)) {
+                        *frame = None;
+                    }
+                    frame
+                }
+                Backing::Private { copy, .. } => copy,
+                _ => continue,
+            };
             let Some(frame) = frame else { continue };
             let found = leaf_at(child, gpa)
                 .map(|leaf| leaf.hpa.as_u64().wrapping_add(gpa.wrapping_sub(leaf.gpa.as_u64())));
@@ -168,7 +174,7 @@ impl<P: Platform> Driver<'_, P> {
         if !pinned {
             self.host.watch.borrow_mut().share();
             for (page, spec) in &kept.pages {
-                spec.target().into_iter().for_each(|hpa| self.allow(*page, spec.flags, Target::Exact(hpa)));
+                self.allow_spec(*page, Some(spec));
             }
         }
         let result = self.subjects[index].space_mut().reset(&snapshot);
@@ -252,6 +258,7 @@ impl<P: Platform> Driver<'_, P> {
 
     /// Says what may be seen of a page that is about to be written to, whose frame a fork may have as well.
     pub(crate) fn plan_copy(&mut self, index: usize, page: usize) {
+        self.plan_private_copy(index, page);
         let subject = &self.subjects[index];
         let Some(spec) = subject.specification.page(page).copied().filter(|_| subject.shares) else { return };
         let (true, Some(frame)) = (spec.is_owned(), spec.owned()) else { return };

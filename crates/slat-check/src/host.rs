@@ -95,6 +95,8 @@ pub struct Host<P: Platform> {
     pub(crate) pager: pager::State,
     /// The guest only reads meanwhile.
     reads_only: Cell<bool>,
+    /// What guests wrote in this operation.
+    guest_words: RefCell<Vec<u64>>,
     /// What is going on, for mistakes that are made then only.
     pub(crate) moment: Cell<Moment>,
     stores: Cell<u64>,
@@ -152,6 +154,7 @@ impl<P: Platform> Host<P> {
             lent: RefCell::default(),
             pager: pager::State::default(),
             reads_only: Cell::new(false),
+            guest_words: RefCell::default(),
             moment: Cell::new(Moment::Other),
             stores: Cell::new(0),
             looks: Cell::new(0),
@@ -194,6 +197,7 @@ impl<P: Platform> Host<P> {
         }
         self.operation.set(self.operation.get() + 1);
         self.invalidated.set(false);
+        self.guest_words.borrow_mut().clear();
         let mut allocator = self.allocator.borrow_mut();
         allocator.refused = 0;
         allocator.returned.clear();

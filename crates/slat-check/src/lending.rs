@@ -17,7 +17,7 @@ use slat::{
 use std::collections::BTreeMap;
 
 /// Pages of a shared memory: few enough that all of those that are mapped are in play.
-const SHARED_PAGES: u64 = 16;
+pub(crate) const SHARED_PAGES: u64 = 16;
 /// Most pages of a custom region, and of what is pinned at once.
 pub(crate) const MOST_PAGES: u64 = 16;
 
@@ -138,11 +138,8 @@ impl<'h, P: Platform> Driver<'h, P> {
             return Ok(());
         }
         let (which, populate) = (usize::from(memory) % 2, memory & 0x80 != 0);
-        if self.shared[which].is_none() {
-            let Ok(memory) = SharedMemory::new(self.host, SHARED_PAGES * PAGE_SIZE) else {
-                return ensure(self.host.refused() > 0, Check::Verdict, || "no shared memory".into());
-            };
-            self.shared[which] = Some(SharedState { memory, frames: BTreeMap::new() });
+        if !self.has_shared(which)? {
+            return Ok(());
         }
         let first = u64::from(first % 20);
         let fits = first + size / PAGE_SIZE <= SHARED_PAGES;
@@ -176,6 +173,18 @@ impl<'h, P: Platform> Driver<'h, P> {
             self.subjects[index].specification.insert(*page, flags, backing);
         }
         if populate { self.populated(index, (start, size), "map_shared") } else { Ok(()) }
+    }
+
+    /// Makes the shared memory `which` if there is none yet; whether there is one.
+    pub(crate) fn has_shared(&mut self, which: usize) -> Result<bool, Violation> {
+        if self.shared[which].is_none() {
+            let Ok(memory) = SharedMemory::new(self.host, SHARED_PAGES * PAGE_SIZE) else {
+                ensure(self.host.refused() > 0, Check::Verdict, || "no shared memory".into())?;
+                return Ok(false);
+            };
+            self.shared[which] = Some(SharedState { memory, frames: BTreeMap::new() });
+        }
+        Ok(true)
     }
 
     /// Says what may be seen of a page once a page of shared memory is mapped there.
@@ -219,6 +228,7 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         if result.is_ok() {
             self.populated(index, (start, size), "pin")?;
+            self.are_copies(index, (start, size))?;
             for (_, page) in
                 self.subjects[index].specification.pages.range_mut(self.shape.pages_in(start, size))
             {
@@ -258,11 +268,11 @@ impl<'h, P: Platform> Driver<'h, P> {
         let start = gpa.as_u64();
         let specification = &self.subjects[index].specification;
         let hole = specification.first_hole(&self.shape, start, size);
-        let kept = |page: &Page| !matches!(page.backing, Backing::Alloc { .. });
+        let kept = |page: &Page| !matches!(page.backing, Backing::Alloc { .. } | Backing::Private { .. });
         let kept = specification.any(&self.shape, start, size, kept);
         let pinned = self.pinned(index, start, size);
         let frames = specification.pages.range(self.shape.pages_in(start, size));
-        let frames = frames.filter(|(_, page)| page.owned().is_some()).count() as u64;
+        let frames = frames.filter(|(_, page)| page.has_leaf()).count() as u64;
         let before = self.fingerprint(index);
         let space = self.subjects[index].space_mut();
         let result = match self.host.mistake() {
@@ -289,8 +299,10 @@ impl<'h, P: Platform> Driver<'h, P> {
         }
         for (_, page) in self.subjects[index].specification.pages.range_mut(self.shape.pages_in(start, size))
         {
-            if let Backing::Alloc { frame, .. } = &mut page.backing {
-                *frame = None;
+            match &mut page.backing {
+                Backing::Alloc { frame, .. } => *frame = None,
+                Backing::Private { seen, copy, .. } => (*seen, *copy) = (None, None),
+                _ => {}
             }
         }
         Ok(())

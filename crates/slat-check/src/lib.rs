@@ -25,6 +25,7 @@ pub mod mistakes;
 pub mod operation;
 mod paging;
 pub mod platform;
+mod private;
 pub mod random;
 mod refused;
 pub mod run;

@@ -67,7 +67,8 @@ impl<P: Platform> Driver<'_, P> {
             spec.marks.note_use(used, false);
             spec.marks.dirty = false;
             spec.marks.told = written || only_written(spec.flags);
-            (spec.marks.logged, spec.marks.cleared, spec.marks.held) = (true, true, true);
+            (spec.marks.logged, spec.marks.cleared) = (true, true);
+            (spec.marks.held, spec.marks.weaker) = (true, true);
         }
         self.noted = pages;
         Ok(())
@@ -159,11 +160,16 @@ impl<P: Platform> Driver<'_, P> {
         };
         let lost = pages.clone().find(lost);
         ensure(lost.is_none(), Check::Log, || format!("page {lost:?} was written to, noted and not told"))?;
-        let told_only: BTreeSet<usize> = told;
-        let all_told: Vec<usize> = all.clone().filter(|page| told_only.contains(page)).collect();
-        for page in all_told {
-            self.collected(index, page..page + 1, &told_only)?;
+        for page in all.clone() {
+            let spec = self.subjects[index].specification.pages.get_mut(&page);
+            if told.contains(&page) && spec.as_ref().is_some_and(|spec| spec.marks.logged) {
+                self.collected(index, page..page + 1, &told)?;
+            } else if let Some(spec) = spec {
+                let (used, written) = self.host.watch.borrow().uses(page);
+                spec.marks.note_use(used, written);
+            }
         }
+        self.noted = all;
         Ok(())
     }
 

@@ -44,15 +44,18 @@ fn main() -> ExitCode {
     if arguments.hostile {
         return be_hostile(arguments.accesses, arguments.seed, arguments.threads.max(1));
     }
-    let mistake = arguments.mistake.as_ref().map(|name| {
-        let named = |mistake: &&Mistake| format!("{mistake:?}") == *name;
-        *Mistake::ALL.iter().find(named).unwrap_or_else(|| panic!("one of {:?}", Mistake::ALL))
-    });
+    let mistake = match arguments.mistake.as_deref().map(mistake).transpose() {
+        Ok(mistake) => mistake,
+        Err(error) => return refuse(&error),
+    };
     let mut failed = false;
     let chosen: Vec<_> = platforms()
         .into_iter()
         .filter(|(name, _)| arguments.format.iter().any(|part| name.contains(part)))
         .collect();
+    if chosen.is_empty() {
+        return refuse(&format!("no format has a name with {} in it", arguments.format.join(" or ")));
+    }
     let each = arguments.operations / chosen.len().max(1) as u64;
     let mut total = Counts::default();
     let start = Instant::now();
@@ -105,6 +108,21 @@ fn main() -> ExitCode {
     }
     print_rate("all", total, start);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The mistake with this name.
+fn mistake(name: &str) -> Result<Mistake, String> {
+    let named = |mistake: &&Mistake| format!("{mistake:?}").eq_ignore_ascii_case(name);
+    let found = Mistake::ALL.iter().find(named).copied();
+    found.ok_or_else(|| {
+        let all: Vec<_> = Mistake::ALL.iter().map(|mistake| format!("{mistake:?}")).collect();
+        format!("no mistake is called {name}: there are {}", all.join(", "))
+    })
+}
+
+fn refuse(error: &str) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
 }
 
 fn be_hostile(accesses: u64, seed: u64, threads: u64) -> ExitCode {

@@ -149,6 +149,10 @@ mistakes! {
     DiscardKeeps,
     /// Each space gets memory of its own instead of the shared one.
     SharedNotShared,
+    /// A private mapping is one of the memory itself.
+    PrivateNotPrivate,
+    /// A private page does not start as what the memory holds.
+    PrivateCopyEmpty,
     /// A custom backend gives the next page.
     BackendPageMixedUp,
     /// Pages are paged out without an invalidation.

@@ -110,6 +110,17 @@ pub enum Operation {
         /// The first page of it.
         page: u8,
     },
+    /// Maps a copy of a shared memory that comes about page by page.
+    MapPrivate {
+        /// Where.
+        span: Span,
+        /// With which flags.
+        flags: MappingFlags,
+        /// The memory.
+        memory: u8,
+        /// The first page of it.
+        page: u8,
+    },
     /// Pins a range.
     Pin(Span),
     /// Takes a pin off a range.
@@ -316,6 +327,12 @@ fn decode_one(code: u8, bytes: &mut Bytes<'_>) -> Operation {
             memory: bytes.next(),
             page: bytes.next(),
         },
+        30 => Operation::MapPrivate {
+            span: bytes.span(),
+            flags: bytes.flags(),
+            memory: bytes.next(),
+            page: bytes.next(),
+        },
         23 => Operation::Pin(bytes.span()),
         24 => Operation::Unpin(bytes.span()),
         25 => Operation::Discard(bytes.span()),
@@ -397,6 +414,9 @@ fn encode_one(command: &Command, bytes: &mut Vec<u8>) {
         }
         Operation::MapShared { span, flags, memory, page } => {
             put(22, &[span.first, span.length, flags.bits(), *memory, *page]);
+        }
+        Operation::MapPrivate { span, flags, memory, page } => {
+            put(30, &[span.first, span.length, flags.bits(), *memory, *page]);
         }
         Operation::Pin(span) => put(23, &[span.first, span.length]),
         Operation::Unpin(span) => put(24, &[span.first, span.length]),
@@ -515,13 +535,11 @@ fn random_lending(random: &mut Random) -> Operation {
         0 => Operation::MapTrap(span, random.number() as u8),
         1..4 => Operation::MapCustom { span, flags, source: random.below(3) as u8 },
         4..7 => {
-            let populate = u8::from(random.one_in(2)) << 7;
-            Operation::MapShared {
-                span,
-                flags,
-                memory: populate | random.below(2) as u8,
-                page: random.below(20) as u8,
+            let (populate, memory, page) = (random.one_in(2), random.below(2) as u8, random.below(20) as u8);
+            if !populate && page % 3 > 0 {
+                return Operation::MapPrivate { span, flags, memory, page };
             }
+            Operation::MapShared { span, flags, memory: u8::from(populate) << 7 | memory, page }
         }
         7 => Operation::Pin(span),
         8 => Operation::Unpin(span),

@@ -130,6 +130,17 @@ pub enum Backing {
         /// Where it is, once the space maps it.
         hpa: Option<u64>,
     },
+    /// A page of a shared memory, until the space has a copy of its own.
+    Private {
+        /// Which memory.
+        memory: usize,
+        /// Its page.
+        page: u64,
+        /// Where that is, once the space maps it.
+        seen: Option<u64>,
+        /// The copy, once there is one.
+        copy: Option<Frame>,
+    },
     /// A device: its number, and the offset of the page.
     Trap(u16, u64),
 }
@@ -162,6 +173,8 @@ pub struct Marks {
     pub cleared: bool,
     /// A log may hold back the permission to write, as long as nothing was written.
     pub held: bool,
+    /// A log has held it back: a CPU may remember that nothing can be written, and faults once more.
+    pub weaker: bool,
     /// It was used since the last scan.
     pub used: bool,
     /// Any access may fault, because a scan waits for the next one.
@@ -205,21 +218,47 @@ impl Page {
     /// The frame that a CPU should find there, if it should find one.
     #[must_use]
     pub fn target(&self) -> Option<u64> {
-        if !self.flags.is_accessible() {
+        if !self.grants().is_accessible() {
             return None;
         }
         match self.backing {
             Backing::Linear(hpa) => Some(hpa),
             Backing::Alloc { frame, .. } => frame.map(|frame| frame.hpa),
             Backing::Shared { hpa, .. } => hpa,
+            Backing::Private { seen, copy, .. } => copy.map(|frame| frame.hpa).or(seen),
             Backing::Trap(..) => None,
         }
+    }
+
+    /// What a CPU may do with the frame that is there: nobody writes to a memory through a private mapping.
+    #[must_use]
+    pub fn grants(&self) -> MappingFlags {
+        if self.to_copy().is_some() { self.flags - MappingFlags::WRITE } else { self.flags }
+    }
+
+    /// The memory, and the page of it, that the next write is to copy.
+    #[must_use]
+    pub fn to_copy(&self) -> Option<(usize, u64)> {
+        match self.backing {
+            Backing::Private { memory, page, copy: None, .. } => Some((memory, page)),
+            _ => None,
+        }
+    }
+
+    /// Whether the page is one of a private mapping, copied or not.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        matches!(self.backing, Backing::Private { .. })
     }
 
     /// Whether the frames are the space's own.
     #[must_use]
     pub fn is_owned(&self) -> bool {
-        matches!(self.backing, Backing::Alloc { origin: Origin::Host | Origin::Pager(..), .. })
+        matches!(
+            self.backing,
+            Backing::Alloc { origin: Origin::Host | Origin::Pager(..), .. }
+                | Backing::Private { copy: Some(_), .. }
+        )
     }
 
     /// Whether there is a leaf, be it without access.
@@ -229,6 +268,7 @@ impl Page {
             Backing::Linear(_) => true,
             Backing::Alloc { frame, .. } => frame.is_some(),
             Backing::Shared { hpa, .. } => hpa.is_some(),
+            Backing::Private { seen, copy, .. } => seen.is_some() || copy.is_some(),
             Backing::Trap(..) => false,
         }
     }
@@ -236,7 +276,10 @@ impl Page {
     /// The frame that the space owns there, or that a custom backend lent.
     #[must_use]
     pub fn owned(&self) -> Option<Frame> {
-        if let Backing::Alloc { frame, .. } = self.backing { frame } else { None }
+        match self.backing {
+            Backing::Alloc { frame, .. } | Backing::Private { copy: frame, .. } => frame,
+            _ => None,
+        }
     }
 
     /// Number and offset in the pager that its contents come from.
@@ -251,7 +294,10 @@ impl Page {
 
     /// The frame that the space owns there, to be changed.
     pub fn owned_mut(&mut self) -> Option<&mut Frame> {
-        if let Backing::Alloc { frame, .. } = &mut self.backing { frame.as_mut() } else { None }
+        match &mut self.backing {
+            Backing::Alloc { frame, .. } | Backing::Private { copy: frame, .. } => frame.as_mut(),
+            _ => None,
+        }
     }
 }
 

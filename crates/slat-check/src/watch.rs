@@ -18,6 +18,9 @@ pub enum Target {
     Moved(u64),
     /// One of a shared memory that no space has mapped before: zeroes, but for the first word.
     Kept,
+    /// One that was taken in this operation, with what a shared memory holds, whose first word was this: guests of other spaces
+    /// may write to it meanwhile.
+    Copied(u64),
 }
 
 /// A mapping that may be seen.
@@ -211,11 +214,17 @@ impl Watch {
         match target {
             Target::Exact(hpa) if hpa == frame => Ok(()),
             Target::Exact(_) => Err(Check::Store),
-            Target::Fresh(_) | Target::Moved(_) if !fresh() => Err(Check::Store),
+            Target::Fresh(_) | Target::Moved(_) | Target::Copied(_) if !fresh() => Err(Check::Store),
             Target::Kept => {
                 let rest = (8..PAGE_SIZE).step_by(8).all(|offset| host.ram().read(frame + offset) == Some(0));
                 let taken = host.born(frame).is_some() && !host.is_table(frame);
                 if taken && rest { Ok(()) } else { Err(Check::Zeroed) }
+            }
+            Target::Copied(word) => {
+                let own = self.words[page];
+                let source = first == Some(word) || first.is_some_and(|first| host.has_written(first));
+                let right = own.map_or(source, |own| first == Some(own));
+                if right || host.is_read_only() { Ok(()) } else { Err(Check::Contents) }
             }
             Target::Moved(word) => {
                 let word = self.words[page].unwrap_or(word);

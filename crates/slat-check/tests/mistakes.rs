@@ -85,6 +85,8 @@ fn expected(mistake: Mistake) -> (&'static [&'static str], &'static [Check]) {
         Mistake::ProtectionMissing => (ALL, &[Verdict, Store]),
         Mistake::DiscardKeeps => (ALL, &[Query]),
         Mistake::SharedNotShared => (ALL, &[Query, Store, Zeroed, Verdict]),
+        Mistake::PrivateNotPrivate => (ALL, &[Query, Store]),
+        Mistake::PrivateCopyEmpty => (ALL, &[Contents]),
         Mistake::PageOutUninvalidated => (ALL, &[Freed, Store, Stale, Contents, Architecture]),
         Mistake::SavedTooEarly | Mistake::WrittenDropped => (ALL, &[Contents]),
         // A page that the host fills comes with its contents.

@@ -35,7 +35,7 @@ impl<P: Platform> Driver<'_, P> {
         let spec = subject.specification.page(page);
         check_query(self.host, subject, gpa, spec)?;
         let target = spec.and_then(Page::target);
-        let flags = spec.map_or(MappingFlags::empty(), |page| page.flags);
+        let flags = spec.map_or(MappingFlags::empty(), Page::grants);
         let rules = self.host.rules();
         let (granted, kind) = (permissions(rules, flags), memory(rules, flags));
         let marks = spec.map_or_else(Marks::default, |spec| spec.marks);
@@ -70,13 +70,16 @@ impl<P: Platform> Driver<'_, P> {
                         Ok(seen) => {
                             let right =
                                 pass == Some(seen.hpa) && grants(seen.permissions) && seen.memory == kind;
-                            let stale = owed.is_some_and(|owed| {
-                                owed.iter().any(|old| {
-                                    old.target == Target::Exact(seen.hpa)
-                                        && seen.permissions == permissions(rules, old.flags)
-                                        && seen.memory == memory(rules, old.flags)
-                                })
-                            });
+                            let weaker =
+                                marks.weaker && pass == Some(seen.hpa) && seen.permissions == read_only;
+                            let stale = weaker && seen.memory == kind
+                                || owed.is_some_and(|owed| {
+                                    owed.iter().any(|old| {
+                                        old.target == Target::Exact(seen.hpa)
+                                            && seen.permissions == permissions(rules, old.flags)
+                                            && seen.memory == memory(rules, old.flags)
+                                    })
+                                });
                             found |= right;
                             if !right && outcome.source == Source::Walk {
                                 return fail(Check::Walk, "a walk finds something else");
@@ -102,8 +105,13 @@ impl<P: Platform> Driver<'_, P> {
                 })?;
             }
         }
-        if let Some(Page { backing: Backing::Shared { memory, page, hpa: Some(_) }, .. }) = spec {
-            self.shared[*memory].as_ref().map_or(Ok(()), |shared| shared.check(self.host, *page))?;
+        let shared = match spec.map(|spec| spec.backing) {
+            Some(Backing::Shared { memory, page, hpa: Some(_) }) => Some((memory, page)),
+            Some(Backing::Private { memory, page, seen: Some(_), .. }) => Some((memory, page)),
+            _ => None,
+        };
+        if let Some((memory, page)) = shared {
+            self.shared[memory].as_ref().map_or(Ok(()), |shared| shared.check(self.host, page))?;
         }
         if let Some(frame) = spec.and_then(Page::owned) {
             let word = self.host.ram().read(frame.hpa);
@@ -248,7 +256,7 @@ fn check_query<P: Platform>(
             if dirty && !mapping.dirty {
                 return Err(Violation::new(Check::Marks, format!("{gpa:#x} was written and is clean")));
             }
-            let flags = rules.seen(spec.flags);
+            let flags = rules.seen(spec.grants());
             // Until it is written to, what is shared is nobody's, and read only.
             let held = subject.shares || spec.marks.held;
             let shared = held && mapping.flags == flags - MappingFlags::WRITE;
@@ -289,7 +297,8 @@ fn check_query<P: Platform>(
                     slat::Backend::Paged { source, offset: first },
                     Backing::Alloc { origin: Origin::Pager(number, wanted), .. },
                 ) => (source, first + offset) == (number, wanted),
-                (slat::Backend::Shared { offset: first, .. }, Backing::Shared { page, .. }) => {
+                (slat::Backend::Shared { offset: first, .. }, Backing::Shared { page, .. })
+                | (slat::Backend::Private { offset: first, .. }, Backing::Private { page, .. }) => {
                     first + offset == page * PAGE_SIZE
                 }
                 (slat::Backend::Trap { device, offset: first }, Backing::Trap(number, wanted)) => {

@@ -110,13 +110,17 @@ impl<P: Platform> Driver<'_, P> {
         let mut seen = vec![];
         for gpa in part.pages(part.size) {
             let page = self.page_at(gpa).and_then(|page| self.subjects[part.index].specification.page(page));
-            let Some(Page { backing: Backing::Shared { memory, page, .. }, .. }) = page else { continue };
-            let known = self.shared[*memory].as_ref().is_some_and(|state| state.frames.contains_key(page));
+            let of_memory = page.and_then(|page| match page.backing {
+                Backing::Shared { memory, page, .. } => Some((memory, page)),
+                _ => page.to_copy(),
+            });
+            let Some((memory, page)) = of_memory else { continue };
+            let known = self.shared[memory].as_ref().is_some_and(|state| state.frames.contains_key(&page));
             let reads = matches!(kind, HostAccessKind::Read);
-            if kind == HostAccessKind::Copy || seen.contains(&(*memory, *page)) || !(known || reads) {
+            if kind == HostAccessKind::Copy || seen.contains(&(memory, page)) || !(known || reads) {
                 return false;
             }
-            seen.push((*memory, *page));
+            seen.push((memory, page));
         }
         true
     }
@@ -163,7 +167,9 @@ impl<P: Platform> Driver<'_, P> {
     fn contents_of(&self, page: &Page) -> Vec<u8> {
         let shared = |memory: usize, page| self.shared[memory].as_ref()?.frames.get(&page).copied();
         let frame = match page.backing {
-            Backing::Shared { memory, page, .. } => shared(memory, page),
+            Backing::Shared { memory, page, .. } | Backing::Private { memory, page, copy: None, .. } => {
+                shared(memory, page)
+            }
             _ => page.owned(),
         };
         match (frame, page.backing) {
@@ -181,13 +187,14 @@ impl<P: Platform> Driver<'_, P> {
     }
 
     /// Allows what an access of so many bytes may populate; `after` has the contents that CPUs may see in the end.
-    fn expect(&mut self, part: Part, bytes: u64, after: &Image) {
+    fn expect(&mut self, part: Part, access: MappingFlags, bytes: u64, after: &Image) {
         let pages: Vec<usize> = part.pages(bytes).filter_map(|gpa| self.page_at(gpa)).collect();
         for page in pages {
-            if let Some(bytes) = after.get(&(part.index, self.shape.pages[page])) {
+            let bytes = after.get(&(part.index, self.shape.pages[page]));
+            if let Some(bytes) = bytes.filter(|_| access.contains(WRITE)) {
                 let word = first_word(bytes);
                 self.plan_copy(part.index, page);
-                if let (Some(Target::Moved(_)), Some(spec)) =
+                if let (Some(Target::Moved(_) | Target::Copied(_)), Some(spec)) =
                     (self.planned[page], self.subjects[part.index].specification.page(page))
                 {
                     self.allow(page, spec.flags, Target::Moved(word));
@@ -197,8 +204,11 @@ impl<P: Platform> Driver<'_, P> {
                 let Some(spec) = self.subjects[part.index].specification.page(page).copied() else {
                     continue;
                 };
+                if spec.to_copy().is_some() && self.planned[page].is_some() {
+                    continue;
+                }
                 self.plan_page(part.index, page, 0);
-                if matches!(spec.backing, Backing::Shared { .. }) {
+                if matches!(spec.backing, Backing::Shared { .. } | Backing::Private { .. }) {
                     continue;
                 }
                 if let Some(bytes) = after.get(&(part.index, self.shape.pages[page])) {
@@ -284,7 +294,7 @@ impl<P: Platform> Driver<'_, P> {
         let reach = self.reach(part, READ);
         let mut image = Image::new();
         self.load(part, &mut image);
-        self.expect(part, reach.0, &Image::new());
+        self.expect(part, READ, reach.0, &Image::new());
         let mut bytes = vec![0xa7; part.size as usize];
         let space = self.subjects[part.index].space();
         let result = if self.host.mistake() == Some(Mistake::HostPopulatesRubbish) {
@@ -319,7 +329,7 @@ impl<P: Platform> Driver<'_, P> {
         let reach = self.reach(part, WRITE);
         let mut before = Image::new();
         self.load(part, &mut before);
-        self.expect(part, reach.0, &written(&before, part, &bytes[..reach.0 as usize]));
+        self.expect(part, WRITE, reach.0, &written(&before, part, &bytes[..reach.0 as usize]));
         let result = self.slat_write(part, &bytes, fill);
         let done = self.judge("a write of the host", part, reach, self.miscount(result))?;
         let after = written(&before, part, &bytes[..done as usize]);
@@ -382,9 +392,9 @@ impl<P: Platform> Driver<'_, P> {
         let done = read.0.min(write.0);
         let after = copied(&before, from, to, done);
         if from.index == to.index {
-            self.expect(from, read.0, &after);
+            self.expect(from, READ, read.0, &after);
         }
-        self.expect(to, write.0, &after);
+        self.expect(to, WRITE, write.0, &after);
         let (source, target) = (self.subjects[from.index].space(), self.subjects[to.index].space());
         let result = source.memory().copy_to(from.at(), &target.memory(), to.at(), size);
         let what = "a copy of the host";
@@ -413,7 +423,7 @@ impl<P: Platform> Driver<'_, P> {
         let old = u64::from_le_bytes(old.try_into().expect("eight bytes"));
         let (hit, value) = (seed % 3 > 0, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let exchanged = written(&before, part, &value.to_le_bytes());
-        self.expect(part, reach.0, if hit { &exchanged } else { &before });
+        self.expect(part, WRITE, reach.0, if hit { &exchanged } else { &before });
         if reach.1.is_none() && uncached && self.host.rules().architecture == Architecture::Stage2 {
             reach = (0, Some(Stop::NotCoherent));
         }
@@ -444,7 +454,7 @@ impl<P: Platform> Driver<'_, P> {
         let bytes = vec![other; part.size as usize];
         let after =
             |done: u64| if write { written(&before, part, &bytes[..done as usize]) } else { before.clone() };
-        self.expect(part, reach.0, &after(reach.0));
+        self.expect(part, access, reach.0, &after(reach.0));
         let space = self.subjects[part.index].space();
         let (mut done, mut result) = (0, Ok(()));
         for piece in space.translated_byte_buffer(part.at(), part.size, access) {

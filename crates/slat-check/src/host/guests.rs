@@ -33,8 +33,14 @@ impl<P: Platform> Host<P> {
             let word = self.random.borrow_mut().number();
             self.ram.write(translation.hpa, word);
             watch.wrote(page, word);
+            self.guest_words.borrow_mut().push(word);
         }
         Ok(())
+    }
+
+    /// Whether a guest of any space wrote this word in this operation.
+    pub(crate) fn has_written(&self, word: u64) -> bool {
+        self.guest_words.borrow().contains(&word)
     }
 
     /// Every result that an access can have, by the entries that combine both stages too.
