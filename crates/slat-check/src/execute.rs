@@ -64,10 +64,10 @@ impl<P: Platform> Driver<'_, P> {
             Operation::MapTrap(span, device) => self.map_trap(index, *span, *device),
             Operation::MapCustom { span, flags, source } => self.map_custom(index, *span, *flags, *source),
             Operation::MapShared { span, flags, memory, page } => {
-                self.map_shared(index, *span, *flags, *memory, *page)
+                self.map_memory(index, *span, *flags, (*memory, *page), false)
             }
             Operation::MapPrivate { span, flags, memory, page } => {
-                self.map_private(index, *span, *flags, *memory, *page)
+                self.map_memory(index, *span, *flags, (*memory, *page), true)
             }
             Operation::Pin(span) => self.pin(index, *span),
             Operation::Unpin(span) => self.unpin(index, *span),

@@ -17,7 +17,7 @@ use slat::{
 use std::collections::BTreeMap;
 
 /// Pages of a shared memory: few enough that all of those that are mapped are in play.
-pub(crate) const SHARED_PAGES: u64 = 16;
+const SHARED_PAGES: u64 = 16;
 /// Most pages of a custom region, and of what is pinned at once.
 pub(crate) const MOST_PAGES: u64 = 16;
 
@@ -124,20 +124,21 @@ impl<'h, P: Platform> Driver<'h, P> {
         Ok(())
     }
 
-    pub(crate) fn map_shared(
+    /// Maps a shared memory, or a copy of it that comes about page by page.
+    pub(crate) fn map_memory(
         &mut self,
         index: usize,
         span: Span,
         flags: MappingFlags,
-        memory: u8,
-        first: u8,
+        (memory, first): (u8, u8),
+        private: bool,
     ) -> Result<(), Violation> {
         let (gpa, size) = self.shape.range(span);
         let start = gpa.as_u64();
         if size > SHARED_PAGES * PAGE_SIZE {
             return Ok(());
         }
-        let (which, populate) = (usize::from(memory) % 2, memory & 0x80 != 0);
+        let (which, populate) = (usize::from(memory) % 2, memory & 0x80 != 0 && !private);
         if !self.has_shared(which)? {
             return Ok(());
         }
@@ -149,10 +150,14 @@ impl<'h, P: Platform> Driver<'h, P> {
         for page in pages.iter().filter(|_| possible && populate) {
             self.plan_shared(*page, flags, which, first + (self.shape.pages[*page] - start) / PAGE_SIZE);
         }
+        let before = self.fingerprint(index);
         let Some(state) = &self.shared[which] else { return Ok(()) };
         let space = self.subjects[index].space.as_mut().expect("there");
-        let result = if self.host.mistake() == Some(Mistake::SharedNotShared) && fits {
+        let mistake = self.host.mistake();
+        let result = if mistake == Some(Mistake::SharedNotShared) && !private && fits {
             space.map_alloc(gpa, size, flags, populate)
+        } else if private && mistake != Some(Mistake::PrivateNotPrivate) {
+            space.map_private(gpa, &state.memory, first * PAGE_SIZE, size, flags)
         } else {
             space.map_shared(gpa, &state.memory, first * PAGE_SIZE, size, flags, populate)
         };
@@ -165,18 +170,22 @@ impl<'h, P: Platform> Driver<'h, P> {
         self.judge_map(index, (start, size), flags, &result)?;
         if result.is_err() {
             // Frames that the memory has taken stay in it.
-            return Ok(());
+            return if populate { Ok(()) } else { self.untouched(before) };
         }
         for page in &pages {
-            let page_of_memory = first + (self.shape.pages[*page] - start) / PAGE_SIZE;
-            let backing = Backing::Shared { memory: which, page: page_of_memory, hpa: None };
+            let number = first + (self.shape.pages[*page] - start) / PAGE_SIZE;
+            let backing = if private {
+                Backing::Private { memory: which, page: number, seen: None, copy: None }
+            } else {
+                Backing::Shared { memory: which, page: number, hpa: None }
+            };
             self.subjects[index].specification.insert(*page, flags, backing);
         }
         if populate { self.populated(index, (start, size), "map_shared") } else { Ok(()) }
     }
 
     /// Makes the shared memory `which` if there is none yet; whether there is one.
-    pub(crate) fn has_shared(&mut self, which: usize) -> Result<bool, Violation> {
+    fn has_shared(&mut self, which: usize) -> Result<bool, Violation> {
         if self.shared[which].is_none() {
             let Ok(memory) = SharedMemory::new(self.host, SHARED_PAGES * PAGE_SIZE) else {
                 ensure(self.host.refused() > 0, Check::Verdict, || "no shared memory".into())?;

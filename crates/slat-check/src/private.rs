@@ -3,13 +3,10 @@
 use crate::checks::{Check, Violation, ensure};
 use crate::driver::{Driver, leaf_at};
 use crate::host::Host;
-use crate::lending::{SHARED_PAGES, SharedState};
+use crate::lending::SharedState;
 use crate::mistakes::Mistake;
 use crate::platform::Platform;
-use crate::shape::Span;
-use crate::specification::Backing;
 use crate::watch::{Target, Watch};
-use slat::{MapError, MappingFlags, PAGE_SIZE};
 
 impl<P: Platform> SharedState<'_, P> {
     /// Takes over where slat has put page `number` of the memory, which a private mapping has as its page `page`: planned may be
@@ -31,49 +28,6 @@ impl<P: Platform> SharedState<'_, P> {
 }
 
 impl<P: Platform> Driver<'_, P> {
-    pub(crate) fn map_private(
-        &mut self,
-        index: usize,
-        span: Span,
-        flags: MappingFlags,
-        memory: u8,
-        first: u8,
-    ) -> Result<(), Violation> {
-        let (gpa, size) = self.shape.range(span);
-        let start = gpa.as_u64();
-        let which = usize::from(memory) % 2;
-        if size > SHARED_PAGES * PAGE_SIZE || !self.has_shared(which)? {
-            return Ok(());
-        }
-        let first = u64::from(first % 20);
-        let fits = first + size / PAGE_SIZE <= SHARED_PAGES;
-        let free = self.subjects[index].specification.is_free(&self.shape, start, size);
-        let before = self.fingerprint(index);
-        let Some(state) = &self.shared[which] else { return Ok(()) };
-        let space = self.subjects[index].space.as_mut().expect("there");
-        let result = if self.host.mistake() == Some(Mistake::PrivateNotPrivate) {
-            space.map_shared(gpa, &state.memory, first * PAGE_SIZE, size, flags, false)
-        } else {
-            space.map_private(gpa, &state.memory, first * PAGE_SIZE, size, flags)
-        };
-        if let Err(MapError::BeyondBackend { .. }) = result {
-            return ensure(!fits && free && self.takes(index, flags), Check::Verdict, || {
-                format!("{result:?}")
-            });
-        }
-        ensure(fits || result.is_err(), Check::Verdict, || format!("{first} and {size:#x}: {result:?}"))?;
-        self.judge_map(index, (start, size), flags, &result)?;
-        if result.is_err() {
-            return self.untouched(before);
-        }
-        for page in self.shape.pages_in(start, size) {
-            let number = first + (self.shape.pages[page] - start) / PAGE_SIZE;
-            let backing = Backing::Private { memory: which, page: number, seen: None, copy: None };
-            self.subjects[index].specification.insert(page, flags, backing);
-        }
-        Ok(())
-    }
-
     /// Says what may be seen of a private page that is about to be written to for the first time.
     pub(crate) fn plan_private_copy(&mut self, index: usize, page: usize) {
         let Some(spec) = self.subjects[index].specification.page(page) else { return };

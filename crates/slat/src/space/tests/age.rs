@@ -5,7 +5,7 @@ use super::log::{guest_access, marking_npt};
 use super::*;
 use crate::error::ScanError;
 use crate::fault::FaultOutcome;
-use crate::space::AllocOptions;
+use crate::space::{AllocOptions, SharedMemory};
 use crate::test_util::Event;
 
 const SMALL: AllocOptions =
@@ -175,6 +175,46 @@ fn where_the_hardware_does_not_tell_an_access_fault_does() {
     assert_eq!(fault(0, MappingFlags::READ), Ok(FaultOutcome::Spurious));
     assert_eq!(fault(1, MappingFlags::WRITE), Ok(FaultOutcome::Marked));
     assert!(space.populate(gpa(0), 2 * KIB4).is_ok_and(|pages| pages == 0));
+}
+
+/// Leaves of a linear region, some of which are idle, do not all look alike.
+fn linear<F: Format>(format: F) {
+    let hal = HeapHal::new();
+    let mut space = new_space(&hal, format);
+    let frame = |page: u64| hpa(0x10_1000 + page * KIB4);
+    space.map_linear(gpa(0), frame(0), 8 * KIB4, RW).expect("free");
+    scan(&mut space, &mut [0; 8], 1);
+    read(&space, 0);
+    read(&space, 5);
+    space.protect(gpa(0), 8 * KIB4, MappingFlags::READ).expect("mapped");
+    for page in 0..8 {
+        read(&space, page);
+        let leaf = space.query(gpa(page * KIB4)).expect("there");
+        let (hpa, flags) = (leaf.hpa.as_u64() + (page * KIB4 - leaf.gpa.as_u64()), leaf.flags);
+        assert_eq!((hpa, flags), (frame(page).as_u64(), MappingFlags::READ), "page {page}");
+        assert!(!guest_access(&space, gpa(page * KIB4), MappingFlags::WRITE), "page {page}");
+    }
+}
+
+#[test]
+fn a_linear_region_is_protected_whole_though_some_of_it_is_idle() {
+    on_all!(linear);
+}
+
+fn idle_copy_on_write<F: Format>(format: F) {
+    let hal = HeapHal::new();
+    let memory = SharedMemory::new(&hal, KIB4).expect("memory");
+    let mut space = new_space(&hal, format);
+    space.map_private(gpa(0), &memory, 0, KIB4, RW).expect("free");
+    read(&space, 0);
+    scan(&mut space, &mut [0], 1);
+    let copied = Ok(FaultOutcome::Copied(LeafSize::Size4K));
+    assert_eq!(space.handle_page_fault(gpa(0), MappingFlags::WRITE), copied);
+}
+
+#[test]
+fn a_write_to_an_idle_page_copies_it_at_once() {
+    on_all!(idle_copy_on_write);
 }
 
 #[test]

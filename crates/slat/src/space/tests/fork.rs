@@ -57,10 +57,35 @@ fn a_fork_takes_three_frames_and_one_invalidation_whatever_the_size() {
             assert_eq!(invalidations(&hal.events()), 0, "nothing was written since");
             assert_eq!(hal.in_use() - before, 5, "the same version");
             assert_eq!((parent.stats().versions, again.stats().versions), (1, 1));
-            drop((parent, child, again));
+            let snapshot = parent.snapshot().expect("memory");
+            assert_eq!(hal.in_use() - before, 7, "it lacks nothing, so it is the same version again");
+            drop((parent, child, again, snapshot));
             assert_eq!(hal.in_use(), 0);
         }
     }
+}
+
+/// Where a table entry has permissions, this CPU may remember that nothing can be written through the shared one.
+fn unshared<F: Format>(format: F) {
+    let hal = HeapHal::new();
+    let mut parent = filled(&hal, format, KIB4, SMALL);
+    parent.map_linear(gpa(GIB1), hpa(0x10_0000), KIB4, RW).expect("free");
+    let child = parent.fork(2).expect("memory");
+    hal.record();
+    assert_eq!(child.handle_page_fault(gpa(GIB1), WRITE), Ok(FaultOutcome::Unshared));
+    let local = |event: &&Event| {
+        matches!(
+            event,
+            Event::InvalidateSpace(Reach::ThisCpu) | Event::InvalidateRanges(_, _, Reach::ThisCpu)
+        )
+    };
+    let wanted = F::TABLES_HAVE_PERMISSIONS || format.fences_new_entries();
+    assert_eq!(hal.events().iter().filter(local).count(), usize::from(wanted));
+}
+
+#[test]
+fn the_refusal_of_a_shared_table_is_forgotten() {
+    on_all_formats!(unshared);
 }
 
 fn both_sides_write<F: Format>(format: F) {

@@ -581,3 +581,11 @@ fn logged<F: Format>(format: F) {
 fn what_is_logged_goes_once_it_was_told() {
     on_all_formats!(logged);
 }
+
+#[test]
+fn a_pager_alone_lends_no_frames() {
+    let (hal, pager) = (HeapHal::new(), MemoryPager::new());
+    let mut space = space_with(&hal, Stage2::default(), &pager);
+    space.map_custom(gpa(0), 0, 0, KIB4, RW).expect("free");
+    assert_eq!(space.handle_page_fault(gpa(0), MappingFlags::READ), Err(FaultError::NoSuchPage(gpa(0))));
+}
