@@ -1,4 +1,5 @@
 use super::*;
+use crate::random::Random;
 
 #[test]
 fn encoding_and_decoding_are_inverse() {
