@@ -174,10 +174,12 @@ impl Worker {
     /// What nextest is told; `file` is where the mutants are.
     fn test_arguments(&self, file: &str) -> Result<Vec<String>> {
         let path = self.directory.join("nextest.toml");
-        let near = near(file);
+        let (near, own) = (near(file), own(file));
         let text = format!(
             "[profile.default]\nfail-fast = true\nslow-timeout = {{ period = \"{HANGS}\", terminate-after = 1 }}\n\n\
              [[profile.default.overrides]]\nfilter = '{HEAVY}'\npriority = -50\n\n\
+             [[profile.default.overrides]]\nfilter = 'test(/naive/)'\npriority = -40\n\n\
+             [[profile.default.overrides]]\nfilter = 'test(/^space::tests::({own})::/)'\npriority = 60\n\n\
              [[profile.default.overrides]]\nfilter = 'test(/^({near})::/)'\npriority = 50\n"
         );
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -209,6 +211,22 @@ fn near(file: &str) -> String {
         ["format", format, ..] => format!("format::{format}"),
         [module, ..] => module.to_owned(),
         [] => String::new(),
+    }
+}
+
+/// The modules of `space::tests`, as a regular expression, that are about what `file` does; there need not be any.
+fn own(file: &str) -> &str {
+    let path = file.trim_end_matches("/mod.rs").trim_end_matches(".rs");
+    let name = path.rsplit('/').next().unwrap_or(path);
+    match name {
+        "fork" | "version" | "writable" | "cow" => "fork",
+        "group" => "groups",
+        "shared" if file.contains("/table/") => "fork",
+        "page_out" | "pager" => "paged|evict",
+        "lend" | "backend" => "custom|shared|private|traps",
+        "attached" => "shared|private",
+        "pinned" => "pins|fork",
+        _ => name,
     }
 }
 

@@ -1,5 +1,5 @@
 use super::super::record::Outcome;
-use super::{escaped, near, outcomes, put, reaching, remove_others, without_itself};
+use super::{escaped, near, outcomes, own, put, reaching, remove_others, without_itself};
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -53,6 +53,19 @@ fn the_tests_beside_a_mutant_go_first() {
         ("", ""),
     ] {
         assert_eq!(near(file), modules, "{file}");
+    }
+}
+
+#[test]
+fn the_tests_of_what_a_file_does_go_before_all() {
+    for (file, modules) in [
+        ("crates/slat/src/space/log.rs", "log"),
+        ("crates/slat/src/table/shared.rs", "fork"),
+        ("crates/slat/src/space/backend/shared.rs", "shared"),
+        ("crates/slat/src/space/backend/mod.rs", "custom|shared|private|traps"),
+        ("crates/slat/src/table/page_out.rs", "paged|evict"),
+    ] {
+        assert_eq!(own(file), modules, "{file}");
     }
 }
 
