@@ -151,7 +151,7 @@ fn every_operation_leaves_one_event_with_what_it_returned() {
     space.map_trap(gpa(0x20000), 0x1000, DeviceId(1)).expect("free");
     space.map_shared(gpa(0x30000), &shared, 0, 0x1000, RW, true).expect("free");
     space.map_private(gpa(0x40000), &shared, 0, 0x1000, RW).expect("free");
-    space.map_paged(gpa(0x60000), 1, 0, 0x2000, RW).expect("free");
+    space.map_paged(gpa(0x60000), 1, 0, 0x3000, RW).expect("free");
     space.protect(gpa(0x10000), 0x1000, MappingFlags::READ).expect("mapped");
     let mut debt = space.defer();
     debt.protect(gpa(0x10000), 0x1000, RW).expect("mapped");
@@ -171,8 +171,8 @@ fn every_operation_leaves_one_event_with_what_it_returned() {
     space.stop_dirty_log(gpa(0x10000), 0x4000).expect("logged");
     let mut ages = [0; 4];
     space.scan_idle(gpa(0x10000), 0x4000, &mut ages, 255, |_, _| {}).expect("room");
-    space.populate(gpa(0x60000), 0x2000).expect("memory");
-    assert_eq!(space.page_out(gpa(0x60000), 0x1000).expect("paged").pages, 1);
+    space.populate(gpa(0x60000), 0x3000).expect("memory");
+    assert_eq!(space.page_out(gpa(0x60000), 0x2000).expect("paged").pages, 2);
     assert_eq!(space.evict(1, 100).pages, 1);
     space.set_in_children(gpa(0x20000), 0x1000, false).expect("mapped");
     let fork = space.fork(2).expect("memory");
@@ -215,8 +215,8 @@ fn every_operation_leaves_one_event_with_what_it_returned() {
             (O::CollectLogged, 1),
             (O::StopDirtyLog, 0),
             (O::ScanIdle, 0),
-            (O::Populate, 2),
-            (O::PageOut, 1),
+            (O::Populate, 3),
+            (O::PageOut, 2),
             (O::Evict, 1),
             (O::SetInChildren, 0),
             (O::Fork, 0),

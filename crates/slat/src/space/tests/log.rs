@@ -185,6 +185,16 @@ fn large_leaves<F: Format>(format: F) {
     space.collapse(gpa(0), 2 * GIB1).expect("mapped");
     assert_eq!((hal.in_use(), space.stats().table.leaves_4k), (used, 0));
 
+    // What comes back by a change of flags is held back as before.
+    space.start_dirty_log(gpa(0), 2 * GIB1, LogUnit::Page).expect("mapped");
+    for flags in [MappingFlags::READ, RW] {
+        space.protect(gpa(0), 2 * GIB1, flags).expect("mapped");
+    }
+    write(&space, 5);
+    assert_eq!(collect(&mut space, 0, 2 * GIB1), [(5, 1)]);
+    space.stop_dirty_log(gpa(0), 2 * GIB1).expect("logged");
+    space.collapse(gpa(0), 2 * GIB1).expect("mapped");
+
     // As a whole.
     space.start_dirty_log(gpa(0), 2 * GIB1, LogUnit::Leaf).expect("mapped");
     write(&space, 5);
