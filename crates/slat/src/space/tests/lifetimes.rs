@@ -301,6 +301,18 @@ fn a_removed_table_costs_the_whole_space_where_addresses_do_not_reach_it() {
 }
 
 #[test]
+fn a_leaf_may_lie_in_regions_that_differ_in_pins_alone() {
+    let hal = HeapHal::new();
+    let mut space = space(&hal);
+    for half in [0, MIB2 / 2] {
+        space.map_linear(gpa(half), hpa(half), MIB2 / 2, RW).expect("free");
+    }
+    space.pin(gpa(0), KIB4).expect("memory");
+    assert_eq!((space.regions().count(), space.stats().table.leaves_4k), (2, 512));
+    assert_eq!(space.collapse(gpa(0), MIB2), Ok(1));
+}
+
+#[test]
 fn collapse_is_the_way_back_from_a_split() {
     let hal = HeapHal::new();
     let mut space = space(&hal);
