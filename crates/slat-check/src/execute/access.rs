@@ -235,7 +235,9 @@ impl<P: Platform> Driver<'_, P> {
             AccessRefusal::Fault(FaultError::OutOfMemory(_)) => {
                 let page = error.gpa.as_u64() & !(PAGE_SIZE - 1);
                 let subject = &self.subjects[part.index];
-                let absent = leaf_at(subject.space(), page).is_none() || subject.shares;
+                let spec = self.page_at(page).and_then(|page| subject.specification.page(page));
+                let copied = subject.shares || spec.is_some_and(|spec| spec.to_copy().is_some());
+                let absent = leaf_at(subject.space(), page).is_none() || copied;
                 self.host.refused() > 0 && error.done <= done && absent
             }
             reason => {
