@@ -56,6 +56,16 @@ fn random_leaf(random: &mut Random) -> LeafSize {
     random.choose(&[LeafSize::Size4K, LeafSize::Size2M, LeafSize::Size2M, LeafSize::Size1G])
 }
 
+fn random_host_access(random: &mut Random, page: u8) -> Operation {
+    Operation::Host(HostAccess {
+        kind: random.choose(&HostAccessKind::ALL),
+        page,
+        offset: random.below(240) as u8,
+        length: random.below(240) as u8,
+        other: random.below(256) as u8,
+    })
+}
+
 fn random_operation(random: &mut Random) -> Operation {
     let (cpu, page) = (random.below(4) as u8, random.below(240) as u8);
     if random.one_in(8) {
@@ -88,13 +98,7 @@ fn random_operation(random: &mut Random) -> Operation {
         34..46 => Operation::Protect(random_span(random), random_flags(random)),
         46..50 => Operation::Fault { cpu, page, access: random.choose(&ACCESSES) },
         50..70 => Operation::Access { cpu, page, access: random.choose(&ACCESSES) },
-        70..78 => Operation::Host(HostAccess {
-            kind: random.choose(&HostAccessKind::ALL),
-            page,
-            offset: random.below(240) as u8,
-            length: random.below(240) as u8,
-            other: random.below(256) as u8,
-        }),
+        70..78 => random_host_access(random, page),
         78..82 => Operation::Migrate(random_span(random)),
         82..85 => Operation::Collapse(Span { first: random.below(240) as u8, length: 11 }),
         85..88 => Operation::Populate(random_span(random)),
@@ -143,13 +147,7 @@ pub(crate) fn random_paging(random: &mut Random, whole: Span) -> Operation {
     let refused = random.choose(&[255, 255, 255, 0, 1, 2]);
     match random.below(16) {
         0..7 => Operation::Access { cpu, page, access: random.choose(&ACCESSES[..2]) },
-        7 => Operation::Host(HostAccess {
-            kind: random.choose(&HostAccessKind::ALL),
-            page,
-            offset: random.below(240) as u8,
-            length: random.below(240) as u8,
-            other: random.below(256) as u8,
-        }),
+        7 => random_host_access(random, page),
         8 => Operation::Populate(random_span(random)),
         9..12 => Operation::PageOut(if random.one_in(3) { whole } else { random_span(random) }, refused),
         12..15 => Operation::Evict {
